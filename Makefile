@@ -1,0 +1,82 @@
+# Everything a user or a contributor runs, on Linux and macOS, with GNU make >= 3.81.
+# Each target sets up what it needs first, in $(VENV); `make` alone lists them.
+#
+#   PYTHON  the interpreter the environment is made from, e.g. PYTHON=python3.12
+#   VENV    where the environment lives
+#   ARGS    passed on to the command of the target, e.g. ARGS="--steps 200"
+
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv exp9 test test-all lint format types docs docs-serve clean clean-all
+
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+venv: $(VENV)/.installed-dev $(VENV)/.installed-docs ## set up the whole environment
+
+exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
+	$(BIN)/python examples/exp9.py --out results/exp9 $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests, except those marked slow
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-all: $(VENV)/.installed-dev ## run every test
+	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(VENV)/.installed-dev ## apply the formatting and the safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(VENV)/.installed-dev ## check the types
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-docs ## build the documentation, strictly, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+docs-serve: $(VENV)/.installed-docs ## serve the documentation while you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
+
+clean: ## remove caches and build output
+	rm -rf build dist site .cache .hypothesis .pytest_cache .ruff_cache
+	find src tests examples -type d -name __pycache__ -prune -exec rm -rf {} +
+
+clean-all: clean ## ... and the environment
+	rm -rf $(VENV)
+
+# One stamp per extra: `make exp9` need not wait for the test tools. A stamp is older
+# than an edited pyproject.toml, so that the environment follows the dependencies.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/pip
+	@echo "Installing trainq[$*] into $(VENV) (minutes the first time)"
+	@$(PIP) install --quiet --editable ".[$*]"
+	@touch $@
+
+# Debian and Ubuntu ship Python without `ensurepip`; there `venv` fails, and virtualenv,
+# put by pip into a temporary folder, does the same job without touching the system.
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) not found. Choose one: make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "trainq needs Python 3.11 or newer; $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1). Choose another:" \
+	    "make PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+	  tmp=$$(mktemp -d) && \
+	  $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+	    --target "$$tmp" virtualenv && \
+	  PYTHONPATH="$$tmp" $(PYTHON) -m virtualenv --quiet $(VENV); \
+	  status=$$?; rm -rf "$$tmp"; exit $$status; }
