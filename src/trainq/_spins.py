@@ -1,0 +1,141 @@
+"""Spins, their order and their symmetries: the only file that knows the conventions.
+
+Spins are -1/+1. Unit `i` is axis `i` of a `(2,) * N` array in C order, and index 0 on an
+axis is spin -1. A flat state index therefore reads unit 0 as its most significant bit,
+flipping unit `i` is an exclusive or with `unit_mask(i, N)`, and flipping every unit sends
+index `s` to `2**N - 1 - s`: it reverses an array.
+"""
+
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num, Shaped
+
+
+# A vector over 2**28 states takes 2 GiB in float64.
+MAX_UNITS = 28
+
+
+def check_enumerable(n_units: int, limit: int = MAX_UNITS, what: str = "states") -> None:
+    """Raise a `ValueError` if `2**n_units` is too many to enumerate."""
+    if n_units > limit:
+        raise ValueError(
+            f"Cannot enumerate the {what} of {n_units} units: 2**{n_units} is too many, "
+            f"and at most {limit} units are allowed here. Use a smaller model, or sample "
+            "it with `kernel.step`."
+        )
+
+
+def state_spins(index: Int[Array, "*batch"], n_units: int, dtype) -> Num[Array, "..."]:
+    """Spins of the states with the given flat indices, of shape `(*batch, n_units)`."""
+    bits = (index[..., None] >> jnp.arange(n_units - 1, -1, -1)) & 1
+    return (2 * bits - 1).astype(dtype)
+
+
+def spins(n_units: int, dtype=None) -> Num[Array, "states n_units"]:
+    """All `2**n_units` spin states in order, one a row."""
+    check_enumerable(n_units)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    return state_spins(jnp.arange(2**n_units), n_units, dtype)
+
+
+def state_index(x: Num[Array, "*batch n_units"]) -> Int[Array, "*batch"]:
+    """Flat indices of spin states: the inverse of `state_spins`."""
+    n_units = x.shape[-1]
+    place = 1 << jnp.arange(n_units - 1, -1, -1)
+    return jnp.sum((x > 0) * place, axis=-1)
+
+
+def unit_mask(unit: int, n_units: int) -> int:
+    """The bit of a flat state index that holds `unit`."""
+    return 1 << (n_units - 1 - unit)
+
+
+def xor(f: Shaped[Array, "states *rest"], mask: int) -> Shaped[Array, "states *rest"]:
+    """The array `g[s] = f[s ^ mask]` for a mask whose bits are contiguous.
+
+    Exclusive or with `g` contiguous ones reverses the axis of length `2**g` that these
+    bits index, so no gather is needed.
+    """
+    if mask == 0:
+        return f
+    low = (mask & -mask).bit_length() - 1
+    width = mask.bit_count()
+    if mask != ((1 << width) - 1) << low:
+        raise ValueError(f"The bits of the mask {mask:b} are not contiguous.")
+    blocks = f.reshape(-1, 2**width, 2**low, *f.shape[1:])
+    return blocks[:, ::-1].reshape(f.shape)
+
+
+def global_flip(f: Shaped[Array, "states *rest"]) -> Shaped[Array, "states *rest"]:
+    """The array `g(x) = f(-x)`."""
+    return f[::-1]
+
+
+def fold(f: Float[Array, "states *rest"], sign: int) -> Float[Array, "half *rest"]:
+    """Coordinates of `f` in one sector of the global flip.
+
+    The sector of functions with `f(-x) = sign f(x)` has the orthonormal basis
+    `(δ_x + sign δ_{-x}) / √2`, with `x` over the first half of the states: those with
+    unit 0 down.
+    """
+    half = f.shape[0] // 2
+    return (f[:half] + sign * global_flip(f)[:half]) / math.sqrt(2)
+
+
+def unfold(f: Float[Array, "half *rest"], sign: int) -> Float[Array, "states *rest"]:
+    """The function on all states with the given coordinates: the transpose of `fold`."""
+    return jnp.concatenate([f, sign * f[::-1]]) / math.sqrt(2)
+
+
+def parity(n_bits: int) -> np.ndarray:
+    """Whether each of the `2**n_bits` indices has an odd number of ones."""
+    index = np.arange(2**n_bits)
+    odd = np.zeros(2**n_bits, bool)
+    for bit in range(n_bits):
+        odd ^= ((index >> bit) & 1).astype(bool)
+    return odd
+
+
+def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "..."]:
+    """Return `x`, having checked that it holds spin states.
+
+    **Raises:** `ValueError` for a wrong shape or dtype; a run-time error where a spin is
+    neither -1 nor +1.
+    """
+    if x.ndim == 0 or (n_units is not None and x.shape[-1] != n_units):
+        raise ValueError(
+            f"States have shape (..., {'n_units' if n_units is None else n_units}), one "
+            f"spin for each unit, but an array of shape {x.shape} was given."
+        )
+    if x.dtype == bool:
+        raise ValueError(
+            "Spins are -1 or +1, but an array of bool was given. "
+            "Convert it with `2 * x.astype(float) - 1`."
+        )
+    return eqx.error_if(
+        x,
+        jnp.any(jnp.abs(x) != 1),
+        "Spins are -1 or +1, but another value was given. Convert 0/1 states with "
+        "`2 * x - 1`.",
+    )
+
+
+def merge(parts: Sequence[Array], dtype) -> Array:
+    """Concatenate arrays along their last axis, broadcast over the leading ones."""
+    shape = jnp.broadcast_shapes(*(p.shape[:-1] for p in parts))
+    return jnp.concatenate(
+        [jnp.broadcast_to(p, shape + p.shape[-1:]).astype(dtype) for p in parts], -1
+    )
+
+
+def map_states(fn, n_units: int, dtype, chunk: int = 4096):
+    """Stack `fn(x)` over all states `x`, in order, never holding more than a chunk of
+    the intermediate values, in the forward pass or in the backward one."""
+    check_enumerable(n_units)
+    one = jax.checkpoint(lambda index: fn(state_spins(index, n_units, dtype)))
+    return jax.lax.map(one, jnp.arange(2**n_units), batch_size=chunk)

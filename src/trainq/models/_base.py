@@ -1,0 +1,181 @@
+"""The interface of an energy-based model."""
+
+import abc
+from typing import Literal, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree
+
+from .._spins import check_enumerable, map_states, merge, spins
+
+
+Block = Literal["visible", "hidden"]
+_Model = TypeVar("_Model", bound="AbstractEnergyModel")
+
+
+class AbstractEnergyModel(eqx.Module):
+    """Anything with an energy on ±1 spins: the law is `π(x) ∝ exp(-E(x))`.
+
+    A model of your own needs `n_visible`, `n_hidden` and `energy`; everything else
+    follows from these, by automatic differentiation and enumeration. Its parameters are
+    its inexact array leaves. Set `is_symmetric` if the energy is the same at `x` and `-x`
+    for every value of the parameters: exact computations then halve their work.
+
+    !!! example
+
+        ```python
+        class NeuralEnergy(tq.AbstractEnergyModel):
+            mlp: eqx.nn.MLP
+            n_visible: int = eqx.field(static=True)
+            n_hidden: int = eqx.field(static=True)
+
+            def energy(self, x):
+                return self.mlp(x)
+        ```
+    """
+
+    n_visible: eqx.AbstractVar[int]
+    n_hidden: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
+        """The energy of the state `x`.
+
+        A model of your own need only take one state of shape `(n_units,)`: the library
+        maps over batches. The models of trainq take any leading shape.
+        """
+
+    @property
+    def n_units(self) -> int:
+        """Number of units, visible and hidden."""
+        return self.n_visible + self.n_hidden
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether `E(-x) = E(x)` for every value of the parameters."""
+        return False
+
+    @property
+    def dtype(self):
+        """The dtype of the parameters, which results share."""
+        leaves = jax.tree.leaves(parameters(self))
+        return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
+
+    # What follows has closed forms in the models that know them.
+
+    def energies(self) -> Float[Array, " states"]:
+        """The energies of all `2**n_units` states, in order."""
+        return map_states(self.energy, self.n_units, self.dtype)
+
+    def free_energies(self) -> Float[Array, " visible_states"]:
+        """`-log Σ_h exp(-E(v, h))` for each of the `2**n_visible` visible states, nats."""
+        table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
+        return -jax.nn.logsumexp(-table, axis=1)
+
+    def log_partition(self) -> Float[Array, ""]:
+        """`log Σ_x exp(-E(x))`, nats."""
+        return jax.nn.logsumexp(-self.free_energies())
+
+    def observables(
+        self, x: Num[Array, "*batch n_units"]
+    ) -> Float[Array, "*batch n_parameters"]:
+        """The gradient observables `f_a(x) = ∂E(x)/∂θ_a`.
+
+        Parameters are in the order of the model's leaves, each raveled in C order.
+        """
+        params, static = eqx.partition(self, eqx.is_inexact_array)
+
+        def one(x):
+            gradient = jax.grad(lambda p: eqx.combine(p, static).energy(x))(params)
+            return ravel_pytree(gradient)[0]
+
+        flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
+        return flat.reshape(*x.shape[:-1], -1)
+
+    def flip_energy(
+        self, x: Num[Array, " n_units"], unit: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        """The change of the energy when one unit of the state `x` flips."""
+        x = x.astype(self.dtype)
+        return self.energy(x.at[unit].multiply(-1)) - self.energy(x)
+
+    def sample_block(
+        self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
+    ) -> Num[Array, "*batch n_units"]:
+        """Draw one block of units from its law given the other block.
+
+        The default enumerates the `2**size` states of the block.
+        """
+        m = self.n_visible
+        size = m if block == "visible" else self.n_hidden
+        check_enumerable(size, 20, f"{block} block")
+        states = spins(size, x.dtype)
+
+        def one(key, x):
+            parts = (states, x[m:]) if block == "visible" else (x[:m], states)
+            candidates = merge(parts, x.dtype)
+            energies = jax.vmap(self.energy)(candidates.astype(self.dtype))
+            return candidates[jr.categorical(key, -energies)]
+
+        flat = x.reshape(-1, self.n_units)
+        new = jax.vmap(one)(jr.split(key, flat.shape[0]), flat)
+        return new.reshape(x.shape)
+
+    def tempered(self, beta: float) -> "AbstractEnergyModel":
+        """The model at inverse temperature `beta`: its energy is `beta` times ours.
+
+        Models that are linear in their parameters scale these, and `beta` may be traced;
+        for any other the energy is scaled, and `beta` is a Python number.
+        """
+        return Tempered(self, beta)
+
+
+class Tempered(AbstractEnergyModel):
+    """A model with its energy multiplied by an inverse temperature.
+
+    What `AbstractEnergyModel.tempered` returns for a model that cannot scale its
+    parameters. The observables are those of the inner model's parameters.
+    """
+
+    model: AbstractEnergyModel
+    beta: float = eqx.field(static=True, converter=float)
+
+    @property
+    def n_visible(self) -> int:
+        return self.model.n_visible
+
+    @property
+    def n_hidden(self) -> int:
+        return self.model.n_hidden
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.model.is_symmetric
+
+    def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
+        return self.beta * self.model.energy(x)
+
+
+def parameters(model: AbstractEnergyModel) -> PyTree:
+    """The model's tree with everything but its parameters set to None."""
+    return eqx.filter(model, eqx.is_inexact_array)
+
+
+def checked(model: _Model) -> _Model:
+    """Return the model; a run-time error if one of its parameters is not finite."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    leaves = jax.tree.leaves(params)
+    if not leaves:
+        return model
+    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).any()
+    params = eqx.error_if(
+        params,
+        bad,
+        f"A parameter of this {type(model).__name__} is not finite. A training step may "
+        "have diverged: lower the learning rate, or look at the gradient.",
+    )
+    return eqx.combine(params, static)

@@ -1,0 +1,196 @@
+"""The Boltzmann machine on any graph."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
+
+from .._spins import check_enumerable, merge, spins
+from ._base import AbstractEnergyModel
+from ._rbm import as_parameter
+
+
+class BoltzmannMachine(AbstractEnergyModel):
+    """Spins with pairwise couplings on any graph, visible and hidden:
+    `E(x) = -Σ_{edges ij} J_ij x_i x_j - Σ_i b_i x_i`.
+
+    Each edge has one parameter. Its observables are `-x_i x_j` in the order of `edges`,
+    then `-x_i` if it has biases. Without biases it is symmetric under the global flip.
+
+    ??? cite "Source"
+
+        Ackley, Hinton and Sejnowski, *A learning algorithm for Boltzmann machines*,
+        Cognitive Science 9, 147, 1985.
+    """
+
+    couplings: Float[Array, " edges"]
+    bias: Float[Array, " n_units"] | None
+    edges: Int[Array, "edges 2"]
+    n_visible: int = eqx.field(static=True)
+    n_hidden: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        couplings: Any,
+        bias: Any = None,
+        n_visible: int | None = None,
+        *,
+        edges: Any = None,
+    ):
+        """**Arguments:**
+
+        - `couplings`: a symmetric `(n_units, n_units)` matrix with zero diagonal. Each
+            pair `i < j` becomes a parameter, unless `edges` says which. May also be
+            `(n_edges,)`, one value for each of the `edges`.
+        - `bias`: `(n_units,)` fields, or None for a model without them.
+        - `n_visible`: number of visible units, which come first. All, by default.
+        - `edges`: `(n_edges, 2)` pairs of units, each pair once.
+
+        **Raises:** `ValueError` if the shapes, the matrix, or the edges do not fit; a
+        run-time error if a traced matrix is not symmetric with zero diagonal.
+        """
+        couplings = as_parameter(couplings)
+        bias = None if bias is None else as_parameter(bias)
+        pairs = None if edges is None else _check_edges(np.asarray(edges))
+        if couplings.ndim == 2 and couplings.shape[0] == couplings.shape[1]:
+            n_units = couplings.shape[0]
+            if pairs is None:
+                pairs = np.stack(np.triu_indices(n_units, 1), axis=-1)
+        elif couplings.ndim == 1 and pairs is not None:
+            if couplings.shape[0] != len(pairs):
+                raise ValueError(
+                    f"couplings has one value for each of the {len(pairs)} edges, but "
+                    f"{couplings.shape[0]} were given."
+                )
+            n_units = int(pairs.max(initial=0)) + 1 if bias is None else bias.shape[0]
+            n_units = max(n_units, n_visible or 0)
+        else:
+            raise ValueError(
+                "couplings is a symmetric (n_units, n_units) matrix, or (n_edges,) values "
+                f"together with `edges`, but an array of shape {couplings.shape} was "
+                f"given {'without' if pairs is None else 'with'} edges."
+            )
+        if n_units == 0:
+            raise ValueError("A Boltzmann machine has at least one unit.")
+        if pairs.max(initial=0) >= n_units:
+            raise ValueError(
+                f"The edges name unit {pairs.max()}, but there are {n_units} units."
+            )
+        if bias is not None and bias.shape != (n_units,):
+            raise ValueError(
+                f"bias has shape ({n_units},), one field for each unit, but "
+                f"{bias.shape} was given. Leave it out for a model without biases."
+            )
+        n_visible = n_units if n_visible is None else n_visible
+        if not 1 <= n_visible <= n_units:
+            raise ValueError(
+                f"n_visible is between 1 and the {n_units} units, but {n_visible} was "
+                "given."
+            )
+        if couplings.ndim == 2:
+            couplings = _edge_values(couplings, pairs)
+        self.couplings = couplings
+        self.bias = bias
+        self.edges = jnp.asarray(pairs)
+        self.n_visible = n_visible
+        self.n_hidden = n_units - n_visible
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.bias is None
+
+    @property
+    def coupling_matrix(self) -> Float[Array, "n_units n_units"]:
+        """The symmetric matrix of couplings, zero where there is no edge."""
+        zeros = jnp.zeros((self.n_units, self.n_units), self.dtype)
+        first, second = self.edges[:, 0], self.edges[:, 1]
+        upper = zeros.at[first, second].add(self.couplings)
+        return upper + upper.T
+
+    def _spins(self, x: Num[Array, "*batch n_units"]) -> Array:
+        if x.shape[-1] != self.n_units:
+            raise ValueError(
+                f"States of this model have shape (..., {self.n_units}), visible units "
+                f"first, but an array of shape {x.shape} was given."
+            )
+        return x.astype(self.dtype)
+
+    def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
+        """`-Σ_edges J_ij x_i x_j - Σ_i b_i x_i` for states of any leading shape."""
+        x = self._spins(x)
+        energy = -(x[..., self.edges[:, 0]] * x[..., self.edges[:, 1]]) @ self.couplings
+        return energy if self.bias is None else energy - x @ self.bias
+
+    def energies(self) -> Float[Array, " states"]:
+        # Split the units in two halves: the energy is a term of each, and one matrix
+        # product over pairs of half states.
+        check_enumerable(self.n_units)
+        matrix, k = self.coupling_matrix, self.n_units // 2
+        high, low = spins(k, self.dtype), spins(self.n_units - k, self.dtype)
+
+        def inner(s, block, bias):
+            energy = -jnp.sum((s @ block) * s, axis=-1) / 2
+            return energy if bias is None else energy - s @ bias
+
+        bias = (None, None) if self.bias is None else (self.bias[:k], self.bias[k:])
+        table = inner(high, matrix[:k, :k], bias[0])[:, None] - (
+            high @ matrix[:k, k:] @ low.T
+        )
+        return (table + inner(low, matrix[k:, k:], bias[1])[None, :]).reshape(-1)
+
+    def observables(
+        self, x: Num[Array, "*batch n_units"]
+    ) -> Float[Array, "*batch n_parameters"]:
+        x = self._spins(x)
+        parts = [x[..., self.edges[:, 0]] * x[..., self.edges[:, 1]]]
+        parts += [] if self.bias is None else [x]
+        return -merge(parts, self.dtype)
+
+    def flip_energy(
+        self, x: Num[Array, " n_units"], unit: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        x = self._spins(x)
+        first, second = self.edges[:, 0], self.edges[:, 1]
+        touches = (first == unit) | (second == unit)
+        change = 2 * jnp.sum(jnp.where(touches, self.couplings, 0) * x[first] * x[second])
+        return change if self.bias is None else change + 2 * x[unit] * self.bias[unit]
+
+    def tempered(self, beta: float | Float[Array, ""]) -> "BoltzmannMachine":
+        """The machine at inverse temperature `beta`: every parameter times `beta`."""
+        return jax.tree.map(lambda p: p * beta if eqx.is_inexact_array(p) else p, self)
+
+
+def _check_edges(pairs: np.ndarray) -> np.ndarray:
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise ValueError(
+            "edges is an integer array of shape (n_edges, 2), but an array of shape "
+            f"{pairs.shape} and dtype {pairs.dtype} was given."
+        )
+    ordered = np.sort(pairs, axis=1)
+    if (pairs < 0).any() or (ordered[:, 0] == ordered[:, 1]).any():
+        raise ValueError("Each edge joins two different units, numbered from 0.")
+    if len(np.unique(ordered, axis=0)) != len(ordered):
+        raise ValueError("Each edge is given once, but some pair stands in edges twice.")
+    return ordered
+
+
+def _edge_values(matrix: Array, pairs: np.ndarray) -> Array:
+    # A matrix entry that no edge reads would be dropped in silence.
+    n = matrix.shape[0]
+    missing = np.ones((n, n), bool)
+    missing[pairs[:, 0], pairs[:, 1]] = missing[pairs[:, 1], pairs[:, 0]] = False
+    message = (
+        "couplings is a symmetric matrix, with zeros on its diagonal and wherever `edges` "
+        "has no edge, but another matrix was given. For a strictly upper triangle J, give "
+        "`J + J.T`."
+    )
+    bad = jnp.any(matrix != matrix.T) | jnp.any(jnp.where(missing, matrix, 0) != 0)
+    if not isinstance(bad, jax.core.Tracer) and bool(bad) and bool(
+        jnp.all(jnp.isfinite(matrix))
+    ):
+        raise ValueError(message)
+    values = matrix[pairs[:, 0], pairs[:, 1]]
+    return eqx.error_if(values, bad, message) if isinstance(bad, jax.core.Tracer) else values

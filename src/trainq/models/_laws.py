@@ -1,0 +1,167 @@
+"""Exact laws of a model, and what is measured on them, in log space."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Num
+
+from .._spins import check_enumerable, check_spins, map_states, spins, state_index
+from ._base import AbstractEnergyModel, checked
+
+
+def log_partition(model: AbstractEnergyModel) -> Float[Array, ""]:
+    """`log Z = log Σ_x exp(-E(x))`, nats."""
+    return checked(model).log_partition()
+
+
+def free_energy(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
+    """`F(v) = -log Σ_h exp(-E(v, h))` for every visible state, in order, nats."""
+    return checked(model).free_energies()
+
+
+def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
+    """The law of the visible units: `(2**n_visible,)` probabilities, in order."""
+    return jax.nn.softmax(-free_energy(model))
+
+
+def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
+    """`log π(x)` for every state, in order, nats."""
+    return jax.nn.log_softmax(-checked(model).energies())
+
+
+def kl_divergence(
+    data: Float[Array, " visible_states"], model: AbstractEnergyModel
+) -> Float[Array, ""]:
+    """`KL(data ‖ model) = Σ_v p(v) log(p(v) / π(v))` of the visible laws, nats.
+
+    **Arguments:**
+
+    - `data`: `(2**n_visible,)` probabilities, in order.
+    - `model`: the model.
+
+    **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law, or
+    a parameter is not finite.
+    """
+    data = check_law(data, model)
+    log_model = jax.nn.log_softmax(-free_energy(model))
+    # Where p = 0 the summand is 0, and so is its derivative in the model.
+    positive = data > 0
+    log_data = jnp.log(jnp.where(positive, data, 1))
+    return jnp.sum(jnp.where(positive, data * (log_data - log_model), 0))
+
+
+def kl_gradient(
+    data: Float[Array, " visible_states"], model: AbstractEnergyModel
+) -> Float[Array, " n_parameters"]:
+    """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
+
+    Parameters are in the order of `observables`. Arguments and errors are those of
+    `kl_divergence`.
+    """
+    table = observables(model)
+    return data_excess(data, model, log_stationary(model)) @ table
+
+
+def data_excess(
+    data: Float[Array, " visible_states"],
+    model: AbstractEnergyModel,
+    log_law: Float[Array, " states"],
+) -> Float[Array, " states"]:
+    """`p(v) π(h | v) - π(v, h)`: what the data phase has above the model's law."""
+    data = check_law(data, model)
+    table = log_law.reshape(data.shape[0], -1)
+    visible = jax.nn.logsumexp(table, axis=1, keepdims=True)
+    excess = data[:, None] * jnp.exp(table - visible) - jnp.exp(table)
+    return excess.reshape(-1)
+
+
+def entropy(model: AbstractEnergyModel) -> Float[Array, ""]:
+    """The entropy `-Σ_x π(x) log π(x)` of the law of all units, nats."""
+    log_law = log_stationary(model)
+    return -jnp.sum(jnp.exp(log_law) * log_law)
+
+
+def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters"]:
+    """The gradient observables `f_a(x) = ∂E(x)/∂θ_a` at every state, in order.
+
+    Columns are the parameters, in the order of the model's leaves, each raveled in C
+    order: for an RBM the weights row by row, then visible and hidden biases.
+    """
+    check_enumerable(model.n_units)
+    return model.observables(spins(model.n_units, model.dtype))
+
+
+def mean_observables(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
+    """`E_π[f_a]` for every parameter, without a table of observables: it is minus the
+    gradient of `log Z`."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    gradient = jax.grad(lambda p: log_partition(eqx.combine(p, static)))(params)
+    flat, _ = ravel_pytree(gradient)
+    return -flat
+
+
+def expectation(
+    model: AbstractEnergyModel,
+    fn: Callable[[Num[Array, " n_units"]], Any],
+) -> Any:
+    """`E_π[fn(x)]`, exact, by a sum over all states in chunks.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `fn`: takes one state of shape `(n_units,)`, returns an array or a tree of arrays.
+
+    **Returns:** what `fn` returns, averaged.
+    """
+    law = jnp.exp(log_stationary(model))
+    values = map_states(fn, model.n_units, model.dtype)
+    return jax.tree.map(lambda f: jnp.tensordot(law, f.astype(law.dtype), 1), values)
+
+
+def empirical_distribution(
+    samples: Num[Array, "*batch n_visible"],
+) -> Float[Array, " visible_states"]:
+    """The law of a data set: the share of each visible state among the samples.
+
+    **Arguments:**
+
+    - `samples`: ±1 spins of any leading shape.
+
+    **Raises:** `ValueError` if there are none; a run-time error for another value than ±1.
+    """
+    samples = check_spins(jnp.asarray(samples), None)
+    n_visible = samples.shape[-1]
+    check_enumerable(n_visible)
+    flat = samples.reshape(-1, n_visible)
+    if flat.shape[0] == 0 or n_visible == 0:
+        raise ValueError(
+            f"At least one sample of one unit is needed, but the shape is {samples.shape}."
+        )
+    counts = jnp.bincount(state_index(flat), length=2**n_visible)
+    return counts.astype(jnp.result_type(float)) / flat.shape[0]
+
+
+def check_law(
+    data: Float[Array, " visible_states"], model: AbstractEnergyModel
+) -> Float[Array, " visible_states"]:
+    """Return `data` in the model's dtype, having checked that it is a visible law."""
+    size = 2**model.n_visible
+    if data.shape != (size,):
+        raise ValueError(
+            f"data is a law of the {model.n_visible} visible units, of shape "
+            f"(2**{model.n_visible},) = ({size},), but {data.shape} was given. "
+            "`trainq.empirical_distribution` makes one from samples."
+        )
+    data = data.astype(model.dtype)
+    tolerance = jnp.sqrt(jnp.finfo(data.dtype).eps)
+    is_law = (jnp.abs(jnp.sum(data) - 1) <= tolerance) & jnp.all(data >= 0)
+    return eqx.error_if(
+        data,
+        ~is_law,
+        "data is not a law: its entries must be at least 0 and sum to 1. "
+        "Divide counts by their sum.",
+    )

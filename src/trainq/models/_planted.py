@@ -1,0 +1,45 @@
+"""Teachers: models with known structure to learn from."""
+
+import math
+
+import jax.random as jr
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ._rbm import RBM
+
+
+def planted_rbm(
+    key: Key[Array, ""],
+    n_visible: int,
+    n_patterns: int,
+    beta: float | Float[Array, ""],
+) -> RBM:
+    """A teacher with random patterns planted in its weights, one for each hidden unit.
+
+    The weights are `β ξ / √n_visible` with `ξ` uniform over ±1. Summed over its hidden
+    units it is a Hopfield model whose patterns are the columns of `ξ`.
+
+    **Arguments:**
+
+    - `key`: random key of the patterns.
+    - `n_visible`, `n_patterns`: number of visible units, and of hidden ones.
+    - `beta`: inverse temperature.
+
+    **Returns:** an `RBM` without biases.
+
+    **Raises:** `ValueError` if a size is not positive.
+
+    ??? cite "Source"
+
+        Barra, Bernacchia, Santucci and Contucci, *On the equivalence of Hopfield networks
+        and Boltzmann machines*, Neural Networks 34, 1, 2012.
+    """
+    if n_visible < 1 or n_patterns < 1:
+        raise ValueError(
+            "n_visible and n_patterns are at least 1, but "
+            f"{n_visible} and {n_patterns} were given."
+        )
+    dtype = jnp.result_type(float)
+    patterns = jr.rademacher(key, (n_visible, n_patterns), dtype)
+    return RBM(beta / math.sqrt(n_visible) * patterns)

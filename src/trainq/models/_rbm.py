@@ -1,0 +1,168 @@
+"""The restricted Boltzmann machine."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, Key, Num
+
+from .._spins import check_enumerable, merge, spins
+from ._base import AbstractEnergyModel, Block
+
+
+def log_2cosh(field: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`log(2 cosh(field))`: minus the free energy of a spin in a field."""
+    return jnp.logaddexp(field, -field)
+
+
+class RBM(AbstractEnergyModel):
+    """Visible and hidden spins coupled across the two layers only:
+    `E(v, h) = -vᵀ W h - aᵀ v - bᵀ h`.
+
+    Its observables are `-v_i h_j`, then `-v_i` and `-h_j` if it has biases. Without
+    biases it is symmetric under the global flip, and exact work halves. Either layer sums
+    out analytically, so the visible law costs `2**n_visible` and the partition function
+    `2**min(n_visible, n_hidden)`.
+
+    ??? cite "Source"
+
+        Smolensky, *Information processing in dynamical systems: foundations of harmony
+        theory*, Parallel Distributed Processing 1, 1986.
+    """
+
+    weights: Float[Array, "n_visible n_hidden"]
+    visible_bias: Float[Array, " n_visible"] | None
+    hidden_bias: Float[Array, " n_hidden"] | None
+
+    def __init__(self, weights: Any, visible_bias: Any = None, hidden_bias: Any = None):
+        """**Arguments:**
+
+        - `weights`: `(n_visible, n_hidden)` couplings `W`.
+        - `visible_bias`: `(n_visible,)` fields `a`, or None for a model without them.
+        - `hidden_bias`: `(n_hidden,)` fields `b`, or None.
+
+        **Raises:** `ValueError` if the shapes do not fit.
+        """
+        self.weights = as_parameter(weights)
+        if self.weights.ndim != 2 or 0 in self.weights.shape:
+            raise ValueError(
+                "weights has shape (n_visible, n_hidden), both at least 1, but "
+                f"{self.weights.shape} was given."
+            )
+        self.visible_bias = _bias("visible", visible_bias, self.weights.shape[0])
+        self.hidden_bias = _bias("hidden", hidden_bias, self.weights.shape[1])
+
+    @property
+    def n_visible(self) -> int:
+        return self.weights.shape[-2]
+
+    @property
+    def n_hidden(self) -> int:
+        return self.weights.shape[-1]
+
+    @property
+    def is_symmetric(self) -> bool:
+        return self.visible_bias is None and self.hidden_bias is None
+
+    def _split(self, x: Num[Array, "*batch n_units"]) -> tuple[Array, Array]:
+        if x.shape[-1] != self.n_units:
+            raise ValueError(
+                f"States of this model have shape (..., {self.n_units}), visible units "
+                f"first, but an array of shape {x.shape} was given."
+            )
+        x = x.astype(self.dtype)
+        return x[..., : self.n_visible], x[..., self.n_visible :]
+
+    def visible_field(
+        self, h: Float[Array, "*batch n_hidden"]
+    ) -> Float[Array, "*batch n_visible"]:
+        """`W h + a`: `p(v_i = 1 | h) = σ(2 field_i)` and `E[v | h] = tanh(field)`."""
+        return _shift(h @ self.weights.T, self.visible_bias)
+
+    def hidden_field(
+        self, v: Float[Array, "*batch n_visible"]
+    ) -> Float[Array, "*batch n_hidden"]:
+        """`Wᵀ v + b`: `p(h_j = 1 | v) = σ(2 field_j)` and `E[h | v] = tanh(field)`."""
+        return _shift(v @ self.weights, self.hidden_bias)
+
+    def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
+        """`-vᵀ W h - aᵀ v - bᵀ h` for states of any leading shape, visible units first."""
+        v, h = self._split(x)
+        return -jnp.sum(self.hidden_field(v) * h, axis=-1) - _dot(v, self.visible_bias)
+
+    def energies(self) -> Float[Array, " states"]:
+        check_enumerable(self.n_units)
+        v, h = spins(self.n_visible, self.dtype), spins(self.n_hidden, self.dtype)
+        table = self.hidden_field(v) @ h.T + _dot(v, self.visible_bias)[:, None]
+        return -table.reshape(-1)
+
+    def free_energies(self) -> Float[Array, " visible_states"]:
+        v = spins(self.n_visible, self.dtype)
+        return -jnp.sum(log_2cosh(self.hidden_field(v)), -1) - _dot(v, self.visible_bias)
+
+    def log_partition(self) -> Float[Array, ""]:
+        if self.n_visible <= self.n_hidden:
+            return jax.nn.logsumexp(-self.free_energies())
+        swapped = RBM(self.weights.T, self.hidden_bias, self.visible_bias)
+        return jax.nn.logsumexp(-swapped.free_energies())
+
+    def observables(
+        self, x: Num[Array, "*batch n_units"]
+    ) -> Float[Array, "*batch n_parameters"]:
+        v, h = self._split(x)
+        products = v[..., :, None] * h[..., None, :]
+        parts = [products.reshape(*x.shape[:-1], -1)]
+        parts += [] if self.visible_bias is None else [v]
+        parts += [] if self.hidden_bias is None else [h]
+        return -merge(parts, self.dtype)
+
+    def flip_energy(
+        self, x: Num[Array, " n_units"], unit: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        v, h = self._split(x)
+        fields = jnp.concatenate([self.visible_field(h), self.hidden_field(v)])
+        return 2 * x[unit].astype(self.dtype) * fields[unit]
+
+    def sample_block(
+        self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
+    ) -> Num[Array, "*batch n_units"]:
+        """Draw a layer given the other one: its units are independent."""
+        v, h = self._split(x)
+        field = self.visible_field(h) if block == "visible" else self.hidden_field(v)
+        up = jr.bernoulli(key, jax.nn.sigmoid(2 * field))
+        new = jnp.where(up, 1, -1)
+        return merge((new, h) if block == "visible" else (v, new), x.dtype)
+
+    def tempered(self, beta: float | Float[Array, ""]) -> "RBM":
+        """The machine at inverse temperature `beta`: every parameter times `beta`."""
+        return jax.tree.map(lambda p: p * beta, self)
+
+
+def as_parameter(values: Any) -> Array:
+    """Parameters as an array of floats, in their own precision."""
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.result_type(float))
+    return values
+
+
+def _bias(layer: str, bias: Any, size: int) -> Array | None:
+    if bias is None:
+        return None
+    bias = as_parameter(bias)
+    if bias.shape != (size,):
+        raise ValueError(
+            f"{layer}_bias has shape ({size},), one field for each {layer} unit, but "
+            f"{bias.shape} was given. Leave it out for a model without biases."
+        )
+    return bias
+
+
+def _shift(field: Array, bias: Array | None) -> Array:
+    return field if bias is None else field + bias.reshape((1,) * (field.ndim - 1) + (-1,))
+
+
+def _dot(x: Array, bias: Array | None) -> Array:
+    return jnp.zeros(x.shape[:-1], x.dtype) if bias is None else x @ bias
