@@ -1,0 +1,236 @@
+"""Exact chains: linear operators on functions of the state, and the dense one.
+
+A chain knows its own structure, and so the reductions that make exact answers cheap:
+single flips split into the two sectors of the global flip and eliminate half of what is
+left (`_single_flip`); two-block kernels live on one layer (`_two_block`).
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._spins import check_enumerable, fold, unfold
+from ._resolvent import DenseGenerator, Direct, Pairing, bilinear_form, solver_of
+
+
+Sector = Literal["even", "odd"]
+_SIGNS: dict[Sector, int] = {"even": 1, "odd": -1}
+# 2**13 states make a dense matrix of 512 MiB in float64.
+_MAX_DENSE_UNITS = 13
+
+
+class EigenProblem(NamedTuple):
+    """A symmetric matrix in one sector, whose smallest eigenvalues give those of the chain.
+
+    The gap is `gap(λ)`, with `λ` the smallest eigenvalue of `matrix`, and the mode's
+    symmetrised values `√π(x) ψ(x)` are `lift(y)` up to a factor, with `y` its eigenvector.
+    """
+
+    matrix: Float[Array, "n n"]
+    gap: Callable[[Array], Array]
+    lift: Callable[[Array], Array]
+
+
+class AbstractChain(eqx.Module):
+    """A Markov chain on finitely many states, with its stationary law.
+
+    Functions of the state have shape `(states,)` or `(states, n_obs)`.
+    """
+
+    log_stationary: eqx.AbstractVar[Float[Array, " states"]]
+    is_reversible: eqx.AbstractVar[bool]
+    is_symmetric: eqx.AbstractVar[bool]
+
+    @property
+    def n_states(self) -> int:
+        """Number of states."""
+        return self.log_stationary.shape[0]
+
+    @property
+    def stationary(self) -> Float[Array, " states"]:
+        """The stationary law `π`."""
+        return jnp.exp(self.log_stationary)
+
+    @abc.abstractmethod
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        """`(P f)(x) = E[f(X₁) | X₀ = x]`."""
+
+    def push(self, law: Float[Array, " states"]) -> Float[Array, " states"]:
+        """`law P`: the law one step after `law`."""
+        return jax.linear_transpose(self.apply, law)(law)[0]
+
+    def matrix(self) -> Float[Array, "states states"]:
+        """The transition matrix `P`, with rows that sum to one.
+
+        **Raises:** `ValueError` for more than 2**13 states.
+        """
+        check_enumerable((self.n_states - 1).bit_length(), _MAX_DENSE_UNITS, "matrix")
+        return self.apply(jnp.eye(self.n_states, dtype=self.log_stationary.dtype))
+
+    def centre(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        """`f̃ = f - π(f)`."""
+        if f.ndim not in (1, 2) or f.shape[0] != self.n_states:
+            raise ValueError(
+                f"Functions on this chain have shape ({self.n_states},) or "
+                f"({self.n_states}, n_obs), but {f.shape} was given."
+            )
+        f = f.astype(self.log_stationary.dtype)
+        return f - self.stationary @ f
+
+    @abc.abstractmethod
+    def resolvent_form(
+        self,
+        f: Float[Array, "states n_obs"],
+        *,
+        pairing: Pairing,
+        solver: Direct,
+        sector: Sector | None,
+    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
+        """`⟨f̃_a, R f̃_b⟩_π` for `a = b`, or for all pairs. `sector` promises a parity of
+        `f` under the global flip."""
+
+    @abc.abstractmethod
+    def resolvent(
+        self, f: Float[Array, "states n_obs"], *, solver: Direct
+    ) -> Float[Array, "states n_obs"]:
+        """`R f`: the solution of `(I - P) x = f̃` with `π(x) = 0`."""
+
+    @abc.abstractmethod
+    def eigen_problem(self, sector: Sector | None) -> EigenProblem:
+        """The eigenproblem of the slowest mode, in one sector of the global flip."""
+
+    def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
+        """The sectors of the global flip that the chain splits into, or the one asked
+        for; `(None,)` for a chain that is not symmetric."""
+        if sector is not None and not self.is_symmetric:
+            raise ValueError(
+                f"The {sector} sector was asked for, but this chain is not symmetric under "
+                "the global flip: its model has biases, or does not say `is_symmetric`."
+            )
+        if not self.is_symmetric:
+            return (None,)
+        return ("even", "odd") if sector is None else (sector,)
+
+
+def fold_sector(f: Array, sector: Sector | None) -> Array:
+    return f if sector is None else fold(f, _SIGNS[sector])
+
+
+def unfold_sector(f: Array, sector: Sector | None) -> Array:
+    return f if sector is None else unfold(f, _SIGNS[sector])
+
+
+def scale(weight: Float[Array, " n"], f: Float[Array, "n *k"]) -> Array:
+    """Multiply every column of `f` by `weight`."""
+    return weight.reshape(weight.shape + (1,) * (f.ndim - 1)) * f
+
+
+class DenseChain(AbstractChain):
+    """Any chain, from its transition matrix."""
+
+    transition: Float[Array, "states states"]
+    log_stationary: Float[Array, " states"]
+    is_reversible: bool = eqx.field(static=True)
+    is_symmetric = False
+
+    def __init__(
+        self, matrix: Any, stationary: Any = None, *, is_reversible: bool | None = None
+    ):
+        """**Arguments:**
+
+        - `matrix`: `(states, states)` transition matrix, rows summing to one.
+        - `stationary`: `(states,)` stationary law, positive. Computed from the matrix by
+            default.
+        - `is_reversible`: whether detailed balance holds. Found out by default, which
+            needs concrete values: say it when the matrix is traced.
+
+        **Raises:** `ValueError` for wrong shapes; a run-time error if the matrix is not
+        stochastic, or the law is not positive and stationary.
+        """
+        matrix = jnp.asarray(matrix)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+            raise ValueError(
+                f"A transition matrix is square, but the shape {matrix.shape} was given."
+            )
+        if not jnp.issubdtype(matrix.dtype, jnp.floating):
+            matrix = matrix.astype(jnp.result_type(float))
+        n, tolerance = matrix.shape[0], jnp.sqrt(jnp.finfo(matrix.dtype).eps)
+        ones = jnp.ones(n, matrix.dtype)
+        stochastic = jnp.all(matrix >= 0) & jnp.all(
+            jnp.abs(matrix @ ones - 1) <= tolerance
+        )
+        matrix = eqx.error_if(
+            matrix,
+            ~stochastic,
+            "The matrix is not stochastic: its entries must be at least 0 and each row "
+            "must sum to 1.",
+        )
+        if stationary is None:
+            # π (I - P) = 0 and π · 1 = 1, so π (I - P + 1 1ᵀ) = 1ᵀ.
+            system = jnp.eye(n, dtype=matrix.dtype) - matrix + 1
+            stationary = jnp.linalg.solve(system.T, ones)
+        stationary = jnp.asarray(stationary, matrix.dtype)
+        if stationary.shape != (n,):
+            raise ValueError(
+                f"The stationary law has shape ({n},), but {stationary.shape} was given."
+            )
+        holds = jnp.all(stationary > 0) & (jnp.abs(jnp.sum(stationary) - 1) <= tolerance)
+        holds &= jnp.max(jnp.abs(stationary @ matrix - stationary)) <= tolerance
+        stationary = eqx.error_if(
+            stationary,
+            ~holds,
+            "The law is not a positive stationary law of the matrix. Leave it out to have "
+            "it computed; a chain with transient states has none.",
+        )
+        if is_reversible is None:
+            flow = stationary[:, None] * matrix
+            balanced = jnp.max(jnp.abs(flow - flow.T)) <= 1e3 * jnp.finfo(flow.dtype).eps
+            if isinstance(balanced, jax.core.Tracer):
+                raise ValueError(
+                    "Whether a traced matrix is reversible cannot be found out: give "
+                    "`is_reversible=True` or `False`."
+                )
+            is_reversible = bool(balanced)
+        self.transition = matrix
+        self.log_stationary = jnp.log(stationary)
+        self.is_reversible = is_reversible
+
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        return self.transition @ f
+
+    def _generator(self) -> DenseGenerator:
+        half = self.log_stationary / 2
+        symmetrised = self.transition * jnp.exp(half[:, None] - half[None, :])
+        if self.is_reversible:
+            symmetrised = (symmetrised + symmetrised.T) / 2
+        identity = jnp.eye(self.n_states, dtype=half.dtype)
+        return DenseGenerator(identity - symmetrised, jnp.exp(half), self.is_reversible)
+
+    def resolvent_form(
+        self,
+        f: Float[Array, "states n_obs"],
+        *,
+        pairing: Pairing,
+        solver: Direct,
+        sector: Sector | None,
+    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
+        self.sectors(sector)
+        f = scale(jnp.exp(self.log_stationary / 2), self.centre(f))
+        return bilinear_form(self._generator(), f, pairing=pairing, solver=solver)
+
+    def resolvent(
+        self, f: Float[Array, "states n_obs"], *, solver: Direct
+    ) -> Float[Array, "states n_obs"]:
+        root = jnp.exp(self.log_stationary / 2)
+        y = solver_of(self._generator(), solver)(scale(root, self.centre(f)))
+        return self.centre(scale(1 / root, y))
+
+    def eigen_problem(self, sector: Sector | None) -> EigenProblem:
+        self.sectors(sector)
+        matrix = self._generator().dense(shift=3.0)
+        return EigenProblem(matrix, lambda value: value, lambda y: y)

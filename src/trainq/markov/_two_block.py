@@ -1,0 +1,250 @@
+"""Kernels that redraw all visible units, or all hidden ones, at once."""
+
+from typing import Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._chains import (
+    AbstractChain,
+    EigenProblem,
+    Sector,
+    fold_sector,
+    scale,
+    unfold_sector,
+)
+from ._resolvent import (
+    Direct,
+    GramGenerator,
+    Pairing,
+    bilinear_form,
+    pair,
+    solver_of,
+)
+
+
+Scan = Literal["random", "palindromic", "alternating"]
+
+
+class _Layers(NamedTuple):
+    """One symmetry sector of the chain, seen from the layer that it reduces to.
+
+    `across` is `B` or `Bᵀ`: it maps functions of our `own` layer to the `other`.
+    """
+
+    across: Float[Array, "other own"]
+    null: Float[Array, " own"] | None
+
+    @property
+    def generator(self) -> GramGenerator:
+        return GramGenerator(self.across, self.null)
+
+
+class TwoBlockChain(AbstractChain):
+    """Redraw the visible units given the hidden ones (`E_V f = E[f | h]`), the hidden
+    given the visible (`E_H f = E[f | v]`), in one of three orders:
+
+    - random: `P = ½ (E_V + E_H)`;
+    - palindromic, visible–hidden–visible: `P = E_V E_H E_V`;
+    - alternating, visible then hidden: `P = E_V E_H`. It leaves `π` invariant but is
+        **not** reversible.
+
+    With `B(v, h) = π(v, h) / √(π(v) π(h))`, alternating conditional expectations are
+    `BBᵀ` on visible functions and `BᵀB` on hidden ones. Every sum of powers of the chain
+    reduces to `(I - BᵀB)⁺` or to `(I - BBᵀ)⁺`: the smaller layer is taken.
+    """
+
+    # A function f of one layer is stored as its `half density` √π f: the coordinates in
+    # which BBᵀ and BᵀB are symmetric, and E[·|h] of visible functions is Bᵀ.
+
+    log_stationary: Float[Array, " states"]
+    n_visible: int = eqx.field(static=True)
+    scan: Scan = eqx.field(static=True)
+    is_symmetric: bool = eqx.field(static=True)
+
+    @property
+    def is_reversible(self) -> bool:
+        return self.scan != "alternating"
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return 2**self.n_visible, self.n_states >> self.n_visible
+
+    def _log_laws(self) -> tuple[Array, Array, Array]:
+        """`log π(v, h)`, `log π(v)` and `log π(h)`."""
+        joint = self.log_stationary.reshape(self._shape)
+        return joint, jax.nn.logsumexp(joint, axis=1), jax.nn.logsumexp(joint, axis=0)
+
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        joint, visible, hidden = self._log_laws()
+        given_hidden = jnp.exp(joint - hidden)
+        given_visible = jnp.exp(joint - visible[:, None])
+        shape = (*self._shape, *f.shape[1:])
+
+        def redraw_visible(f):
+            mean = jnp.einsum("vh,vh...->h...", given_hidden, f)
+            return jnp.broadcast_to(mean[None], shape)
+
+        def redraw_hidden(f):
+            mean = jnp.einsum("vh,vh...->v...", given_visible, f)
+            return jnp.broadcast_to(mean[:, None], shape)
+
+        table = f.reshape(shape)
+        match self.scan:
+            case "random":
+                out = (redraw_visible(table) + redraw_hidden(table)) / 2
+            case "palindromic":
+                out = redraw_visible(redraw_hidden(redraw_visible(table)))
+            case "alternating":
+                out = redraw_visible(redraw_hidden(table))
+        return out.reshape(f.shape)
+
+    def _on_hidden(self, larger: bool = False) -> bool:
+        n_visible, n_hidden = self._shape
+        return (n_hidden <= n_visible) != larger
+
+    def _layers(self, sector: Sector | None, on_hidden: bool) -> _Layers:
+        joint, visible, hidden = self._log_laws()
+        across = jnp.exp(joint - visible[:, None] / 2 - hidden / 2)
+        log_own = hidden if on_hidden else visible
+        across = across if on_hidden else across.T
+        across = fold_sector(fold_sector(across, sector).T, sector).T
+        null = fold_sector(jnp.exp(log_own / 2), sector)
+        return _Layers(across, None if sector == "odd" else null)
+
+    def _half_densities(self, f: Array, sector: Sector | None) -> tuple[Array, Array]:
+        """`√π(v) E[f | v]` and `√π(h) E[f | h]`, in one sector."""
+        joint, visible, hidden = self._log_laws()
+        table = f.reshape(*self._shape, -1)
+        on_visible = jnp.einsum(
+            "vh,vha->va", jnp.exp(joint - visible[:, None] / 2), table
+        )
+        on_hidden = jnp.einsum("vh,vha->ha", jnp.exp(joint - hidden / 2), table)
+        return fold_sector(on_visible, sector), fold_sector(on_hidden, sector)
+
+    def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
+        checked = super().sectors(sector)
+        # An empty layer has one state, which the global flip does not pair with another.
+        return (None,) if 1 in self._shape else checked
+
+    # Sums over time. With f_v = E[f̃|v], f_h = E[f̃|h], K_vh = E[·|v] of hidden functions
+    # and K_hv = E[·|h] of visible ones, M_h = K_hv K_vh and M_v = K_vh K_hv, the powers of
+    # each chain give
+    #
+    #   random       x = f̃ + s + f_o + K s,  s = (I - M)⁻¹ (f_own + K* f_o)  on either layer
+    #   palindromic  x = f̃ + (I - M_h)⁻¹ f_h - f_h   = f̃ + K_hv (I - M_v)⁻¹ K_vh f_h
+    #   alternating  x = f̃ + (I - M_h)⁻¹ K_hv f_v    = f̃ + K_hv (I - M_v)⁻¹ f_v
+    #
+    # because M_h K_hv = K_hv M_v. Pairing with f̃ gives the forms below.
+
+    def resolvent_form(
+        self,
+        f: Float[Array, "states n_obs"],
+        *,
+        pairing: Pairing,
+        solver: Direct,
+        sector: Sector | None,
+    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
+        f = self.centre(f)
+        root = scale(jnp.exp(self.log_stationary / 2), f)
+        total = pair(root, root, pairing)
+        on_hidden = self._on_hidden()
+        for s in self.sectors(sector):
+            layers = self._layers(s, on_hidden)
+            f_v, f_h = self._half_densities(f, s)
+            own, other = (f_h, f_v) if on_hidden else (f_v, f_h)
+            pulled = layers.across.T @ other
+
+            def form(u, w=None, generator=layers.generator):
+                return bilinear_form(generator, u, w, pairing=pairing, solver=solver)
+
+            match self.scan:
+                case "random":
+                    total = total + pair(other, other, pairing) + form(own + pulled)
+                case "palindromic" if on_hidden:
+                    total = total - pair(own, own, pairing) + form(own)
+                case "palindromic":
+                    total = total + form(pulled)
+                case "alternating" if on_hidden:
+                    total = total + form(own, pulled)
+                case "alternating":
+                    total = total + form(pulled, own)
+        return total
+
+    def resolvent(
+        self, f: Float[Array, "states n_obs"], *, solver: Direct
+    ) -> Float[Array, "states n_obs"]:
+        f = self.centre(f)
+        x = f
+        on_hidden = self._on_hidden()
+        for s in self.sectors():
+            layers = self._layers(s, on_hidden)
+            f_v, f_h = self._half_densities(f, s)
+            own, other = (f_h, f_v) if on_hidden else (f_v, f_h)
+            across = layers.across
+            solve = solver_of(layers.generator, solver)
+            match self.scan:
+                case "random":
+                    y = solve(own + across.T @ other)
+                    parts = (y, other + across @ y)
+                case "palindromic" if on_hidden:
+                    parts = (solve(own) - own, None)
+                case "palindromic":
+                    parts = (None, across @ solve(across.T @ other))
+                case "alternating" if on_hidden:
+                    parts = (solve(across.T @ other), None)
+                case "alternating":
+                    parts = (None, across @ solve(own))
+            x = x + self._as_function(*parts, s, on_hidden)
+        return self.centre(x)
+
+    def _as_function(
+        self,
+        own: Array | None,
+        other: Array | None,
+        sector: Sector | None,
+        on_hidden: bool,
+    ) -> Array:
+        """The sum of functions of each layer, given by their half densities."""
+        _, visible, hidden = self._log_laws()
+        v, h = (other, own) if on_hidden else (own, other)
+        total = jnp.zeros((*self._shape, 1), self.log_stationary.dtype)
+        if v is not None:
+            f = scale(jnp.exp(-visible / 2), unfold_sector(v, sector))
+            total = total + f[:, None]
+        if h is not None:
+            f = scale(jnp.exp(-hidden / 2), unfold_sector(h, sector))
+            total = total + f[None, :]
+        return total.reshape(self.n_states, -1)
+
+    def eigen_problem(self, sector: Sector | None) -> EigenProblem:
+        # The modes are those of the layer: with BᵀB y = σ² y the palindromic chain has
+        # eigenvalue σ², on functions of h; the random one has (1 + σ)/2, on the sum of y
+        # and of its image By/σ on the other layer.
+        on_hidden = self._on_hidden(larger=1 in self._shape)
+        layers = self._layers(sector, on_hidden)
+
+        def singular(value):
+            squared = 1 - jnp.minimum(value, 1)
+            positive = squared > 0
+            return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+        def gap(value):
+            if self.scan == "palindromic":
+                return jnp.minimum(value, 1)
+            return jnp.minimum(value, 1) / (2 * (1 + singular(value)))
+
+        def lift(y):
+            image = layers.across @ y
+            if self.scan == "palindromic":
+                parts = (y, None) if on_hidden else (None, image)
+            else:
+                norm = jnp.linalg.norm(image)
+                parts = (y, image / jnp.where(norm > 0, norm, 1))
+            parts = [None if p is None else p[:, None] for p in parts]
+            x = self._as_function(*parts, sector, on_hidden)[:, 0]
+            return jnp.exp(self.log_stationary / 2) * x
+
+        return EigenProblem(layers.generator.dense(shift=3.0), gap, lift)
