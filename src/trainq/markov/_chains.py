@@ -6,16 +6,18 @@ left (`_single_flip`); two-block kernels live on one layer (`_two_block`).
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .._spins import check_enumerable, fold, unfold
-from ._resolvent import DenseGenerator, Direct, Pairing, bilinear_form, solver_of
+from ._generators import AbstractGenerator, DenseGenerator
+from ._solvers import Direct, Pairing, bilinear_form, solver_of
 
 
 Sector = Literal["even", "odd"]
@@ -56,6 +58,11 @@ class AbstractChain(eqx.Module):
         """The stationary law `π`."""
         return jnp.exp(self.log_stationary)
 
+    @property
+    def root(self) -> Float[Array, " states"]:
+        """`√π`, a unit vector."""
+        return jnp.exp(self.log_stationary / 2)
+
     @abc.abstractmethod
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         """`(P f)(x) = E[f(X₁) | X₀ = x]`."""
@@ -91,14 +98,63 @@ class AbstractChain(eqx.Module):
         solver: Direct,
         sector: Sector | None,
     ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        """`⟨f̃_a, R f̃_b⟩_π` for `a = b`, or for all pairs. `sector` promises a parity of
-        `f` under the global flip."""
+        """`⟨f_a, R f_b⟩_π` for `a = b`, or for all pairs, of functions of mean zero. `sector`
+        promises a parity of `f` under the global flip."""
 
     @abc.abstractmethod
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: Direct
     ) -> Float[Array, "states n_obs"]:
-        """`R f`: the solution of `(I - P) x = f̃` with `π(x) = 0`."""
+        """`R f`, the solution of `(I - P) x = f` with `π(x) = 0`, for `f` of mean zero."""
+
+    def holding(self) -> Float[Array, " states"]:
+        """`P(x, x)`, the probability to stay; or zero, where a step forgets the state."""
+        return jnp.zeros_like(self.log_stationary)
+
+    def relax(
+        self,
+        x: Float[Array, "states n_obs"],
+        f: Float[Array, "states n_obs"],
+        killed: Bool[Array, " states"] | None = None,
+    ) -> Float[Array, "states n_obs"]:
+        """Sweeps of Jacobi's iteration for `(I - P) x = f`, with `x` held where `killed`.
+
+        A solution of the symmetrised system is `√π x`, and dividing it by `√π` leaves
+        nothing of `x` in states that are hardly ever visited. But their values follow from
+        those of the states that the chain goes to next, which are visited more: after as
+        many sweeps as there are units, every value comes from accurate ones.
+        """
+        leave = 1 / (1 - self.holding())
+        leave = leave if killed is None else jnp.where(killed, 0, leave)
+
+        def sweep(_, x):
+            return x + scale(leave, f - x + self.apply(x))
+
+        return jax.lax.fori_loop(0, (self.n_states - 1).bit_length(), sweep, x)
+
+    def imbalance(self) -> Float[Array, ""]:
+        """`max |π(x) P(x, y) - π(y) P(y, x)|`."""
+        flow = scale(self.stationary, self.matrix())
+        return jnp.max(jnp.abs(flow - flow.T))
+
+    def asymmetry(self) -> Float[Array, ""]:
+        """`max |P(x, y) - P(-x, -y)|`."""
+        matrix = self.matrix()
+        return jnp.max(jnp.abs(matrix - matrix[::-1, ::-1]))
+
+    def cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
+        """`Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k` states in
+        `order`, `k = 1, …, states - 1`."""
+        flow = scale(self.stationary, self.matrix())[order][:, order]
+        # Moving state k into S adds what flows from it to the rest, and takes away what
+        # flowed to it.
+        outward = jnp.sum(jnp.triu(flow, 1), axis=1) - jnp.sum(jnp.triu(flow, 1), axis=0)
+        return jnp.cumsum(outward)[:-1]
+
+    @abc.abstractmethod
+    def killed_generator(self, target: Bool[Array, " states"]) -> AbstractGenerator:
+        """The symmetrised `I - P` of the chain that is killed on the target, with the
+        identity on the target itself."""
 
     @abc.abstractmethod
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
@@ -117,6 +173,15 @@ class AbstractChain(eqx.Module):
         return ("even", "odd") if sector is None else (sector,)
 
 
+def require_reversible(chain: AbstractChain, what: str) -> None:
+    """Raise a `ValueError` if the chain is not reversible."""
+    if not chain.is_reversible:
+        raise ValueError(
+            f"The {what} needs a reversible chain, and this one is not. Use a reversible "
+            "kernel, such as `PalindromicBlockGibbs` in place of `AlternatingBlockGibbs`."
+        )
+
+
 def fold_sector(f: Array, sector: Sector | None) -> Array:
     return f if sector is None else fold(f, _SIGNS[sector])
 
@@ -128,6 +193,37 @@ def unfold_sector(f: Array, sector: Sector | None) -> Array:
 def scale(weight: Float[Array, " n"], f: Float[Array, "n *k"]) -> Array:
     """Multiply every column of `f` by `weight`."""
     return weight.reshape(weight.shape + (1,) * (f.ndim - 1)) * f
+
+
+def inverse_root(log_law: Float[Array, " n"]) -> Float[Array, " n"]:
+    """`1 / √π`, kept finite: what it multiplies underflows before it would overflow."""
+    limit = math.log(float(jnp.finfo(log_law.dtype).max)) - 1
+    return jnp.exp(jnp.minimum(-log_law / 2, limit))
+
+
+def symmetrise(
+    matrix: Float[Array, "n n"], log_law: Float[Array, " n"], is_reversible: bool
+) -> Float[Array, "n n"]:
+    """`√π(x) P(x, y) / √π(y)`."""
+    # Where the exponential would overflow P has underflowed; 0 · ∞ is not a number.
+    limit = math.log(float(jnp.finfo(log_law.dtype).max)) - 1
+    log_ratio = (log_law[:, None] - log_law[None, :]) / 2
+    out = matrix * jnp.exp(jnp.minimum(log_ratio, limit))
+    return (out + out.T) / 2 if is_reversible else out
+
+
+def killed(
+    matrix: Float[Array, "n n"],
+    log_law: Float[Array, " n"],
+    target: Bool[Array, " n"],
+    is_reversible: bool,
+) -> DenseGenerator:
+    """The symmetrised `I - P` outside the target, and the identity on it."""
+    out = jnp.where(
+        target[:, None] | target[None, :], 0, symmetrise(matrix, log_law, is_reversible)
+    )
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    return DenseGenerator(identity - out, None, is_reversible)
 
 
 class DenseChain(AbstractChain):
@@ -204,12 +300,9 @@ class DenseChain(AbstractChain):
         return self.transition @ f
 
     def _generator(self) -> DenseGenerator:
-        half = self.log_stationary / 2
-        symmetrised = self.transition * jnp.exp(half[:, None] - half[None, :])
-        if self.is_reversible:
-            symmetrised = (symmetrised + symmetrised.T) / 2
-        identity = jnp.eye(self.n_states, dtype=half.dtype)
-        return DenseGenerator(identity - symmetrised, jnp.exp(half), self.is_reversible)
+        symmetrised = symmetrise(self.transition, self.log_stationary, self.is_reversible)
+        identity = jnp.eye(self.n_states, dtype=symmetrised.dtype)
+        return DenseGenerator(identity - symmetrised, self.root, self.is_reversible)
 
     def resolvent_form(
         self,
@@ -220,15 +313,22 @@ class DenseChain(AbstractChain):
         sector: Sector | None,
     ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
         self.sectors(sector)
-        f = scale(jnp.exp(self.log_stationary / 2), self.centre(f))
-        return bilinear_form(self._generator(), f, pairing=pairing, solver=solver)
+        return bilinear_form(
+            self._generator(), scale(self.root, f), pairing=pairing, solver=solver
+        )
 
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: Direct
     ) -> Float[Array, "states n_obs"]:
-        root = jnp.exp(self.log_stationary / 2)
-        y = solver_of(self._generator(), solver)(scale(root, self.centre(f)))
-        return self.centre(scale(1 / root, y))
+        y = solver_of(self._generator(), solver)(scale(self.root, f))
+        return self.centre(self.relax(scale(inverse_root(self.log_stationary), y), f))
+
+    def holding(self) -> Float[Array, " states"]:
+        return jnp.diag(self.transition)
+
+    def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
+        law = self.log_stationary
+        return killed(self.transition, law, target, self.is_reversible)
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         self.sectors(sector)

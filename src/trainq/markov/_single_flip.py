@@ -3,8 +3,9 @@
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from .._spins import unit_mask, xor
 from ._chains import (
@@ -12,10 +13,12 @@ from ._chains import (
     EigenProblem,
     Sector,
     fold_sector,
+    inverse_root,
     scale,
     unfold_sector,
 )
-from ._resolvent import Direct, FlipGenerator, Pairing, bilinear_form, solver_of
+from ._generators import FlipGenerator
+from ._solvers import Direct, Pairing, bilinear_form, solver_of
 
 
 class AbstractFlipRule(eqx.Module):
@@ -31,10 +34,32 @@ class AbstractFlipRule(eqx.Module):
         """`exp(-δ/2) acceptance(δ)`, without overflow: an even function of `δ`."""
 
 
+class HeatBath(AbstractFlipRule):
+    """Redraw the unit from its law given the others: flip with probability `σ(δ)`."""
+
+    def acceptance(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jax.nn.sigmoid(delta)
+
+    def symmetrised(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        # ½ sech(δ/2)
+        decay = jnp.exp(-jnp.abs(delta) / 2)
+        return decay / (1 + decay**2)
+
+
+class Metropolis(AbstractFlipRule):
+    """Accept the flip with probability `min(1, exp(δ))`."""
+
+    def acceptance(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.exp(jnp.minimum(delta, 0))
+
+    def symmetrised(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return jnp.exp(-jnp.abs(delta) / 2)
+
+
 class SingleFlipChain(AbstractChain):
     """A uniformly chosen unit flips with a probability set by the change of `log π`.
 
-    Everything follows from `Δ_i(x) = log π(xⁱ) - log π(x)`, and nothing is ever divided
+    Everything follows from `Δ_i(x) = log π(xⁱ) - log π(x)`, and the solves never divide
     by `π`.
     """
 
@@ -48,42 +73,43 @@ class SingleFlipChain(AbstractChain):
         """Number of units."""
         return self.n_states.bit_length() - 1
 
+    @property
+    def _masks(self) -> list[int]:
+        return [unit_mask(i, self.n_units) for i in range(self.n_units)]
+
     def flip_probabilities(self) -> Float[Array, "n_units states"]:
         """`P(x, xⁱ)` for every unit and state."""
-        deltas = [
-            xor(self.log_stationary, unit_mask(i, self.n_units)) - self.log_stationary
-            for i in range(self.n_units)
-        ]
+        log_law = self.log_stationary
+        deltas = [xor(log_law, mask) - log_law for mask in self._masks]
         return self.rule.acceptance(jnp.stack(deltas)) / self.n_units
+
+    def holding(self) -> Float[Array, " states"]:
+        return 1 - jnp.sum(self.flip_probabilities(), axis=0)
 
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         flips = self.flip_probabilities()
         out = scale(1 - jnp.sum(flips, axis=0), f)
-        for i in range(self.n_units):
-            out = out + scale(flips[i], xor(f, unit_mask(i, self.n_units)))
+        for flip, mask in zip(flips, self._masks, strict=True):
+            out = out + scale(flip, xor(f, mask))
         return out
 
-    def generator(self, sector: Sector | None) -> FlipGenerator:
+    def generator(self, sector: Sector | None = None) -> FlipGenerator:
         """The symmetrised `I - P`, in one sector of the global flip or on all states."""
-        n = self.n_units
-        log_law, masks = self.log_stationary, [unit_mask(i, n) for i in range(n)]
+        n, half = self.n_units, self.n_states // 2
+        log_law, masks = self.log_stationary, self._masks
         if sector is not None:
             # The classes {x, -x} are indexed by their member with unit 0 down. Flipping
             # unit 0 leaves these; the other member of the class that it reaches has all
             # the remaining units flipped, and an odd function changes sign there.
-            log_law = log_law[: self.n_states // 2]
-            masks[0] = self.n_states // 2 - 1
+            log_law = log_law[:half]
+            masks[0] = half - 1
         delta = jnp.stack([xor(log_law, mask) - log_law for mask in masks])
         hops = self.rule.symmetrised(delta) / n
         if sector == "odd":
             hops = hops.at[0].multiply(-1)
         diagonal = jnp.sum(self.rule.acceptance(delta), axis=0) / n
-        return FlipGenerator(diagonal, hops, self._null(sector), tuple(masks))
-
-    def _null(self, sector: Sector | None) -> Array | None:
-        if sector == "odd":
-            return None
-        return fold_sector(jnp.exp(self.log_stationary / 2), sector)
+        null = None if sector == "odd" else fold_sector(self.root, sector)
+        return FlipGenerator(diagonal, hops, null, tuple(masks))
 
     def resolvent_form(
         self,
@@ -93,9 +119,11 @@ class SingleFlipChain(AbstractChain):
         solver: Direct,
         sector: Sector | None,
     ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        f = scale(jnp.exp(self.log_stationary / 2), self.centre(f))
+        f = scale(self.root, f)
         terms = [
-            bilinear_form(self.generator(s), fold_sector(f, s), pairing=pairing, solver=solver)
+            bilinear_form(
+                self.generator(s), fold_sector(f, s), pairing=pairing, solver=solver
+            )
             for s in self.sectors(sector)
         ]
         return sum(terms[1:], terms[0])
@@ -103,13 +131,44 @@ class SingleFlipChain(AbstractChain):
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: Direct
     ) -> Float[Array, "states n_obs"]:
-        f = scale(jnp.exp(self.log_stationary / 2), self.centre(f))
+        u = scale(self.root, f)
         parts = [
-            unfold_sector(solver_of(self.generator(s), solver)(fold_sector(f, s)), s)
+            unfold_sector(solver_of(self.generator(s), solver)(fold_sector(u, s)), s)
             for s in self.sectors()
         ]
-        x = scale(jnp.exp(-self.log_stationary / 2), sum(parts[1:], parts[0]))
-        return self.centre(x)
+        x = scale(inverse_root(self.log_stationary), sum(parts[1:], parts[0]))
+        return self.centre(self.relax(x, f))
+
+    def _flows(self) -> Float[Array, "n_units states"]:
+        return self.stationary * self.flip_probabilities()
+
+    def imbalance(self) -> Float[Array, ""]:
+        back = [xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)]
+        return jnp.max(jnp.abs(self._flows() - jnp.stack(back)))
+
+    def asymmetry(self) -> Float[Array, ""]:
+        flips = self.flip_probabilities()
+        return jnp.max(jnp.abs(flips - flips[:, ::-1]))
+
+    def cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
+        # The edge between ranks r < s counts in the cuts after r, …, s - 1.
+        rank = jnp.argsort(order)
+        outward = jnp.zeros_like(self.log_stationary)
+        for flow, mask in zip(self._flows(), self._masks, strict=True):
+            towards = xor(rank, mask)
+            outward = outward.at[rank].add(jnp.where(rank < towards, flow, -xor(flow, mask)))
+        return jnp.cumsum(outward)[:-1]
+
+    def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
+        whole = self.generator()
+        masks = self._masks
+        cut = jnp.stack([target | xor(target, mask) for mask in masks])
+        return FlipGenerator(
+            jnp.where(target, 1, whole.diagonal),
+            jnp.where(cut, 0, whole.hops),
+            None,
+            whole.masks,
+        )
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         matrix = self.generator(sector).dense(shift=3.0)

@@ -5,24 +5,20 @@ from typing import Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ._chains import (
     AbstractChain,
     EigenProblem,
     Sector,
     fold_sector,
+    inverse_root,
+    killed,
     scale,
     unfold_sector,
 )
-from ._resolvent import (
-    Direct,
-    GramGenerator,
-    Pairing,
-    bilinear_form,
-    pair,
-    solver_of,
-)
+from ._generators import DenseGenerator, GramGenerator
+from ._solvers import Direct, Pairing, bilinear_form, pair, solver_of
 
 
 Scan = Literal["random", "palindromic", "alternating"]
@@ -56,7 +52,7 @@ class TwoBlockChain(AbstractChain):
     reduces to `(I - BᵀB)⁺` or to `(I - BBᵀ)⁺`: the smaller layer is taken.
     """
 
-    # A function f of one layer is stored as its `half density` √π f: the coordinates in
+    # Solves store a function f of one layer as its half density √π f: the coordinates in
     # which BBᵀ and BᵀB are symmetric, and E[·|h] of visible functions is Bᵀ.
 
     log_stationary: Float[Array, " states"]
@@ -77,10 +73,13 @@ class TwoBlockChain(AbstractChain):
         joint = self.log_stationary.reshape(self._shape)
         return joint, jax.nn.logsumexp(joint, axis=1), jax.nn.logsumexp(joint, axis=0)
 
-    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+    def _conditionals(self) -> tuple[Array, Array]:
+        """`p(h | v)` and `p(v | h)`, both of shape `(visible, hidden)`."""
         joint, visible, hidden = self._log_laws()
-        given_hidden = jnp.exp(joint - hidden)
-        given_visible = jnp.exp(joint - visible[:, None])
+        return jnp.exp(joint - visible[:, None]), jnp.exp(joint - hidden)
+
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        given_visible, given_hidden = self._conditionals()
         shape = (*self._shape, *f.shape[1:])
 
         def redraw_visible(f):
@@ -129,15 +128,17 @@ class TwoBlockChain(AbstractChain):
         # An empty layer has one state, which the global flip does not pair with another.
         return (None,) if 1 in self._shape else checked
 
-    # Sums over time. With f_v = E[f̃|v], f_h = E[f̃|h], K_vh = E[·|v] of hidden functions
-    # and K_hv = E[·|h] of visible ones, M_h = K_hv K_vh and M_v = K_vh K_hv, the powers of
-    # each chain give
+    # Sums over time. With f_v = E[f|v], f_h = E[f|h] for f of mean zero, K_vh = E[·|v] of
+    # hidden functions and K_hv = E[·|h] of visible ones, M_h = K_hv K_vh and
+    # M_v = K_vh K_hv, the powers of each chain give
     #
-    #   random       x = f̃ + s + f_o + K s,  s = (I - M)⁻¹ (f_own + K* f_o)  on either layer
-    #   palindromic  x = f̃ + (I - M_h)⁻¹ f_h - f_h   = f̃ + K_hv (I - M_v)⁻¹ K_vh f_h
-    #   alternating  x = f̃ + (I - M_h)⁻¹ K_hv f_v    = f̃ + K_hv (I - M_v)⁻¹ f_v
+    #   random       x = f + s + f_o + K s,   s = (I - M)⁻¹ (f_own + K* f_o)  on either layer
+    #   palindromic  x = f + K_hv K_vh s,     s = (I - M_h)⁻¹ f_h
+    #                  = f + K_hv s,          s = (I - M_v)⁻¹ K_vh f_h
+    #   alternating  x = f + s,               s = (I - M_h)⁻¹ K_hv f_v
+    #                  = f + K_hv s,          s = (I - M_v)⁻¹ f_v
     #
-    # because M_h K_hv = K_hv M_v. Pairing with f̃ gives the forms below.
+    # because M_h K_hv = K_hv M_v. Pairing with f gives the forms below.
 
     def resolvent_form(
         self,
@@ -147,8 +148,7 @@ class TwoBlockChain(AbstractChain):
         solver: Direct,
         sector: Sector | None,
     ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        f = self.centre(f)
-        root = scale(jnp.exp(self.log_stationary / 2), f)
+        root = scale(self.root, f)
         total = pair(root, root, pairing)
         on_hidden = self._on_hidden()
         for s in self.sectors(sector):
@@ -176,48 +176,45 @@ class TwoBlockChain(AbstractChain):
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: Direct
     ) -> Float[Array, "states n_obs"]:
-        f = self.centre(f)
-        x = f
+        given_visible, given_hidden = self._conditionals()
+        table = f.reshape(*self._shape, -1)
+        f_v = jnp.einsum("vh,vha->va", given_visible, table)
+        f_h = jnp.einsum("vh,vha->ha", given_hidden, table)
+        k_vh, k_hv = given_visible, given_hidden.T
         on_hidden = self._on_hidden()
-        for s in self.sectors():
-            layers = self._layers(s, on_hidden)
-            f_v, f_h = self._half_densities(f, s)
-            own, other = (f_h, f_v) if on_hidden else (f_v, f_h)
-            across = layers.across
-            solve = solver_of(layers.generator, solver)
-            match self.scan:
-                case "random":
-                    y = solve(own + across.T @ other)
-                    parts = (y, other + across @ y)
-                case "palindromic" if on_hidden:
-                    parts = (solve(own) - own, None)
-                case "palindromic":
-                    parts = (None, across @ solve(across.T @ other))
-                case "alternating" if on_hidden:
-                    parts = (solve(across.T @ other), None)
-                case "alternating":
-                    parts = (None, across @ solve(own))
-            x = x + self._as_function(*parts, s, on_hidden)
-        return self.centre(x)
 
-    def _as_function(
-        self,
-        own: Array | None,
-        other: Array | None,
-        sector: Sector | None,
-        on_hidden: bool,
-    ) -> Array:
-        """The sum of functions of each layer, given by their half densities."""
-        _, visible, hidden = self._log_laws()
-        v, h = (other, own) if on_hidden else (own, other)
-        total = jnp.zeros((*self._shape, 1), self.log_stationary.dtype)
-        if v is not None:
-            f = scale(jnp.exp(-visible / 2), unfold_sector(v, sector))
-            total = total + f[:, None]
-        if h is not None:
-            f = scale(jnp.exp(-hidden / 2), unfold_sector(h, sector))
-            total = total + f[None, :]
-        return total.reshape(self.n_states, -1)
+        def geometric(r):
+            """`(I - M)⁻¹ r` on the smaller layer."""
+            own = self._log_laws()[2 if on_hidden else 1]
+            u, total = scale(jnp.exp(own / 2), r), 0
+            for s in self.sectors():
+                solve = solver_of(self._layers(s, on_hidden).generator, solver)
+                total = total + unfold_sector(solve(fold_sector(u, s)), s)
+            x = scale(inverse_root(own), total)
+            # Once more through the layers, as in `relax`: rare states take their values
+            # from others.
+            return r + (k_hv @ (k_vh @ x) if on_hidden else k_vh @ (k_hv @ x))
+
+        on_v, on_h = jnp.zeros_like(f_v), jnp.zeros_like(f_h)
+        match self.scan:
+            case "random" if on_hidden:
+                on_h = geometric(f_h + k_hv @ f_v)
+                on_v = f_v + k_vh @ on_h
+            case "random":
+                on_v = geometric(f_v + k_vh @ f_h)
+                on_h = f_h + k_hv @ on_v
+            case "palindromic" if on_hidden:
+                on_h = k_hv @ (k_vh @ geometric(f_h))
+            case "palindromic":
+                on_h = k_hv @ geometric(k_vh @ f_h)
+            case "alternating" if on_hidden:
+                on_h = geometric(k_hv @ f_v)
+            case "alternating":
+                on_h = k_hv @ geometric(f_v)
+        return self.centre(f + (on_v[:, None] + on_h[None, :]).reshape(f.shape))
+
+    def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
+        return killed(self.matrix(), self.log_stationary, target, self.is_reversible)
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         # The modes are those of the layer: with BᵀB y = σ² y the palindromic chain has
@@ -237,14 +234,16 @@ class TwoBlockChain(AbstractChain):
             return jnp.minimum(value, 1) / (2 * (1 + singular(value)))
 
         def lift(y):
+            # √π(v, h) y(h) / √π(h) = √p(v | h) y(h), and the same for v.
             image = layers.across @ y
-            if self.scan == "palindromic":
-                parts = (y, None) if on_hidden else (None, image)
-            else:
-                norm = jnp.linalg.norm(image)
-                parts = (y, image / jnp.where(norm > 0, norm, 1))
-            parts = [None if p is None else p[:, None] for p in parts]
-            x = self._as_function(*parts, sector, on_hidden)[:, 0]
-            return jnp.exp(self.log_stationary / 2) * x
+            norm = jnp.linalg.norm(image)
+            image = image / jnp.where(norm > 0, norm, 1)
+            given_visible, given_hidden = self._conditionals()
+            v, h = (image, y) if on_hidden else (y, image)
+            mode = jnp.sqrt(given_hidden) * unfold_sector(h, sector)
+            if self.scan == "random":
+                other = jnp.sqrt(given_visible) * unfold_sector(v, sector)[:, None]
+                mode = mode + other
+            return mode.reshape(-1)
 
         return EigenProblem(layers.generator.dense(shift=3.0), gap, lift)

@@ -1,0 +1,40 @@
+"""Exact, differentiable signal-to-noise of energy-based training."""
+
+from importlib.metadata import version
+
+from . import markov as markov, models as models, predictors as predictors
+from .markov import (
+    AlternatingBlockGibbs as AlternatingBlockGibbs,
+    certify as certify,
+    Direct as Direct,
+    PalindromicBlockGibbs as PalindromicBlockGibbs,
+    RandomScanBlockGibbs as RandomScanBlockGibbs,
+    RandomScanGibbs as RandomScanGibbs,
+    RandomScanMetropolis as RandomScanMetropolis,
+)
+from .models import (
+    AbstractEnergyModel as AbstractEnergyModel,
+    BoltzmannMachine as BoltzmannMachine,
+    CouplingNetwork as CouplingNetwork,
+    empirical_distribution as empirical_distribution,
+    entropy as entropy,
+    expectation as expectation,
+    free_energy as free_energy,
+    kl_divergence as kl_divergence,
+    kl_gradient as kl_gradient,
+    log_partition as log_partition,
+    mean_observables as mean_observables,
+    observables as observables,
+    planted_rbm as planted_rbm,
+    RBM as RBM,
+    visible_distribution as visible_distribution,
+)
+from .predictors import (
+    GradientSNR as GradientSNR,
+    pool as pool,
+    QStruct as QStruct,
+    SingleGap as SingleGap,
+)
+
+
+__version__ = version("trainq")

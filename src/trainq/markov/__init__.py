@@ -1,0 +1,49 @@
+"""Markov chains: kernels, exact chains, and what is computed on them."""
+
+from ._certificate import (
+    Certificate as Certificate,
+    CertificateError as CertificateError,
+    certify as certify,
+    Check as Check,
+)
+from ._chains import AbstractChain as AbstractChain, DenseChain as DenseChain
+from ._conductance import (
+    cheeger_margin as cheeger_margin,
+    cheeger_margins as cheeger_margins,
+    CheegerMargins as CheegerMargins,
+    sweep_conductance as sweep_conductance,
+)
+from ._hitting import hitting_times as hitting_times
+from ._kernels import (
+    AbstractKernel as AbstractKernel,
+    AbstractSingleFlipKernel as AbstractSingleFlipKernel,
+    AlternatingBlockGibbs as AlternatingBlockGibbs,
+    PalindromicBlockGibbs as PalindromicBlockGibbs,
+    RandomScanBlockGibbs as RandomScanBlockGibbs,
+    RandomScanGibbs as RandomScanGibbs,
+    RandomScanMetropolis as RandomScanMetropolis,
+)
+from ._residuals import (
+    detailed_balance_residual as detailed_balance_residual,
+    row_sum_residual as row_sum_residual,
+    stationarity_residual as stationarity_residual,
+    symmetry_residual as symmetry_residual,
+)
+from ._resolvent import (
+    asymptotic_covariance as asymptotic_covariance,
+    resolvent as resolvent,
+    resolvent_trace as resolvent_trace,
+)
+from ._single_flip import (
+    AbstractFlipRule as AbstractFlipRule,
+    SingleFlipChain as SingleFlipChain,
+)
+from ._solvers import Direct as Direct
+from ._spectrum import (
+    parity_gaps as parity_gaps,
+    ParityGaps as ParityGaps,
+    slowest_mode as slowest_mode,
+    SlowestMode as SlowestMode,
+    spectral_gap as spectral_gap,
+)
+from ._two_block import TwoBlockChain as TwoBlockChain

@@ -1,0 +1,150 @@
+"""Certificates: every check of a chain in one place, with a verdict."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from ..models import AbstractEnergyModel, observables
+from ._conductance import CheegerMargins, cheeger_margins
+from ._kernels import AbstractKernel
+from ._residuals import (
+    detailed_balance_residual,
+    row_sum_residual,
+    stationarity_residual,
+    symmetry_residual,
+)
+
+
+class CertificateError(RuntimeError):
+    """A chain failed one of its checks."""
+
+
+class Check(eqx.Module):
+    """One check: a residual that should not exceed a tolerance.
+
+    A check that does not apply to the chain has a `reason`, and neither a residual nor a
+    verdict.
+    """
+
+    residual: Float[Array, "*batch"] | None
+    tolerance: float = eqx.field(static=True)
+    reason: str | None = eqx.field(static=True, default=None)
+
+    @property
+    def applicable(self) -> bool:
+        """Whether the check applies to this chain."""
+        return self.reason is None
+
+    @property
+    def passed(self) -> Bool[Array, "*batch"] | None:
+        """Whether the residual is within the tolerance; None if it does not apply."""
+        return None if self.residual is None else self.residual <= self.tolerance
+
+
+class Certificate(eqx.Module):
+    """What `trainq.certify` found: every check by name, and the numbers behind Cheeger's.
+
+    - `checks`: `"row_sums"`, `"stationarity"`, `"detailed_balance"`, `"symmetry"` and
+        `"cheeger"`, each a [`trainq.markov.Check`][].
+    - `cheeger`: gap, conductance and both margins, in inverse kernel steps, as
+        [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible.
+    """
+
+    checks: dict[str, Check]
+    cheeger: CheegerMargins | None
+
+    @property
+    def ok(self) -> Bool[Array, "*batch"]:
+        """Whether every check that applies has passed."""
+        passed = [c.passed for c in self.checks.values() if c.passed is not None]
+        return jnp.all(jnp.stack(passed), axis=0)
+
+    def require(self) -> "Certificate":
+        """Return the certificate if every check has passed.
+
+        **Raises:** `CertificateError`, with the whole table, if one has failed; under `jit`
+        a run-time error.
+        """
+        if isinstance(self.ok, jax.core.Tracer):
+            message = "A chain failed its certificate. Call `require` outside `jit` to see it."
+            return eqx.error_if(self, ~jnp.all(self.ok), message)
+        if not np.all(self.ok):
+            raise CertificateError(
+                f"A chain failed its certificate.\n{self}\nThe likely causes, in order: a "
+                "step of a kernel of your own that does not leave the law of the model "
+                "invariant; a model whose `is_symmetric` is not true; parameters so large "
+                "that rounding matters (use float64)."
+            )
+        return self
+
+    def __str__(self) -> str:
+        """A table with one check a row; of a batch, its worst residual."""
+        lines = [f"{'check':18}{'residual':>10}{'tolerance':>11}  verdict"]
+        for name, check in self.checks.items():
+            label = name.replace("_", " ")
+            if check.residual is None:
+                lines.append(f"{label:18}{'':21}  does not apply: {check.reason}")
+            else:
+                worst = float(np.max(check.residual))
+                verdict = "passed" if np.all(check.passed) else "FAILED"
+                lines.append(f"{label:18}{worst:10.1e}{check.tolerance:11.1e}  {verdict}")
+        return "\n".join(lines)
+
+
+def certify(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    *,
+    tolerance: float | None = None,
+) -> Certificate:
+    """Check that a chain is what it claims to be, on the model at hand.
+
+    Rows of `P` sum to one; `π` is stationary; detailed balance holds; the law, the chain
+    and the gradient observables are symmetric under the global flip; and the conductance
+    of the slowest mode lies within Cheeger's bounds `γ/2 ≤ Φ ≤ √(2γ)`, where the residual
+    is the amount by which it does not. A check that does not apply says why: symmetry of
+    a model with biases, detailed balance of a chain that is not reversible.
+
+    **Arguments:**
+
+    - `kernel`: the kernel.
+    - `model`: the model, with at most 13 units.
+    - `tolerance`: largest residual allowed. By default 4096 times the machine epsilon:
+        9e-13 in float64.
+
+    **Returns:** a [`trainq.markov.Certificate`][]. `print` it, read `.ok`, or halt with
+    `.require()`.
+
+    **Raises:** `ValueError` if there are too many states; a run-time error if a parameter
+    is not finite.
+    """
+    chain = kernel.chain(model)
+    if tolerance is None:
+        tolerance = 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
+
+    def check(residual: Array) -> Check:
+        return Check(residual, tolerance)
+
+    not_symmetric = (
+        "the chain makes no use of the global flip"
+        if model.is_symmetric
+        else "the model is not symmetric under the global flip"
+    )
+    checks = {
+        "row_sums": check(row_sum_residual(chain)),
+        "stationarity": check(stationarity_residual(chain)),
+        "detailed_balance": Check(None, tolerance, "the chain is not reversible"),
+        "symmetry": Check(None, tolerance, not_symmetric),
+        "cheeger": Check(None, tolerance, "the chain is not reversible"),
+    }
+    cheeger = None
+    if chain.is_symmetric:
+        checks["symmetry"] = check(symmetry_residual(chain, observables(model)))
+    if chain.is_reversible:
+        cheeger = cheeger_margins(chain)
+        violated = jnp.maximum(-cheeger.lower, -cheeger.upper)
+        checks["detailed_balance"] = check(detailed_balance_residual(chain))
+        checks["cheeger"] = check(jnp.maximum(violated, 0))
+    return Certificate(checks, cheeger)

@@ -1,0 +1,48 @@
+"""Expected times until a chain finds a set of states."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._chains import AbstractChain, inverse_root
+from ._solvers import Direct, solver_of
+
+
+def hitting_times(
+    chain: AbstractChain,
+    target: Bool[Array, " states"],
+    *,
+    solver: Direct | None = None,
+) -> Float[Array, " states"]:
+    """`τ(x)`, the expected number of steps from `x` until the chain is in the target.
+
+    It is zero on the target, and `τ = 1 + P τ` elsewhere. Differentiable to any order.
+
+    **Arguments:**
+
+    - `chain`: the chain.
+    - `target`: `(2**n_units,)` booleans, true on the target.
+    - `solver`: how to solve, `Direct()` by default.
+
+    **Returns:** `(2**n_units,)` times in kernel steps.
+
+    **Raises:** `ValueError` for a wrong shape or dtype, or too many states; a run-time
+    error if the target is empty, or cannot be reached in floating point.
+
+    ??? cite "Source"
+
+        Kemeny and Snell, *Finite Markov Chains*, 1960.
+    """
+    target = jnp.asarray(target)
+    if target.shape != (chain.n_states,) or target.dtype != bool:
+        raise ValueError(
+            f"The target has one boolean for each of the {chain.n_states} states, but an "
+            f"array of shape {target.shape} and dtype {target.dtype} was given."
+        )
+    target = eqx.error_if(target, ~jnp.any(target), "The target has no state in it.")
+    outside = jnp.where(target, 0, jnp.ones_like(chain.log_stationary))
+    solve = solver_of(chain.killed_generator(target), solver or Direct())
+    y = solve((outside * chain.root)[:, None])
+    times = y * inverse_root(chain.log_stationary)[:, None]
+    times = jnp.where(target[:, None], 0, times)
+    return chain.relax(times, outside[:, None], target)[:, 0]

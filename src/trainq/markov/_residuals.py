@@ -1,0 +1,50 @@
+"""How far a chain is from what it claims to be: residuals that are zero up to rounding."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._spins import global_flip
+from ._chains import AbstractChain
+
+
+def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
+    """`max_x |Σ_y P(x, y) - 1|`."""
+    ones = jnp.ones_like(chain.log_stationary)
+    return jnp.max(jnp.abs(chain.apply(ones) - 1))
+
+
+def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
+    """`max_y |Σ_x π(x) P(x, y) - π(y)|`. Every chain must have this, reversible or not."""
+    return jnp.max(jnp.abs(chain.push(chain.stationary) - chain.stationary))
+
+
+def detailed_balance_residual(chain: AbstractChain) -> Float[Array, ""]:
+    """`max_{x,y} |π(x) P(x, y) - π(y) P(y, x)|`: zero for a reversible chain only."""
+    return chain.imbalance()
+
+
+def symmetry_residual(
+    chain: AbstractChain, f: Float[Array, "states *obs"] | None = None
+) -> Float[Array, ""]:
+    """How far a chain is from symmetric under the global flip `x → -x`.
+
+    **Arguments:**
+
+    - `chain`: the chain, on the states of `n_units` spins.
+    - `f`: functions of shape `(states,)` or `(states, n_obs)` that should have a parity.
+
+    **Returns:** the largest of `|π(x) - π(-x)|`, `|P(x, y) - P(-x, -y)|` and, for every
+    column of `f`, the smaller of `max |f(x) - f(-x)|` and `max |f(x) + f(-x)|`.
+    """
+    law = chain.stationary
+    residual = jnp.maximum(
+        jnp.max(jnp.abs(law - global_flip(law))), chain.asymmetry()
+    )
+    if f is None:
+        return residual
+    columns = f.reshape(chain.n_states, -1)
+    even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
+    odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
+    return jnp.maximum(residual, jnp.max(jnp.minimum(even, odd), initial=0))
+
+

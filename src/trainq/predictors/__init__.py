@@ -1,0 +1,5 @@
+"""Predictors of the signal-to-noise ratio of a sampled gradient."""
+
+from ._qstruct import QStruct as QStruct
+from ._single_gap import SingleGap as SingleGap
+from ._snr import GradientSNR as GradientSNR, pool as pool

@@ -1,0 +1,95 @@
+"""The structural predictor of the gradient's signal-to-noise ratio."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..markov import AbstractKernel, Direct
+from ..markov._chains import scale
+from ..markov._resolvent import check_convention, Convention
+from ..models import AbstractEnergyModel, observables
+from ..models._laws import data_excess
+from ._snr import GradientSNR
+
+
+class QStruct(eqx.Module):
+    """The structural predictor `Q_struct⊥ = (K/2) ‖g‖² / T_O` of the gradient's
+    signal-to-noise ratio, with `T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π` and a window of `K` kernel steps.
+
+    It is projected on the gradient observables `f_a = ∂E/∂θ_a` by the resolvent of the
+    chain, and selects no eigenvectors. So it is smooth wherever the chain mixes, and its
+    gradient costs no further solve. The data phase of the gradient is taken as exact, and
+    the chain as started from its stationary law.
+
+    Two conventions for the noise `E‖ĝ - g‖²`, which differ when the window is not much
+    longer than the autocorrelation: see
+    [three noises](../mathematics.md#three-noises-that-must-never-be-confused).
+    """
+
+    kernel: AbstractKernel
+    window: float = eqx.field(static=True)
+    convention: Convention = eqx.field(static=True)
+    solver: Direct
+
+    def __init__(
+        self,
+        kernel: AbstractKernel,
+        window: float,
+        convention: Convention = "resolvent",
+        *,
+        solver: Direct | None = None,
+    ):
+        """**Arguments:**
+
+        - `kernel`: the kernel that samples the model.
+        - `window`: length `K` of the average, in kernel steps. For a window in sweeps:
+            `sweeps * model.n_units / kernel.site_updates(model)`.
+        - `convention`: `"resolvent"` for a noise of `2 T_O / K`, or `"sokal"` for the
+            asymptotic variance `(2 T_O - V) / K`, with `V = Σ_a Var f_a`.
+        - `solver`: how to solve, `Direct()` by default.
+
+        **Raises:** `ValueError` if the window is not positive, or the convention unknown.
+        """
+        self.kernel = kernel
+        self.window = check_window(window)
+        check_convention(convention)
+        self.convention = convention
+        self.solver = solver or Direct()
+
+    def __call__(
+        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+    ) -> GradientSNR:
+        """**Arguments:**
+
+        - `model`: the model. Use `eqx.filter_vmap` for a batch.
+        - `data`: `(2**n_visible,)`, the law of the data.
+
+        **Returns:** a [`trainq.GradientSNR`][].
+
+        **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error if
+        `data` is not a law, a parameter is not finite, or the chain is reducible in
+        floating point.
+        """
+        chain = self.kernel.chain(model)
+        f = chain.centre(observables(model))
+        # The observables of a symmetric model are even at every value of its parameters.
+        sector = "even" if model.is_symmetric and chain.is_symmetric else None
+        gradient = data_excess(data, model, chain.log_stationary) @ f
+        noise = 2 * chain.resolvent_form(
+            f, pairing="diagonal", solver=self.solver, sector=sector
+        )
+        if self.convention == "sokal":
+            variance = jnp.sum(scale(chain.root, f) ** 2, axis=0)
+            noise = jnp.maximum(noise - variance, 0)
+        return GradientSNR(gradient**2, noise / self.window, self.window)
+
+
+def check_window(window: float) -> float:
+    """Return the window, or raise a `ValueError` if it is not a positive number."""
+    if not (math.isfinite(window) and window > 0):
+        raise ValueError(
+            f"The window is a positive number of kernel steps, but {window!r} was given."
+        )
+    return window

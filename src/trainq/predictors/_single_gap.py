@@ -1,0 +1,48 @@
+"""The textbook predictor, from a single spectral gap."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from ..markov import AbstractKernel, slowest_mode
+from ..models import AbstractEnergyModel, observables
+from ..models._laws import data_excess
+from ._qstruct import check_window
+from ._snr import GradientSNR
+
+
+class SingleGap(eqx.Module):
+    """The textbook predictor: all the noise is in the slowest mode `ψ`, with gap `γ`,
+    `Q = (K/2) ‖g‖² γ / Σ_a ⟨f_a, ψ⟩_π²`.
+
+    The thing to beat. It never overestimates the noise, and it misses all of it when the
+    slowest mode has no overlap with the observables. With spin-flip symmetry that is the
+    rule: the mode is odd and the observables of weights are even, so that the predicted
+    `Q` is too large by many orders of magnitude, or infinite. Not differentiable.
+    """
+
+    kernel: AbstractKernel
+    window: float = eqx.field(static=True)
+
+    def __init__(self, kernel: AbstractKernel, window: float):
+        """**Arguments:**
+
+        - `kernel`: a reversible kernel.
+        - `window`: length `K` of the average, in kernel steps.
+
+        **Raises:** `ValueError` if the window is not positive.
+        """
+        self.kernel = kernel
+        self.window = check_window(window)
+
+    def __call__(
+        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+    ) -> GradientSNR:
+        """Arguments and errors are those of [`trainq.QStruct`][]; also a `ValueError` if the
+        kernel is not reversible."""
+        chain = self.kernel.chain(model)
+        f = chain.centre(observables(model))
+        gradient = data_excess(data, model, chain.log_stationary) @ f
+        slowest = slowest_mode(chain)
+        overlap = (chain.stationary * slowest.mode) @ f
+        mse = 2 / self.window * overlap**2 / slowest.gap
+        return GradientSNR(gradient**2, mse, self.window)
