@@ -25,7 +25,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ jax.config.update("jax_enable_x64", True)
 
 @dataclass(frozen=True)
 class Constants:
-    """Everything that is fixed before a run. Its hash goes into every output file.
+    """Everything that is fixed before a run. Its hash goes into all output.
 
     "protocol" marks what the published protocol prescribes; "ours" marks what it leaves
     open and we had to choose.
@@ -343,7 +342,8 @@ def train(
                 "train", advance, state, task, scalar, objective, length
             )
         except RuntimeError as error:  # the library refuses non-finite parameters
-            stopped = f"step {done} to {done + length}: {str(error).splitlines()[0]}"
+            reason = str(error).rpartition("EquinoxRuntimeError: ")[2].splitlines()[0]
+            stopped = f"step {done} to {done + length}: {reason}"
             break
         chunks.append({name: np.asarray(x) for name, x in records.items()})
         done += length
@@ -362,7 +362,7 @@ def train(
 
 
 def certificates(
-    lab: support.Lab, network: Any, task: Task, where: str
+    lab: support.Lab, network: tq.CouplingNetwork, task: Task, where: str
 ) -> list[dict[str, Any]]:
     """Certifies the student of every teacher, and halts at the first that fails."""
     stacked = lab("certify", certify, network, task)
@@ -450,7 +450,10 @@ def run_arm(
 def run_protocol(
     constants: Constants, n_seeds: int, out: Path, resume: bool
 ) -> tuple[dict[str, Any], list[Run]]:
-    """All runs, in order; each is on disk as soon as it is finished."""
+    """All runs, in order; each is on disk as soon as it is finished.
+
+    A failed certificate ends them, and what there is up to then is judged.
+    """
     lab, folder = support.Lab(), support.note_constants(out, constants)
     stamp = {"constants": constants.sha256, **support.versions()}
     plan = [
@@ -460,7 +463,7 @@ def run_protocol(
         for weight in constants.lambdas
     ]
     runs: list[Run] = []
-    conclude = partial(support.conclude, out, PROTOCOL, constants, runs, lab.clock)
+    halt = None
     with report.progress(len(plan), constants.steps) as bar:
         for seed, cell, weight in plan:
             name = verdict.run_name(seed, cell, weight)
@@ -472,13 +475,13 @@ def run_protocol(
                 bar.begin(name)
                 try:
                     run = run_arm(lab, constants, seed, cell, weight, bar.step)
-                except Halt as halt:
-                    conclude(halt=str(halt))
-                    raise
+                except Halt as failure:
+                    halt = str(failure)
+                    break
                 support.write_atomically(path, lambda path, r=run: r.save(path, stamp))
             runs.append(run)
             bar.finish(run, reused)
-    return conclude(), runs
+    return support.conclude(out, PROTOCOL, constants, runs, lab.clock, halt), runs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -486,14 +489,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, constants = support.parse(argv, (__doc__ or "").split("\n")[0], PROTOCOL)
     try:
         summary, runs = run_protocol(constants, args.seeds, args.out, args.resume)
+        files = [args.out / "summary.json", args.out / "trajectories.npz"]
+        if summary["halt"]:
+            report.halted(summary, files)
+            return 1
+        files += figures.draw(args.out, summary, runs, constants)
+        report.show(summary, constants, files)
+        return 0
     except KeyboardInterrupt:
-        words = list(sys.argv[1:] if argv is None else argv)
-        words += [] if args.resume else ["--resume"]
-        report.interrupted(shlex.join(["python", "examples/exp9.py", *words]))
+        words = sys.orig_argv if argv is None else ["python", "examples/exp9.py", *argv]
+        report.interrupted(shlex.join([*words, *([] if args.resume else ["--resume"])]))
         return 130
-    pictures = figures.draw(args.out, summary, runs, constants)
-    report.show(summary, constants, [args.out / "summary.json", *pictures])
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def structural_q(
-    weights: np.ndarray, visible_law: np.ndarray, window: int
+    weights: np.ndarray, visible_law: np.ndarray, window: float
 ) -> tuple[float, float]:
     """Signal and noise of one bias-free RBM under random-scan single-site Gibbs.
 
@@ -61,7 +61,7 @@ def structural_q(
 
 
 def pooled_structural_q(
-    weights: np.ndarray, visible_laws: np.ndarray, window: int
+    weights: np.ndarray, visible_laws: np.ndarray, window: float
 ) -> float:
     """Q pooled over a stack of models: the sum of signals over the sum of noises."""
     pairs = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from exp9_verdict import PUBLISHED, Run, pair_name
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -73,11 +74,10 @@ class Bar:
         final = run.checkpoints["final"]
         q = "–" if final is None else f"{final.q:.2e}"
         source = "from disk" if reused else f"{run.seconds:.1f} s"
-        self._progress.console.print(
-            f"{run.name:24} {'  '.join(reached)}"
-            f"  final Q {q:>8}  {source}"
-            + (f"  [bold red]stopped early: {run.stopped}[/]" if run.stopped else "")
-        )
+        print_line = self._progress.console.print
+        print_line(f"{run.name:24} {'  '.join(reached)}  final Q {q:>8}  {source}")
+        if run.stopped:
+            print_line(f"  stopped early, {run.stopped}", style="red", markup=False)
         self._progress.advance(self._runs)
 
 
@@ -85,7 +85,7 @@ class Bar:
 def progress(n_runs: int, steps: int) -> Iterator[Bar]:
     columns = (
         TextColumn("{task.description:24}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
@@ -98,21 +98,36 @@ def interrupted(command: str) -> None:
         "\n[bold]Interrupted.[/] Finished runs are on disk; only the run in flight is "
         "lost. To pick up from there:"
     )
-    console.print(f"  {command}", soft_wrap=True)
+    console.print(f"  {command}", soft_wrap=True, markup=False)
+
+
+def halted(summary: dict[str, Any], files: list[Path]) -> None:
+    console.print(
+        f"\n[bold red]HALT.[/] A student failed its certificate, and nothing after it "
+        f"can be trusted:\n  {escape(summary['halt'])}\n"
+        f"[bold]{summary['verdict']}[/], from {len(summary['runs'])} finished runs"
+    )
+    show_files(files)
+
+
+def show_files(files: list[Path]) -> None:
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, markup=False, style="dim")
 
 
 # ------------------------------------------------------------------------------- tables
 
 
 def table(title: str, *columns: str, caption: str | None = None) -> Table:
+    # Two spaces between columns, so that every table fits 80 characters.
     made = Table(
         title=title,
         title_justify="left",
         title_style="bold",
-        caption=caption,
+        caption=caption and caption + "\n",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index == 0 else "right")
@@ -133,8 +148,7 @@ def show(summary: dict[str, Any], constants: Constants, files: list[Path]) -> No
         f"constants {constants.sha256[:12]}, "
         f"{summary['evaluations']:,} in-loop evaluations of Q with its gradient"
     )
-    for file in files:
-        console.print(f"  {file}", soft_wrap=True, style="dim")
+    show_files(files)
 
 
 def gates(summary: dict[str, Any], constants: Constants) -> Table:
@@ -170,10 +184,9 @@ def gates(summary: dict[str, Any], constants: Constants) -> Table:
     )
     made.add_row(
         "P4 diagnostics",
-        passed(p4["pass"], "verified", "HALT" if p4["halted"] else "not verified"),
-        p4["halted"]
-        or f"{p4['certified']} of {p4['expected']} certificates, "
-        f"{p4['failed']} failed, {p4['missing']} missing",
+        passed(p4["pass"], "verified", "not verified"),
+        f"{p4['certified']} of {p4['expected']} certificates, {p4['failed']} failed, "
+        f"{p4['missing']} missing",
     )
     return made
 
@@ -189,8 +202,8 @@ def published(summary: dict[str, Any], constants: Constants) -> Table:
 
     row("outcome", PUBLISHED["outcome"], summary["outcome"])
     row(
-        "P1 |Q − Q_NumPy| / |Q_NumPy|, worst",
-        PUBLISHED["value_agreement"],
+        "P1 Q against NumPy, worst",
+        number(PUBLISHED["value_agreement"]),
         number(p1["values"]["worst"]),
     )
     for cell, error in p1["differences"]["worst_per_cell"].items():
@@ -248,11 +261,16 @@ def published(summary: dict[str, Any], constants: Constants) -> Table:
     largest = d11["largest"]
     row(
         "D11.i largest pair",
-        PUBLISHED["largest"],
+        PUBLISHED["largest"][0],
+        "–" if largest is None else pair_name(largest),
+    )
+    row(
+        "   ratio = signal × 1/noise ratio",
+        PUBLISHED["largest"][1],
         "–"
         if largest is None
-        else f"{pair_name(largest)}: {largest['ratio']:.2f} = "
-        f"{largest['signal_ratio']:.2f} × {1 / largest['noise_ratio']:.2f}",
+        else f"{largest['ratio']:.2f} = {largest['signal_ratio']:.2f} × "
+        f"{1 / largest['noise_ratio']:.2f}",
     )
     row(
         "final Q, verdict arm",
@@ -293,7 +311,7 @@ def pair_table(summary: dict[str, Any], constants: Constants) -> Table:
     )
     for pair in summary["decomposition"]["pairs"]:
         if pair["missing"]:
-            cells = ["[yellow]missing[/]", f"{pair['missing']} never there", ""]
+            cells = ["[yellow]missing:[/]", pair["missing"], ""]
         else:
             names = ("ratio", "signal_ratio", "noise_ratio")
             cells = [number(pair[name]) for name in names]
@@ -322,12 +340,12 @@ def trap(summary: dict[str, Any], constants: Constants) -> Table:
     made = table(
         "The trap of the last step (never part of the verdict)",
         "cell",
-        *(f"ratio at {name}" for name in matched),
-        "ratio at the end",
-        "final Q, arm",
-        "final Q, baseline",
-        "final KL, arm",
-        "final KL, baseline",
+        *(f"ratio\nat {name}" for name in matched),
+        "ratio\nat end",
+        "final Q\narm",
+        "final Q\nbaseline",
+        "final KL\narm",
+        "final KL\nbaseline",
         caption="Crossings compare arms at equal KL. The last step does not: an arm "
         "that has learnt less holds a larger gradient, hence a larger Q.",
     )

@@ -22,8 +22,6 @@ import jax
 import numpy as np
 from exp9_verdict import Run
 
-import trainq as tq
-
 
 if TYPE_CHECKING:
     from exp9 import Constants
@@ -33,26 +31,20 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds by activity. A nested activity is not counted in the one around it."""
+    """Seconds by activity."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.reused = 0.0  # seconds that runs from disk took when they were made
-        self._stack: list[str] = []
 
     @contextmanager
     def __call__(self, activity: str) -> Iterator[None]:
-        self._stack.append(activity)
         start = time.perf_counter()
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            self._stack.pop()
-            self.seconds[activity] += elapsed
-            if self._stack:
-                self.seconds[self._stack[-1]] -= elapsed
+            self.seconds[activity] += time.perf_counter() - start
 
     @property
     def total(self) -> float:
@@ -87,12 +79,11 @@ class Lab:
 
 def versions() -> dict[str, str]:
     """The software and the machine that produced a result."""
-    packages = ("jax", "jaxlib", "equinox", "optax", "numpy")
+    packages = ("trainq", "jax", "jaxlib", "equinox", "optax", "numpy")
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": jax.devices()[0].device_kind,
-        "trainq": getattr(tq, "__version__", "unknown"),
         **{name: version(name) for name in packages},
     }
 
@@ -147,8 +138,7 @@ def conclude(
     constants: Constants,
     runs: list[Run],
     clock: Clock,
-    *,
-    halt: str | None = None,
+    halt: str | None,
 ) -> dict[str, Any]:
     """Judges the runs there are; writes `summary.json` and `trajectories.npz`.
 
@@ -172,9 +162,9 @@ def conclude(
         "runs": [run.summary() for run in runs],
     }
     text = json.dumps(verdict.strict(summary), indent=2, allow_nan=False) + "\n"
-    curves: dict[str, Any] = {
-        f"{run.name}/{k}": curve for run in runs for k, curve in run.curves.items()
-    }
+    curves: dict[str, Any] = {"constants": constants.sha256}
+    for run in runs:
+        curves |= {f"{run.name}/{k}": curve for k, curve in run.curves.items()}
     write_atomically(out / "summary.json", lambda path: path.write_text(text))
     write_atomically(out / "trajectories.npz", lambda path: np.savez(path, **curves))
     return summary
@@ -234,7 +224,8 @@ def parse(
     if not all(math.isfinite(weight) and weight >= 0 for weight in args.lambdas):
         parser.error(f"--lambdas must be finite and not negative, got {args.lambdas}")
     arms = tuple(weight for weight in args.lambdas if weight > 0)
-    if not arms or len(set(arms)) < len(arms):
+    # As text, because runs and their files are named by it.
+    if not arms or len({f"{weight:g}" for weight in arms}) < len(arms):
         parser.error(f"--lambdas must be positive and distinct, got {args.lambdas}")
     if args.out.exists() and not args.out.is_dir():
         parser.error(f"--out must be a folder, and {args.out} is a file")

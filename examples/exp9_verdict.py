@@ -48,7 +48,7 @@ PUBLISHED: dict[str, Any] = {
     "symmetry_failures": "0 of 192",
     "signal_ratios": (0.96, 2.05),
     "noise_ratios": (0.87, 1.04),
-    "largest": "(5,2) c25: 2.37 = 2.05 × 1.15",
+    "largest": ("(5,2) c25", "2.37 = 2.05 × 1.15"),
     "final_q_primary": "10 to 10²",
     "final_q_baseline": "1e-8 to 1e-5",
     "evaluations": 16_000,
@@ -70,7 +70,7 @@ def pair_name(pair: dict[str, Any]) -> str:
 
 
 def strict(value: Any) -> Any:
-    """The same value in strict JSON: what is not finite becomes None."""
+    """The same value for strict JSON: what is not finite becomes None."""
     if isinstance(value, dict):
         return {str(k): strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -90,19 +90,27 @@ def failed_checks(certificate: Any) -> list[str]:
     return [
         f"{name} (residual {float(check.residual):.3g})"
         for name, check in certificate.checks.items()
-        if check.applicable and not bool(check.passed)
+        if check.applicable and not check.passed
     ]
 
 
 def certificate_row(certificate: Any) -> dict[str, Any]:
-    """The numbers of one teacher's certificate."""
-    checks = certificate.checks
-    names = ("gap", "conductance", "cheeger_lower", "cheeger_upper")
-    return {
-        "applicable": {name: bool(c.applicable) for name, c in checks.items()},
-        "residuals": {name: float(c.residual) for name, c in checks.items()},
-        **{name: float(getattr(certificate, name)) for name in names},
+    """The numbers of one teacher's certificate; checks that do not apply have none."""
+    checks, cheeger = certificate.checks, certificate.cheeger
+    row: dict[str, Any] = {
+        "applicable": {name: c.applicable for name, c in checks.items()},
+        "residuals": {
+            name: float(c.residual) for name, c in checks.items() if c.applicable
+        },
     }
+    if cheeger is not None:
+        row |= {
+            "gap": float(cheeger.gap),
+            "conductance": float(cheeger.conductance),
+            "cheeger_lower": float(cheeger.lower),
+            "cheeger_upper": float(cheeger.upper),
+        }
+    return row
 
 
 @dataclass
@@ -158,7 +166,7 @@ class Run:
         return fields
 
     def save(self, path: Path, stamp: dict[str, str]) -> None:
-        meta = json.dumps({"stamp": stamp, "run": strict(self.summary())})
+        meta = json.dumps({"stamp": stamp, "run": self.summary()})
         np.savez(path, meta=np.array(meta), **self.curves)
 
     @classmethod
@@ -172,16 +180,10 @@ class Run:
         fields = meta["run"]
         fields["cell"] = tuple(fields["cell"])
         fields["checkpoints"] = {
-            name: None if point is None else Checkpoint(**_numbers(point))
+            name: None if point is None else Checkpoint(**point)
             for name, point in fields["checkpoints"].items()
         }
         return cls(**fields, curves=curves)
-
-
-def _numbers(point: dict[str, Any]) -> dict[str, Any]:
-    """Undoes `strict` for a checkpoint's own numbers."""
-    names = ("kl", "q", "signal", "noise")
-    return point | {k: math.nan for k in names if point[k] is None}
 
 
 # ---------------------------------------------------------------------------- the gates
@@ -243,6 +245,11 @@ def arms(constants: Constants) -> list[tuple[Cell, float]]:
     return [(c, weight) for c in constants.cells for weight in constants.lambdas]
 
 
+def worst(errors: list[float]) -> float:
+    """The largest error; NaN if there is none, or if one is NaN, unlike `max`."""
+    return float(np.max(errors)) if errors else math.nan
+
+
 def feasibility(runs: list[Run], constants: Constants) -> dict[str, Any]:
     """P1: finite throughout, Q as in NumPy, autodiff as in central differences.
 
@@ -258,15 +265,14 @@ def feasibility(runs: list[Run], constants: Constants) -> dict[str, Any]:
             else:
                 row = {"q": point.q, "q_numpy": point.q_numpy}
                 rows.append(where | row | {"error": point.value_error})
-    worst_value = max((row["error"] for row in rows), default=math.nan)
+    worst_value = worst([row["error"] for row in rows])
 
     differences: dict[str, float | None] = {}
     for cell in constants.cells:
         run = find(runs, cell, constants.lambdas[1])
         errors = None if run is None else run.differences
-        differences[cell_name(cell)] = None if errors is None else max(errors)
-    known = [error for error in differences.values() if error is not None]
-    worst_difference = max(known, default=math.nan)
+        differences[cell_name(cell)] = None if errors is None else worst(errors)
+    worst_difference = worst([e for e in differences.values() if e is not None])
 
     finite = len(runs) == len(arms(constants)) and all(run.finite for run in runs)
     values_pass = worst_value <= constants.value_tolerance
@@ -401,11 +407,17 @@ def diagnostics(
     applied = all(cell["applicable"][name] for cell in cells for name in needed)
     expected = len(arms(constants)) * len(constants.checkpoints) * constants.teachers
 
-    def smallest(name: str) -> float | None:
-        return min((cell[name] for cell in cells), default=None)
+    # The numbers of a check that did not apply are not there.
+    residuals = {
+        name: [cell["residuals"][name] for cell in cells if name in cell["residuals"]]
+        for name in needed
+    }
 
-    def worst(name: str) -> float | None:
-        return max((cell["residuals"][name] for cell in cells), default=None)
+    def smallest(*names: str) -> float | None:
+        return min(
+            (cell[name] for cell in cells for name in names if name in cell),
+            default=None,
+        )
 
     return {
         "pass": halt is None and applied and bool(cells),
@@ -414,13 +426,10 @@ def diagnostics(
         "expected": expected,
         "missing": expected - len(cells),
         "failed": 0 if halt is None else 1,
-        "worst_detailed_balance": worst("detailed_balance"),
-        "worst_symmetry": worst("symmetry"),
+        "worst_detailed_balance": worst(residuals["detailed_balance"]),
+        "worst_symmetry": worst(residuals["symmetry"]),
         "symmetry_failures": int(halt is not None and "symmetry" in halt),
-        "smallest_cheeger_margin": min(
-            (min(cell["cheeger_lower"], cell["cheeger_upper"]) for cell in cells),
-            default=None,
-        ),
+        "smallest_cheeger_margin": smallest("cheeger_lower", "cheeger_upper"),
         "smallest_cheeger_lower": smallest("cheeger_lower"),
         "smallest_cheeger_upper": smallest("cheeger_upper"),
         "smallest_gap": smallest("gap"),

@@ -32,7 +32,8 @@ def check_enumerable(n_units: int, limit: int = MAX_UNITS, what: str = "states")
 
 def state_spins(index: Int[Array, "*batch"], n_units: int, dtype) -> Num[Array, "..."]:
     """Spins of the states with the given flat indices, of shape `(*batch, n_units)`."""
-    bits = (index[..., None] >> jnp.arange(n_units - 1, -1, -1)) & 1
+    shifts = jnp.arange(n_units - 1, -1, -1)
+    bits = (index[..., None] >> shifts.reshape((1,) * index.ndim + (-1,))) & 1
     return (2 * bits - 1).astype(dtype)
 
 
@@ -46,8 +47,7 @@ def spins(n_units: int, dtype=None) -> Num[Array, "states n_units"]:
 def state_index(x: Num[Array, "*batch n_units"]) -> Int[Array, "*batch"]:
     """Flat indices of spin states: the inverse of `state_spins`."""
     n_units = x.shape[-1]
-    place = 1 << jnp.arange(n_units - 1, -1, -1)
-    return jnp.sum((x > 0) * place, axis=-1)
+    return (x > 0).astype(int) @ (1 << jnp.arange(n_units - 1, -1, -1))
 
 
 def unit_mask(unit: int, n_units: int) -> int:

@@ -93,6 +93,7 @@ class Certificate(eqx.Module):
         return "\n".join(lines)
 
 
+@eqx.filter_jit
 def certify(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,

@@ -29,12 +29,13 @@ _MAX_DENSE_UNITS = 13
 class EigenProblem(NamedTuple):
     """A symmetric matrix in one sector, whose smallest eigenvalues give those of the chain.
 
-    The gap is `gap(λ)`, with `λ` the smallest eigenvalue of `matrix`, and the mode's
-    symmetrised values `√π(x) ψ(x)` are `lift(y)` up to a factor, with `y` its eigenvector.
+    The gap is `gap(λ, y)`, with `λ` the smallest eigenvalue of `matrix` and `y` its
+    eigenvector, and the mode's symmetrised values `√π(x) ψ(x)` are `lift(y)` up to a
+    factor.
     """
 
     matrix: Float[Array, "n n"]
-    gap: Callable[[Array], Array]
+    gap: Callable[[Array, Array], Array]
     lift: Callable[[Array], Array]
 
 
@@ -87,7 +88,7 @@ class AbstractChain(eqx.Module):
                 f"({self.n_states}, n_obs), but {f.shape} was given."
             )
         f = f.astype(self.log_stationary.dtype)
-        return f - self.stationary @ f
+        return f - (self.stationary @ f)[None]
 
     @abc.abstractmethod
     def resolvent_form(
@@ -333,4 +334,4 @@ class DenseChain(AbstractChain):
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         self.sectors(sector)
         matrix = self._generator().dense(shift=3.0)
-        return EigenProblem(matrix, lambda value: value, lambda y: y)
+        return EigenProblem(matrix, lambda value, y: value, lambda y: y)

@@ -27,6 +27,7 @@ class CheegerMargins(eqx.Module):
         return jnp.sqrt(2 * self.gap) - self.conductance
 
 
+@eqx.filter_jit
 def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:
     """`Φ = min_S Σ_{x∈S, y∉S} π(x) P(x, y) / min(π(S), 1 - π(S))` over the sweep cuts `S`
     of the slowest mode, in inverse kernel steps.
@@ -46,6 +47,7 @@ def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:
     return _conductance(chain, slowest_mode(chain))
 
 
+@eqx.filter_jit
 def cheeger_margins(chain: AbstractChain) -> CheegerMargins:
     """Both sides of Cheeger's inequality, and the numbers that they compare.
 
@@ -61,6 +63,7 @@ def cheeger_margins(chain: AbstractChain) -> CheegerMargins:
     return CheegerMargins(slowest.gap, _conductance(chain, slowest))
 
 
+@eqx.filter_jit
 def cheeger_margin(chain: AbstractChain) -> Float[Array, ""]:
     """`min(Φ - γ/2, √(2γ) - Φ)`, in inverse kernel steps: negative only if the gap or the
     law is wrong. `trainq.markov.cheeger_margins` has the two sides.

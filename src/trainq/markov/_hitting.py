@@ -8,6 +8,7 @@ from ._chains import AbstractChain, inverse_root
 from ._solvers import Direct, solver_of
 
 
+@eqx.filter_jit
 def hitting_times(
     chain: AbstractChain,
     target: Bool[Array, " states"],

@@ -57,7 +57,7 @@ class AbstractKernel(eqx.Module):
         """
 
     @abc.abstractmethod
-    def site_updates(self, model: AbstractEnergyModel) -> float:
+    def site_updates(self, model: AbstractEnergyModel) -> int | float:
         """Number of single-unit updates in one step, on average."""
 
 
@@ -66,6 +66,7 @@ class AbstractSingleFlipKernel(AbstractKernel):
 
     rule: eqx.AbstractClassVar[AbstractFlipRule]
 
+    @eqx.filter_jit
     def step(
         self,
         key: Key[Array, ""],
@@ -87,7 +88,7 @@ class AbstractSingleFlipKernel(AbstractKernel):
     def chain(self, model: AbstractEnergyModel) -> SingleFlipChain:
         return SingleFlipChain(log_stationary(model), self.rule, model.is_symmetric)
 
-    def site_updates(self, model: AbstractEnergyModel) -> float:
+    def site_updates(self, model: AbstractEnergyModel) -> int | float:
         del model
         return 1
 
@@ -152,6 +153,7 @@ class RandomScanBlockGibbs(AbstractBlockKernel):
     scan = "random"
     is_reversible = True
 
+    @eqx.filter_jit
     def step(
         self,
         key: Key[Array, ""],
@@ -167,7 +169,7 @@ class RandomScanBlockGibbs(AbstractBlockKernel):
             model.sample_block(hidden, x, "hidden"),
         )
 
-    def site_updates(self, model: AbstractEnergyModel) -> float:
+    def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return model.n_units / 2
 
 
@@ -186,6 +188,7 @@ class PalindromicBlockGibbs(AbstractBlockKernel):
     scan = "palindromic"
     is_reversible = True
 
+    @eqx.filter_jit
     def step(
         self,
         key: Key[Array, ""],
@@ -198,7 +201,7 @@ class PalindromicBlockGibbs(AbstractBlockKernel):
         x = model.sample_block(middle, x, "hidden")
         return model.sample_block(last, x, "visible")
 
-    def site_updates(self, model: AbstractEnergyModel) -> float:
+    def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return 2 * model.n_visible + model.n_hidden
 
 
@@ -218,6 +221,7 @@ class AlternatingBlockGibbs(AbstractBlockKernel):
     scan = "alternating"
     is_reversible = False
 
+    @eqx.filter_jit
     def step(
         self,
         key: Key[Array, ""],
@@ -229,5 +233,5 @@ class AlternatingBlockGibbs(AbstractBlockKernel):
         x = model.sample_block(visible, x, "visible")
         return model.sample_block(hidden, x, "hidden")
 
-    def site_updates(self, model: AbstractEnergyModel) -> float:
+    def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return model.n_units

@@ -1,5 +1,6 @@
 """How far a chain is from what it claims to be: residuals that are zero up to rounding."""
 
+import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -7,22 +8,26 @@ from .._spins import global_flip
 from ._chains import AbstractChain
 
 
+@eqx.filter_jit
 def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_x |Σ_y P(x, y) - 1|`."""
     ones = jnp.ones_like(chain.log_stationary)
     return jnp.max(jnp.abs(chain.apply(ones) - 1))
 
 
+@eqx.filter_jit
 def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_y |Σ_x π(x) P(x, y) - π(y)|`. Every chain must have this, reversible or not."""
     return jnp.max(jnp.abs(chain.push(chain.stationary) - chain.stationary))
 
 
+@eqx.filter_jit
 def detailed_balance_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_{x,y} |π(x) P(x, y) - π(y) P(y, x)|`: zero for a reversible chain only."""
     return chain.imbalance()
 
 
+@eqx.filter_jit
 def symmetry_residual(
     chain: AbstractChain, f: Float[Array, "states *obs"] | None = None
 ) -> Float[Array, ""]:

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import equinox as eqx
 from jaxtyping import Array, Float
 
 from ._chains import AbstractChain, Sector, scale
@@ -11,6 +12,7 @@ from ._solvers import Direct
 Convention = Literal["resolvent", "sokal"]
 
 
+@eqx.filter_jit
 def resolvent(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
@@ -43,6 +45,7 @@ def resolvent(
     return x.reshape(f.shape)
 
 
+@eqx.filter_jit
 def resolvent_trace(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
@@ -75,6 +78,7 @@ def resolvent_trace(
     ).sum()
 
 
+@eqx.filter_jit
 def asymptotic_covariance(
     chain: AbstractChain,
     f: Float[Array, "states n_obs"],

@@ -140,7 +140,7 @@ class SingleFlipChain(AbstractChain):
         return self.centre(self.relax(x, f))
 
     def _flows(self) -> Float[Array, "n_units states"]:
-        return self.stationary * self.flip_probabilities()
+        return self.stationary[None, :] * self.flip_probabilities()
 
     def imbalance(self) -> Float[Array, ""]:
         back = [xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)]
@@ -172,4 +172,6 @@ class SingleFlipChain(AbstractChain):
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         matrix = self.generator(sector).dense(shift=3.0)
-        return EigenProblem(matrix, lambda value: value, lambda y: unfold_sector(y, sector))
+        return EigenProblem(
+            matrix, lambda value, y: value, lambda y: unfold_sector(y, sector)
+        )

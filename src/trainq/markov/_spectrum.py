@@ -31,6 +31,7 @@ class ParityGaps(eqx.Module):
     odd: Float[Array, ""]
 
 
+@eqx.filter_jit
 def spectral_gap(
     chain: AbstractChain, sector: Sector | None = None
 ) -> Float[Array, ""]:
@@ -55,6 +56,7 @@ def spectral_gap(
     return jnp.min(jnp.stack(gaps))
 
 
+@eqx.filter_jit
 def parity_gaps(chain: AbstractChain) -> ParityGaps:
     """The spectral gap in each sector of the global flip.
 
@@ -67,6 +69,7 @@ def parity_gaps(chain: AbstractChain) -> ParityGaps:
     return ParityGaps(spectral_gap(chain, "even"), spectral_gap(chain, "odd"))
 
 
+@eqx.filter_jit
 def slowest_mode(chain: AbstractChain) -> SlowestMode:
     """The spectral gap and its eigenfunction.
 
@@ -93,7 +96,7 @@ def _lowest(chain: AbstractChain, sector: Sector | None) -> tuple[Array, Array]:
     vectors = jnp.linalg.eigh(lax.stop_gradient(problem.matrix))[1]
     y = vectors[:, 0]
     value = y @ problem.matrix @ y
-    gap = jnp.where(value > 2.5, jnp.inf, problem.gap(value))
+    gap = jnp.where(value > 2.5, jnp.inf, problem.gap(value, y))
     return gap, lax.stop_gradient(problem.lift(y))
 
 

@@ -76,7 +76,7 @@ class TwoBlockChain(AbstractChain):
     def _conditionals(self) -> tuple[Array, Array]:
         """`p(h | v)` and `p(v | h)`, both of shape `(visible, hidden)`."""
         joint, visible, hidden = self._log_laws()
-        return jnp.exp(joint - visible[:, None]), jnp.exp(joint - hidden)
+        return jnp.exp(joint - visible[:, None]), jnp.exp(joint - hidden[None, :])
 
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         given_visible, given_hidden = self._conditionals()
@@ -106,7 +106,7 @@ class TwoBlockChain(AbstractChain):
 
     def _layers(self, sector: Sector | None, on_hidden: bool) -> _Layers:
         joint, visible, hidden = self._log_laws()
-        across = jnp.exp(joint - visible[:, None] / 2 - hidden / 2)
+        across = jnp.exp(joint - (visible[:, None] + hidden[None, :]) / 2)
         log_own = hidden if on_hidden else visible
         across = across if on_hidden else across.T
         across = fold_sector(fold_sector(across, sector).T, sector).T
@@ -120,7 +120,7 @@ class TwoBlockChain(AbstractChain):
         on_visible = jnp.einsum(
             "vh,vha->va", jnp.exp(joint - visible[:, None] / 2), table
         )
-        on_hidden = jnp.einsum("vh,vha->ha", jnp.exp(joint - hidden / 2), table)
+        on_hidden = jnp.einsum("vh,vha->ha", jnp.exp(joint - hidden[None, :] / 2), table)
         return fold_sector(on_visible, sector), fold_sector(on_hidden, sector)
 
     def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
@@ -223,27 +223,28 @@ class TwoBlockChain(AbstractChain):
         on_hidden = self._on_hidden(larger=1 in self._shape)
         layers = self._layers(sector, on_hidden)
 
-        def singular(value):
-            squared = 1 - jnp.minimum(value, 1)
-            positive = squared > 0
-            return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+        def image_of(y):
+            image = layers.across @ y
+            squared = image @ image
+            # Where the layers are independent σ = 0, and rounding is all there is.
+            correlated = squared > (16 * jnp.finfo(image.dtype).eps) ** 2
+            sigma = jnp.where(correlated, jnp.sqrt(jnp.where(correlated, squared, 1)), 0)
+            return sigma, jnp.where(correlated, image / jnp.where(correlated, sigma, 1), 0)
 
-        def gap(value):
-            if self.scan == "palindromic":
-                return jnp.minimum(value, 1)
-            return jnp.minimum(value, 1) / (2 * (1 + singular(value)))
+        def gap(value, y):
+            value = jnp.minimum(value, 1)  # 1 - σ²
+            return value if self.scan == "palindromic" else value / (2 + 2 * image_of(y)[0])
 
         def lift(y):
             # √π(v, h) y(h) / √π(h) = √p(v | h) y(h), and the same for v.
-            image = layers.across @ y
-            norm = jnp.linalg.norm(image)
-            image = image / jnp.where(norm > 0, norm, 1)
             given_visible, given_hidden = self._conditionals()
+            image = image_of(y)[1]
             v, h = (image, y) if on_hidden else (y, image)
-            mode = jnp.sqrt(given_hidden) * unfold_sector(h, sector)
-            if self.scan == "random":
-                other = jnp.sqrt(given_visible) * unfold_sector(v, sector)[:, None]
-                mode = mode + other
+            h = jnp.sqrt(given_hidden) * unfold_sector(h, sector)[None, :]
+            v = jnp.sqrt(given_visible) * unfold_sector(v, sector)[:, None]
+            # A function of v that has no image is annihilated by E_V.
+            palindromic = jnp.where(jnp.any(h != 0), h, v)
+            mode = h + v if self.scan == "random" else palindromic
             return mode.reshape(-1)
 
         return EigenProblem(layers.generator.dense(shift=3.0), gap, lift)

@@ -125,7 +125,7 @@ class AbstractEnergyModel(eqx.Module):
         new = jax.vmap(one)(jr.split(key, flat.shape[0]), flat)
         return new.reshape(x.shape)
 
-    def tempered(self, beta: float) -> "AbstractEnergyModel":
+    def tempered(self, beta: int | float) -> "AbstractEnergyModel":
         """The model at inverse temperature `beta`: its energy is `beta` times ours.
 
         Models that are linear in their parameters scale these, and `beta` may be traced;

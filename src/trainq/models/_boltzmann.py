@@ -158,7 +158,7 @@ class BoltzmannMachine(AbstractEnergyModel):
         change = 2 * jnp.sum(jnp.where(touches, self.couplings, 0) * x[first] * x[second])
         return change if self.bias is None else change + 2 * x[unit] * self.bias[unit]
 
-    def tempered(self, beta: float | Float[Array, ""]) -> "BoltzmannMachine":
+    def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
         return jax.tree.map(lambda p: p * beta if eqx.is_inexact_array(p) else p, self)
 

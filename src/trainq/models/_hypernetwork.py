@@ -30,7 +30,7 @@ class CouplingNetwork(eqx.Module):
         *,
         width: int = 16,
         depth: int = 1,
-        weight_scale: float = 0.1,
+        weight_scale: int | float = 0.1,
         biases: bool = False,
         key: Key[Array, ""],
     ):

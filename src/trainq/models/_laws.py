@@ -13,26 +13,31 @@ from .._spins import check_enumerable, check_spins, map_states, spins, state_ind
 from ._base import AbstractEnergyModel, checked
 
 
+@eqx.filter_jit
 def log_partition(model: AbstractEnergyModel) -> Float[Array, ""]:
     """`log Z = log Σ_x exp(-E(x))`, nats."""
     return checked(model).log_partition()
 
 
+@eqx.filter_jit
 def free_energy(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
     """`F(v) = -log Σ_h exp(-E(v, h))` for every visible state, in order, nats."""
     return checked(model).free_energies()
 
 
+@eqx.filter_jit
 def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
     """The law of the visible units: `(2**n_visible,)` probabilities, in order."""
     return jax.nn.softmax(-free_energy(model))
 
 
+@eqx.filter_jit
 def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
     """`log π(x)` for every state, in order, nats."""
     return jax.nn.log_softmax(-checked(model).energies())
 
 
+@eqx.filter_jit
 def kl_divergence(
     data: Float[Array, " visible_states"], model: AbstractEnergyModel
 ) -> Float[Array, ""]:
@@ -54,6 +59,7 @@ def kl_divergence(
     return jnp.sum(jnp.where(positive, data * (log_data - log_model), 0))
 
 
+@eqx.filter_jit
 def kl_gradient(
     data: Float[Array, " visible_states"], model: AbstractEnergyModel
 ) -> Float[Array, " n_parameters"]:
@@ -79,12 +85,14 @@ def data_excess(
     return excess.reshape(-1)
 
 
+@eqx.filter_jit
 def entropy(model: AbstractEnergyModel) -> Float[Array, ""]:
     """The entropy `-Σ_x π(x) log π(x)` of the law of all units, nats."""
     log_law = log_stationary(model)
     return -jnp.sum(jnp.exp(log_law) * log_law)
 
 
+@eqx.filter_jit
 def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters"]:
     """The gradient observables `f_a(x) = ∂E(x)/∂θ_a` at every state, in order.
 
@@ -95,6 +103,7 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
     return model.observables(spins(model.n_units, model.dtype))
 
 
+@eqx.filter_jit
 def mean_observables(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
     """`E_π[f_a]` for every parameter, without a table of observables: it is minus the
     gradient of `log Z`."""
@@ -104,6 +113,7 @@ def mean_observables(model: AbstractEnergyModel) -> Float[Array, " n_parameters"
     return -flat
 
 
+@eqx.filter_jit
 def expectation(
     model: AbstractEnergyModel,
     fn: Callable[[Num[Array, " n_units"]], Any],
@@ -122,6 +132,7 @@ def expectation(
     return jax.tree.map(lambda f: jnp.tensordot(law, f.astype(law.dtype), 1), values)
 
 
+@eqx.filter_jit
 def empirical_distribution(
     samples: Num[Array, "*batch n_visible"],
 ) -> Float[Array, " visible_states"]:

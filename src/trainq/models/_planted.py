@@ -13,7 +13,7 @@ def planted_rbm(
     key: Key[Array, ""],
     n_visible: int,
     n_patterns: int,
-    beta: float | Float[Array, ""],
+    beta: int | float | Float[Array, ""],
 ) -> RBM:
     """A teacher with random patterns planted in its weights, one for each hidden unit.
 

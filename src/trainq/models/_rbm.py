@@ -135,7 +135,7 @@ class RBM(AbstractEnergyModel):
         new = jnp.where(up, 1, -1)
         return merge((new, h) if block == "visible" else (v, new), x.dtype)
 
-    def tempered(self, beta: float | Float[Array, ""]) -> "RBM":
+    def tempered(self, beta: int | float | Float[Array, ""]) -> "RBM":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
         return jax.tree.map(lambda p: p * beta, self)
 

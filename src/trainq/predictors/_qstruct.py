@@ -29,14 +29,14 @@ class QStruct(eqx.Module):
     """
 
     kernel: AbstractKernel
-    window: float = eqx.field(static=True)
+    window: int | float = eqx.field(static=True)
     convention: Convention = eqx.field(static=True)
     solver: Direct
 
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: float,
+        window: int | float,
         convention: Convention = "resolvent",
         *,
         solver: Direct | None = None,
@@ -58,6 +58,7 @@ class QStruct(eqx.Module):
         self.convention = convention
         self.solver = solver or Direct()
 
+    @eqx.filter_jit
     def __call__(
         self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
     ) -> GradientSNR:
@@ -86,7 +87,7 @@ class QStruct(eqx.Module):
         return GradientSNR(gradient**2, noise / self.window, self.window)
 
 
-def check_window(window: float) -> float:
+def check_window(window: int | float) -> int | float:
     """Return the window, or raise a `ValueError` if it is not a positive number."""
     if not (math.isfinite(window) and window > 0):
         raise ValueError(

@@ -21,9 +21,9 @@ class SingleGap(eqx.Module):
     """
 
     kernel: AbstractKernel
-    window: float = eqx.field(static=True)
+    window: int | float = eqx.field(static=True)
 
-    def __init__(self, kernel: AbstractKernel, window: float):
+    def __init__(self, kernel: AbstractKernel, window: int | float):
         """**Arguments:**
 
         - `kernel`: a reversible kernel.
@@ -34,6 +34,7 @@ class SingleGap(eqx.Module):
         self.kernel = kernel
         self.window = check_window(window)
 
+    @eqx.filter_jit
     def __call__(
         self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
     ) -> GradientSNR:

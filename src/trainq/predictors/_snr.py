@@ -16,7 +16,7 @@ class GradientSNR(eqx.Module):
 
     parameter_signal: Float[Array, "*batch n_parameters"]
     parameter_mse: Float[Array, "*batch n_parameters"]
-    window: float = eqx.field(static=True)
+    window: int | float = eqx.field(static=True)
 
     @property
     def signal(self) -> Float[Array, "*batch"]:

@@ -1,0 +1,28 @@
+"""Strict settings for every test, and types checked at run time."""
+
+import jax
+import jax.random as jr
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+# Nearly all of the time goes into compiling, and this takes two thirds of it away. The
+# examples run with every optimisation, and are held to the same results.
+jax.config.update("jax_disable_most_optimizations", True)
+
+# Shapes and types of everything public, checked in tests only: users pay nothing.
+install_import_hook("trainq", "beartype.beartype")
+
+# Compiling takes longer than any deadline, and failures must be repeatable.
+settings.register_profile("trainq", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("trainq")
+
+
+@pytest.fixture
+def key():
+    """A fixed key: statistics must not depend on luck."""
+    return jr.key(2026)

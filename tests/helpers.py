@@ -1,0 +1,119 @@
+"""The tolerances, written once, and the tables that the tests are parametrised over."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import oracle
+
+import trainq as tq
+
+
+IDENTITY = 1e-12  # identities, detailed balance
+DIRECT = 1e-10  # direct solves
+AUTODIFF = 1e-9  # a custom rule against plain autodiff
+DIFFERENCES = 1e-6  # against central differences
+SIGMAS = 5  # statistics, in standard errors
+
+
+def assert_close(actual, expected, tolerance):
+    """Relative to the largest entry of `expected`, which must have the same shape."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    assert np.isfinite(actual).all() and np.isfinite(expected).all()
+    scale = max(np.max(np.abs(expected), initial=0), 1e-300)
+    error = np.max(np.abs(actual - expected), initial=0) / scale
+    assert error <= tolerance, f"relative error {error:.2e} above {tolerance:.0e}"
+
+
+KERNELS = {
+    "gibbs": tq.RandomScanGibbs(),
+    "metropolis": tq.RandomScanMetropolis(),
+    "random": tq.RandomScanBlockGibbs(),
+    "palindromic": tq.PalindromicBlockGibbs(),
+    "alternating": tq.AlternatingBlockGibbs(),
+}
+REVERSIBLE = [name for name, kernel in KERNELS.items() if kernel.is_reversible]
+
+
+class NeuralEnergy(tq.AbstractEnergyModel):
+    """A model of a user's own: no closed form, no symmetry."""
+
+    mlp: eqx.nn.MLP
+    n_visible: int = eqx.field(static=True)
+    n_hidden: int = eqx.field(static=True)
+
+    def energy(self, x):
+        return self.mlp(x)
+
+
+def neural(n_visible, n_hidden, seed=0):
+    mlp = eqx.nn.MLP(n_visible + n_hidden, "scalar", 6, 1, jnp.tanh, key=jr.key(seed))
+    return NeuralEnergy(mlp, n_visible, n_hidden)
+
+
+def rbm(m, n, *, biased=False, scale=0.7, seed=0):
+    weights, a, b = jr.split(jr.key(seed), 3)
+    if not biased:
+        return tq.RBM(scale * jr.normal(weights, (m, n)))
+    return tq.RBM(
+        scale * jr.normal(weights, (m, n)),
+        scale * jr.normal(a, (m,)),
+        scale * jr.normal(b, (n,)),
+    )
+
+
+def machine(n, n_visible=None, *, biased=False, scale=0.5, seed=0):
+    couplings, bias = jr.split(jr.key(seed))
+    upper = jnp.triu(scale * jr.normal(couplings, (n, n)), 1)
+    fields = scale * jr.normal(bias, (n,)) if biased else None
+    return tq.BoltzmannMachine(upper + upper.T, fields, n_visible)
+
+
+# Every shape of model that takes another path: symmetric or not, an even or an odd
+# number of units, a smaller visible or hidden layer, any energy, no hidden units.
+MODELS = {
+    "rbm 2x2": rbm(2, 2),
+    "rbm 3x2": rbm(3, 2),
+    "rbm 2x4": rbm(2, 4),
+    "rbm 3x3": rbm(3, 3),
+    "biased rbm 2x3": rbm(2, 3, biased=True),
+    "biased rbm 3x3": rbm(3, 3, biased=True),
+    "machine 4+2": machine(6, 4),
+    "biased machine 3+2": machine(5, 3, biased=True),
+    "visible machine 4": machine(4),
+    "neural 3+2": neural(3, 2),
+    "tempered neural 2+2": neural(2, 2).tempered(1.7),
+}
+
+
+def energies(model):
+    """The energies of all states, one call a state."""
+    return np.array(
+        [float(model.energy(jnp.asarray(x))) for x in oracle.states(model.n_units)]
+    )
+
+
+def dense(kernel_name, model):
+    """The stationary law and the transition matrix, from the oracle."""
+    pi = oracle.law(energies(model))
+    return pi, oracle.transition(kernel_name, pi, model.n_visible)
+
+
+def random_law(n_visible, seed=0):
+    return jax.nn.softmax(jr.normal(jr.key(seed), (2**n_visible,)))
+
+
+def flatten(model):
+    """The parameters as one vector, and the way back."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    return flat, lambda x: eqx.combine(unravel(x), static)
+
+
+def central_difference(fn, x, direction, step=1e-4):
+    """The derivative of `fn` along a direction, to fourth order in the step, which stays
+    clear of the kinks of Metropolis at equal energies."""
+    at = [fn(x + k * step * direction) for k in (-2, -1, 1, 2)]
+    return (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)

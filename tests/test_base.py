@@ -1,0 +1,345 @@
+"""What every model shares, over the whole table, against NumPy and enumeration."""
+
+import io
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    DIFFERENCES,
+    DIRECT,
+    IDENTITY,
+    MODELS,
+    SIGMAS,
+    assert_close,
+    central_difference,
+    energies,
+    flatten,
+    machine,
+    neural,
+    rbm,
+)
+
+import trainq as tq
+from trainq.models._base import Tempered, checked, parameters
+
+
+LINEAR = [name for name in MODELS if "neural" not in name]
+KINDS = ["biased rbm 2x3", "biased machine 3+2", "neural 3+2", "tempered neural 2+2"]
+DRAWN = {
+    "rbm": rbm(3, 2, biased=True, scale=0.4),
+    "machine": machine(5, 3, biased=True, scale=0.4),
+    "neural": neural(3, 2).tempered(3),
+    "visible machine": machine(3),
+}
+
+
+@pytest.fixture(params=MODELS)
+def model(request):
+    return MODELS[request.param]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    """One model of each class."""
+    return MODELS[request.param]
+
+
+def reference_energies(model):
+    """The energies of all states in NumPy, from the parameters alone."""
+    if isinstance(model, Tempered):
+        return model.beta * reference_energies(model.model)
+    if isinstance(model, tq.RBM):
+        biases = (model.visible_bias, model.hidden_bias)
+        biases = [None if b is None else np.asarray(b) for b in biases]
+        return oracle.rbm_energies(np.asarray(model.weights), *biases)
+    if isinstance(model, tq.BoltzmannMachine):
+        matrix = np.zeros((model.n_units, model.n_units))
+        for (i, j), value in zip(
+            np.asarray(model.edges), np.asarray(model.couplings), strict=True
+        ):
+            matrix[i, j] = matrix[j, i] = value
+        bias = None if model.bias is None else np.asarray(model.bias)
+        return oracle.pair_energies(matrix, bias)
+    x = oracle.states(model.n_units)
+    for layer in model.mlp.layers:
+        x = np.asarray(layer.weight) @ x.T + np.asarray(layer.bias)[:, None]
+        x = (x if layer is model.mlp.layers[-1] else np.tanh(x)).T
+    return x[:, 0]
+
+
+def call(fn, *args):
+    """Compiled as a whole, which is much faster than one operation after another."""
+    return eqx.filter_jit(fn)(*args)
+
+
+all_energies = eqx.filter_jit(lambda model: model.energies())
+
+
+def test_energies_are_those_of_numpy_in_order(model):
+    expected = reference_energies(model)
+    assert_close(energies(model), expected, IDENTITY)
+    assert_close(all_energies(model), expected, IDENTITY)
+
+
+def test_free_energies_and_log_partition_sum_over_the_states(model):
+    weights = np.exp(-reference_energies(model)).reshape(2**model.n_visible, -1)
+    free, log_z = call(lambda m: (m.free_energies(), m.log_partition()), model)
+    assert_close(free, -np.log(weights.sum(axis=1)), IDENTITY)
+    assert_close(log_z, np.log(weights.sum()), IDENTITY)
+
+
+def test_a_model_is_symmetric_exactly_if_its_energies_are(model):
+    table = reference_energies(model)
+    even = bool(np.allclose(table, table[::-1], rtol=IDENTITY, atol=IDENTITY))
+    assert model.is_symmetric is even
+    assert model.tempered(0.5).is_symmetric is even
+
+
+def test_sizes_add_up(model):
+    assert model.n_units == model.n_visible + model.n_hidden
+    assert reference_energies(model).shape == (2**model.n_units,)
+    assert model.dtype == jnp.float64
+
+
+def test_observables_are_derivatives_of_the_energy(model):
+    flat, rebuild = flatten(model)
+    states = jnp.asarray(oracle.states(model.n_units))
+    table = call(lambda m: m.observables(states), model)
+    # A random direction tells apart every parameter and every order of them.
+    direction = np.random.default_rng(0).normal(size=flat.shape)
+    difference = central_difference(
+        lambda p: reference_energies(rebuild(p)), flat, direction
+    )
+    assert_close(np.asarray(table) @ direction, difference, DIFFERENCES)
+
+
+def test_observables_take_any_leading_shape(kind):
+    states = jnp.asarray(oracle.states(kind.n_units))
+    cube = states.reshape(2, -1, kind.n_units)
+    table, batch, alone = call(
+        lambda m: (
+            m.observables(states),
+            m.observables(cube),
+            m.observables(states[3]),
+        ),
+        kind,
+    )
+    assert_close(batch, table.reshape(2, -1, table.shape[1]), IDENTITY)
+    assert_close(alone, table[3], IDENTITY)
+
+
+@pytest.mark.parametrize("name", ["biased rbm 2x3", "biased machine 3+2"])
+def test_observables_of_int_spins_are_those_of_floats(name):
+    model, states = MODELS[name], oracle.states(5)[:3]
+    expected = model.observables(jnp.asarray(states))
+    assert_close(model.observables(jnp.asarray(states, int)), expected, IDENTITY)
+
+
+def flip_energies(model, dtype):
+    states = jnp.asarray(oracle.states(model.n_units), dtype)
+    every = jax.vmap(jax.vmap(model.flip_energy, (None, 0)), (0, None))
+    return every(states, jnp.arange(model.n_units))
+
+
+def test_flip_energy_is_a_difference_of_energies(model):
+    n = model.n_units
+    changes = call(flip_energies, model, float)
+    table = reference_energies(model).reshape((2,) * n)
+    expected = [np.flip(table, unit) - table for unit in range(n)]
+    assert_close(changes, np.stack(expected, axis=-1).reshape(-1, n), IDENTITY)
+
+
+def test_flip_energy_takes_int_spins(kind):
+    expected = call(flip_energies, kind, float)
+    assert_close(call(flip_energies, kind, jnp.int8), expected, IDENTITY)
+
+
+def deviation(drawn, start, model, block):
+    """Pearson's χ² against the exact conditional law, in standard deviations above its
+    mean, over all states of the other block together."""
+    shape = (2**model.n_visible, 2**model.n_hidden)
+    joint = np.exp(-reference_energies(model)).reshape(shape)
+    places = 1 << np.arange(model.n_units)[::-1]
+    before = np.divmod((np.asarray(start) > 0) @ places, shape[1])
+    after = np.divmod((np.asarray(drawn) > 0) @ places, shape[1])
+    if block == "visible":
+        joint, before, after = joint.T, before[::-1], after[::-1]
+    given, new = after
+    assert (given == before[0]).all(), "the other block has changed"
+    counts = np.zeros(joint.shape)
+    np.add.at(counts, (given, new), 1)
+    law = joint / joint.sum(axis=1, keepdims=True)
+    expected = counts.sum(axis=1, keepdims=True) * law
+    assert expected.min() > 5
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    freedom = joint.shape[0] * (joint.shape[1] - 1)
+    return (chi_squared - freedom) / np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("block", ["visible", "hidden"])
+@pytest.mark.parametrize("name", ["rbm", "machine", "neural"])
+def test_a_block_is_drawn_from_its_conditional_law(name, block, key):
+    model = DRAWN[name]
+    # From every state, so that the law given every state of the other block is seen.
+    start = jnp.repeat(jnp.asarray(oracle.states(model.n_units)), 4000, axis=0)
+    draw = eqx.filter_jit(lambda m: m.sample_block(key, start, block))
+    drawn = draw(model)
+    assert deviation(drawn, start, model, block) < SIGMAS
+    # A sampler at nine tenths of the inverse temperature, and one that keeps the block.
+    wrong = draw(model.tempered(0.9))
+    assert deviation(wrong, start, model, block) > SIGMAS
+    assert deviation(start, start, model, block) > SIGMAS
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_samples_keep_shape_and_dtype_and_depend_on_the_key(name, key):
+    model = DRAWN[name]
+    start = jnp.ones((2, 20, model.n_units), jnp.int8)
+    draw = eqx.filter_jit(lambda key: model.sample_block(key, start, "visible"))
+    drawn = draw(key)
+    assert drawn.shape == start.shape and drawn.dtype == start.dtype
+    assert (jnp.abs(drawn) == 1).all()
+    assert len(np.unique(drawn.reshape(40, -1), axis=0)) > 1
+    assert (drawn == draw(key)).all()
+    assert (drawn != draw(jr.key(1))).any()
+    alone = call(model.sample_block, key, start[0, 0], "hidden")
+    assert alone.shape == start[0, 0].shape
+
+
+def test_no_hidden_units_leave_nothing_to_draw(key):
+    start = jnp.asarray(oracle.states(3))
+    drawn = call(machine(3).sample_block, key, start, "hidden")
+    assert (drawn == start).all()
+
+
+@pytest.mark.parametrize("beta", [0.0, 2, -0.7])
+def test_tempering_multiplies_the_energy(model, beta):
+    tempered = model.tempered(beta)
+    assert tempered.n_visible == model.n_visible
+    assert tempered.n_hidden == model.n_hidden
+    expected = beta * reference_energies(model)
+    assert_close(all_energies(tempered), expected, IDENTITY)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_tempering_a_linear_model_scales_its_parameters(name):
+    model = MODELS[name]
+    tempered = model.tempered(1.5)
+    assert type(tempered) is type(model)
+    assert_close(flatten(tempered)[0], 1.5 * flatten(model)[0], IDENTITY)
+
+
+@pytest.mark.parametrize("name", ["biased rbm 2x3", "biased machine 3+2"])
+def test_the_temperature_of_a_linear_model_may_be_traced(name):
+    model = MODELS[name]
+    table = reference_energies(model)
+    value_and_grad = jax.value_and_grad(lambda b: model.tempered(b).log_partition())
+    value, gradient = jax.jit(value_and_grad)(1.3)
+    assert_close(value, np.log(np.exp(-1.3 * table).sum()), IDENTITY)
+    assert_close(gradient, -oracle.law(1.3 * table) @ table, IDENTITY)
+
+
+def test_observables_of_a_tempered_energy_are_those_of_the_inner_parameters():
+    model = neural(2, 2)
+    states = jnp.asarray(oracle.states(4))
+    tempered = model.tempered(1.7)
+    assert isinstance(tempered, Tempered) and tempered.model is model
+    expected = 1.7 * model.observables(states)
+    assert_close(tempered.observables(states), expected, IDENTITY)
+    twice = tempered.tempered(2)
+    assert_close(all_energies(twice), 3.4 * reference_energies(model), IDENTITY)
+
+
+def test_models_are_saved_and_loaded(kind):
+    buffer = io.BytesIO()
+    eqx.tree_serialise_leaves(buffer, kind)
+    buffer.seek(0)
+    blank = jax.tree.map(lambda p: jnp.zeros_like(p) if eqx.is_array(p) else p, kind)
+    assert not eqx.tree_equal(blank, kind)
+    loaded = eqx.tree_deserialise_leaves(buffer, blank)
+    assert eqx.tree_equal(loaded, kind)
+    assert_close(energies(loaded), reference_energies(kind), IDENTITY)
+
+
+def test_changing_parameters_does_not_compile_again(kind):
+    traced = 0
+
+    @eqx.filter_jit
+    def log_partition(model):
+        nonlocal traced
+        traced += 1
+        return model.log_partition()
+
+    flat, rebuild = flatten(kind)
+    for scale in (1.0, 0.5):
+        scaled = rebuild(scale * flat)
+        expected = np.log(np.exp(-reference_energies(scaled)).sum())
+        assert_close(log_partition(scaled), expected, IDENTITY)
+    assert traced == 1
+
+
+def test_the_repr_of_a_model_is_short_and_names_its_parameters(kind):
+    text = " ".join(repr(kind).split())
+    assert text.startswith(type(kind).__name__ + "(")
+    assert "f64[" in text and "array(" not in text.lower()
+    if "mlp" not in text:
+        assert len(text) < 100
+
+
+def test_single_precision_parameters_give_single_precision_results(kind):
+    def every_result(model, states):
+        return [
+            model.energy(states[1]),
+            model.energies(),
+            model.free_energies(),
+            model.log_partition(),
+            model.observables(states),
+            model.flip_energy(states[1], jnp.asarray(0)),
+        ]
+
+    small = jax.tree.map(
+        lambda p: p.astype(jnp.float32) if eqx.is_inexact_array(p) else p, kind
+    )
+    assert small.dtype == jnp.float32
+    states = jnp.asarray(oracle.states(kind.n_units))
+    expected = call(every_result, kind, states)
+    actual = call(every_result, small, states.astype(jnp.float32))
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == jnp.float32
+        # Thirty roundings of 6e-8.
+        assert_close(a, b, 2e-6)
+    drawn = call(small.sample_block, jr.key(0), states, "visible")
+    assert drawn.dtype == states.dtype
+
+
+def test_parameters_are_the_inexact_arrays():
+    model = machine(3, 2, biased=True)
+    tree = parameters(model)
+    assert tree.edges is None
+    assert tree.couplings is model.couplings and tree.bias is model.bias
+
+
+def test_a_checked_model_is_the_same_model(kind):
+    assert eqx.tree_equal(checked(kind), kind)
+
+
+def test_a_model_may_have_no_parameters():
+    class Chain(tq.AbstractEnergyModel):
+        n_visible: int = eqx.field(static=True, default=2)
+        n_hidden: int = eqx.field(static=True, default=1)
+
+        def energy(self, x):
+            return -x[0] * x[1] - x[1] * x[2]
+
+    model = Chain()
+    assert model.dtype == jnp.float64
+    states = oracle.states(3)
+    table = -(states[:, :2] * states[:, 1:]).sum(axis=1)
+    assert_close(tq.log_partition(model), np.log(np.exp(-table).sum()), DIRECT)
+    assert_close(tq.models.log_stationary(model), np.log(oracle.law(table)), IDENTITY)
+    assert tq.observables(model).shape == (8, 0)

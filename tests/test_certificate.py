@@ -1,0 +1,120 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import IDENTITY, KERNELS, MODELS, assert_close, machine, neural, rbm
+from test_residuals import Wrong
+
+import trainq as tq
+from trainq.markov import CertificateError
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("model", ["rbm 2x4", "biased rbm 3x3", "neural 3+2"])
+def test_every_kernel_is_certified(name, model):
+    kernel, model = KERNELS[name], MODELS[model]
+    certificate = tq.certify(kernel, model)
+    assert certificate.ok and certificate.require() is certificate
+    applicable = {k for k, check in certificate.checks.items() if check.applicable}
+    expected = {"row_sums", "stationarity"}
+    expected |= {"detailed_balance", "cheeger"} if kernel.is_reversible else set()
+    expected |= {"symmetry"} if model.is_symmetric else set()
+    assert applicable == expected
+    for check in certificate.checks.values():
+        assert (check.residual is None) == (check.passed is None) == bool(check.reason)
+    assert (certificate.cheeger is None) == (not kernel.is_reversible)
+
+
+def test_residuals_and_margins_are_those_of_the_functions():
+    kernel, model = KERNELS["gibbs"], rbm(2, 2)
+    certificate, chain = tq.certify(kernel, model), kernel.chain(model)
+    residuals = {k: c.residual for k, c in certificate.checks.items()}
+    assert residuals["row_sums"] == tq.markov.row_sum_residual(chain)
+    assert residuals["detailed_balance"] == tq.markov.detailed_balance_residual(chain)
+    margins = tq.markov.cheeger_margins(chain)
+    assert_close(certificate.cheeger.gap, margins.gap, IDENTITY)
+    assert_close(certificate.cheeger.lower, margins.lower, IDENTITY)
+    assert_close(certificate.cheeger.upper, margins.upper, IDENTITY)
+
+
+class WrongKernel(tq.markov.AbstractSingleFlipKernel):
+    rule = Wrong()
+    is_reversible = True
+
+
+class Liar(tq.AbstractEnergyModel):
+    """Says that it is symmetric, and is not."""
+
+    inner: tq.AbstractEnergyModel
+    n_visible = 2
+    n_hidden = 1
+    is_symmetric = True
+
+    def energy(self, x):
+        return self.inner.energy(x)
+
+
+def test_a_kernel_with_a_wrong_law_is_halted():
+    certificate = tq.certify(WrongKernel(), rbm(2, 2))
+    assert not certificate.ok
+    failed = {k for k, check in certificate.checks.items() if check.applicable}
+    failed = {k for k in failed if not certificate.checks[k].passed}
+    assert failed >= {"stationarity", "detailed_balance"}
+    with pytest.raises(CertificateError, match=r"detailed balance .*FAILED"):
+        certificate.require()
+
+
+def test_a_model_that_is_not_as_symmetric_as_it_says_is_halted():
+    certificate = tq.certify(KERNELS["gibbs"], Liar(neural(2, 1)))
+    assert not certificate.checks["symmetry"].passed
+    with pytest.raises(CertificateError, match=r"symmetry .*FAILED"):
+        certificate.require()
+
+
+def test_an_impossible_tolerance_fails():
+    certificate = tq.certify(KERNELS["gibbs"], rbm(3, 3), tolerance=-1.0)
+    assert not certificate.ok
+
+
+def test_a_batch_of_models(key):
+    models = eqx.filter_vmap(lambda key: tq.RBM(jr.normal(key, (2, 2))))(
+        jr.split(key, 3)
+    )
+    batch = eqx.filter_vmap(lambda model: tq.certify(KERNELS["gibbs"], model))(models)
+    assert batch.ok.shape == batch.cheeger.gap.shape == (3,)
+    assert batch.require() is batch
+    one = tq.certify(KERNELS["gibbs"], tq.RBM(models.weights[1]))
+    assert_close(batch.cheeger.conductance[1], one.cheeger.conductance, IDENTITY)
+    failing = eqx.tree_at(
+        lambda c: c.checks["cheeger"].residual, batch, jnp.array([0.0, 1.0, 0.0])
+    )
+    assert failing.ok.tolist() == [True, False, True]
+    with pytest.raises(CertificateError, match=r"cheeger +1\.0e\+00"):
+        failing.require()
+
+
+def test_require_works_under_jit():
+    @eqx.filter_jit
+    def gap(kernel, model):
+        return tq.certify(kernel, model).require().cheeger.gap
+
+    expected = tq.markov.spectral_gap(KERNELS["gibbs"].chain(rbm(2, 2)))
+    assert_close(gap(KERNELS["gibbs"], rbm(2, 2)), expected, IDENTITY)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="failed its certificate"):
+        gap(WrongKernel(), rbm(2, 2))
+
+
+def test_the_table_says_why_a_check_does_not_apply():
+    text = str(tq.certify(KERNELS["alternating"], machine(3, 2, biased=True)))
+    assert "does not apply: the chain is not reversible" in text
+    assert "does not apply: the model is not symmetric" in text
+    assert "stationarity" in text and "passed" in text
+
+
+def test_float32_has_a_tolerance_of_its_own():
+    model = tq.RBM(rbm(3, 3).weights.astype(jnp.float32))
+    certificate = tq.certify(KERNELS["gibbs"], model)
+    assert certificate.ok
+    assert certificate.checks["row_sums"].tolerance == 4096 * np.finfo(np.float32).eps

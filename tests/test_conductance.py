@@ -1,0 +1,72 @@
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    MODELS,
+    REVERSIBLE,
+    assert_close,
+    dense,
+    rbm,
+)
+
+import trainq as tq
+
+
+CHAINS = ["rbm 3x2", "rbm 2x2", "biased rbm 2x3", "visible machine 4"]
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+@pytest.mark.parametrize("model", CHAINS)
+def test_every_cut_flow_is_that_of_the_matrix(name, model):
+    pi, matrix = dense(name, MODELS[model])
+    chain = KERNELS[name].chain(MODELS[model])
+    order = np.random.default_rng(0).permutation(len(pi))
+    flow = pi[:, None] * matrix
+    expected = [flow[np.ix_(order[:k], order[k:])].sum() for k in range(1, len(pi))]
+    assert_close(chain.cut_flows(jnp.asarray(order)), expected, IDENTITY)
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+@pytest.mark.parametrize("model", CHAINS)
+def test_sweep_conductance_is_the_best_prefix_of_the_mode(name, model):
+    pi, matrix = dense(name, MODELS[model])
+    chain = KERNELS[name].chain(MODELS[model])
+    order = np.argsort(tq.markov.slowest_mode(chain).mode, stable=True)
+    best = min(
+        oracle.conductance(matrix, pi, np.isin(np.arange(len(pi)), order[:k]))
+        for k in range(1, len(pi))
+    )
+    phi = tq.markov.sweep_conductance(chain)
+    assert_close(phi, best, DIRECT)
+    margins = tq.markov.cheeger_margins(chain)
+    gap = 1 - oracle.eigenvalues(matrix, pi)[1]
+    assert abs(margins.lower - (best - gap / 2)) < DIRECT
+    assert abs(margins.upper - (np.sqrt(2 * gap) - best)) < DIRECT
+    margin = tq.markov.cheeger_margin(chain)
+    assert margin == min(margins.lower, margins.upper) and margin >= 0
+
+
+def test_the_bottleneck_of_two_wells_is_found():
+    # Strong positive couplings: the wells are all up and all down, and by symmetry the
+    # best cut has half of the mass on each side. Only flips through it carry flow.
+    model = tq.RBM(1.5 * jnp.ones((2, 2)))
+    pi, matrix = dense("gibbs", model)
+    up = oracle.states(4).sum(axis=1) > 0
+    tie = oracle.states(4).sum(axis=1) == 0
+    halves = [up | (tie & (oracle.states(4)[:, 0] > 0)), up]
+    best = min(oracle.conductance(matrix, pi, half) for half in halves)
+    phi = tq.markov.sweep_conductance(KERNELS["gibbs"].chain(model))
+    assert phi <= best + IDENTITY
+    assert phi < 0.01 < tq.markov.sweep_conductance(KERNELS["gibbs"].chain(rbm(2, 2)))
+
+
+def test_a_wrong_gap_shows_as_a_negative_margin():
+    margins = tq.markov.cheeger_margins(KERNELS["gibbs"].chain(rbm(2, 2)))
+    wrong = tq.markov.CheegerMargins(3 * margins.conductance, margins.conductance)
+    assert wrong.lower < 0
+    wrong = tq.markov.CheegerMargins(margins.conductance**2 / 3, margins.conductance)
+    assert wrong.upper < 0

@@ -1,0 +1,35 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import DIRECT, KERNELS, REVERSIBLE, assert_close, dense, random_law, rbm
+
+import trainq as tq
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_noise_is_that_of_the_slowest_mode_alone(name):
+    model, data = rbm(2, 3, biased=True), random_law(2)
+    pi, matrix = dense(name, model)
+    root = np.sqrt(pi)
+    values, vectors = np.linalg.eigh(root[:, None] * matrix / root[None, :])
+    f = np.asarray(tq.observables(model))
+    overlap = (root * vectors[:, -2]) @ f
+    snr = tq.SingleGap(KERNELS[name], 100)(model, data)
+    expected = 2 / 100 * overlap**2 / (1 - values[-2])
+    assert_close(
+        snr.parameter_mse, expected, 1e-8
+    )  # the mode is only as good as its gap
+    full = tq.QStruct(KERNELS[name], 100)(model, data)
+    assert_close(snr.parameter_signal, full.parameter_signal, DIRECT)
+    # What it drops is never negative.
+    assert jnp.all(snr.parameter_mse <= full.parameter_mse * (1 + DIRECT))
+    assert snr.q >= full.q
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_with_spin_flip_symmetry_it_over_predicts_by_many_orders_of_magnitude(name):
+    model, data = rbm(3, 3), tq.visible_distribution(rbm(3, 2, seed=1))
+    textbook = tq.SingleGap(KERNELS[name], 1000)(model, data)
+    exact = tq.QStruct(KERNELS[name], 1000)(model, data)
+    assert textbook.q > 1e12 * exact.q
+    assert tq.markov.slowest_mode(KERNELS[name].chain(model)).is_odd

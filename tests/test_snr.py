@@ -1,0 +1,55 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from helpers import IDENTITY, KERNELS, assert_close, random_law, rbm
+
+import trainq as tq
+
+
+def snr(signal, mse, window=10):
+    return tq.GradientSNR(jnp.array(signal), jnp.array(mse), window)
+
+
+def test_everything_follows_from_the_contributions_of_the_parameters():
+    found = snr([[1.0, 4.0], [0.0, 9.0]], [[0.5, 2.0], [1.0, 3.0]])
+    assert found.signal.tolist() == [5, 9]
+    assert found.mse.tolist() == [2.5, 4]
+    assert_close(found.q, [2, 2.25], IDENTITY)
+    assert_close(found.log_q, np.log([2, 2.25]), IDENTITY)
+    assert_close(found.t_o, [12.5, 20], IDENTITY)
+    assert_close(found.parameter_q, [[2, 2], [0, 3]], IDENTITY)
+
+
+def test_pool_sums_signals_and_errors():
+    pooled = tq.pool(snr([[1.0, 4.0], [0.0, 9.0]], [[0.5, 2.0], [1.0, 3.0]]))
+    assert pooled.signal == 14 and pooled.mse == 6.5 and pooled.window == 10
+    assert_close(pooled.parameter_signal, [1, 13], IDENTITY)
+    alone = snr([1.0, 4.0], [0.5, 2.0])
+    assert tq.pool(alone).q == alone.q
+    twice = snr([[[1.0, 4.0]], [[1.0, 4.0]]], [[[0.5, 2.0]], [[0.5, 2.0]]])
+    assert tq.pool(twice).q == alone.q
+
+
+def test_zero_signal_and_zero_noise_are_announced_by_infinities():
+    assert snr([0.0], [1.0]).log_q == -jnp.inf
+    assert snr([0.0], [1.0]).q == 0
+    assert snr([1.0], [0.0]).q == jnp.inf == snr([1.0], [0.0]).log_q
+    assert snr([0.0, 1.0], [0.0, 1.0]).parameter_q.tolist() == [0, 1]
+    slope = jax.grad(lambda s: tq.GradientSNR(s, jnp.ones(1), 1).log_q)(jnp.zeros(1))
+    assert slope == 0
+
+
+def test_a_batch_of_models_pools():
+    models = eqx.filter_vmap(tq.RBM)(
+        jnp.stack([rbm(2, 2, seed=s).weights for s in (0, 1)])
+    )
+    data = jnp.stack([random_law(2, s) for s in (0, 1)])
+    predictor = tq.QStruct(KERNELS["gibbs"], 100)
+    batch = eqx.filter_vmap(predictor)(models, data)
+    one_by_one = [predictor(rbm(2, 2, seed=s), data[s]) for s in (0, 1)]
+    assert_close(batch.q, [one.q for one in one_by_one], IDENTITY)
+    expected = sum(one.signal for one in one_by_one) / sum(
+        one.mse for one in one_by_one
+    )
+    assert_close(tq.pool(batch).q, expected, IDENTITY)

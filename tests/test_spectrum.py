@@ -1,0 +1,95 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    DIFFERENCES,
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    MODELS,
+    REVERSIBLE,
+    assert_close,
+    central_difference,
+    dense,
+    flatten,
+    machine,
+    rbm,
+)
+
+import trainq as tq
+
+
+CHAINS = ["rbm 3x2", "rbm 2x2", "biased rbm 2x3", "visible machine 4", "neural 3+2"]
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+@pytest.mark.parametrize("model", CHAINS)
+def test_slowest_mode_is_an_eigenfunction_with_the_second_eigenvalue(name, model):
+    pi, matrix = dense(name, MODELS[model])
+    chain = KERNELS[name].chain(MODELS[model])
+    slowest = tq.markov.slowest_mode(chain)
+    second = oracle.eigenvalues(matrix, pi)[1]
+    assert abs(slowest.gap - (1 - second)) < IDENTITY
+    assert_close(tq.markov.spectral_gap(chain), slowest.gap, IDENTITY)
+    mode = np.asarray(slowest.mode)
+    assert np.max(np.abs(matrix @ mode - second * mode)) < DIRECT
+    assert abs(pi @ mode) < DIRECT and abs(pi @ mode**2 - 1) < DIRECT
+    parity = -1 if slowest.is_odd else 1
+    if len(chain.sectors()) == 2:
+        assert_close(mode[::-1], parity * mode, DIRECT)
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_parity_gaps(name):
+    model = rbm(3, 2)
+    pi, matrix = dense(name, model)
+    chain = KERNELS[name].chain(model)
+    gaps = tq.markov.parity_gaps(chain)
+    flip = np.eye(len(pi))[::-1]
+    for sign, gap in ((1, gaps.even), (-1, gaps.odd)):
+        # On the other sector and on constants the projected matrix is zero.
+        projector = (np.eye(len(pi)) + sign * flip) / 2
+        projected = projector @ matrix - (sign > 0) * pi[None, :]
+        second = np.max(np.linalg.eigvals(projected).real)
+        assert abs(gap - (1 - second)) < DIRECT
+    assert tq.markov.spectral_gap(chain) == min(gaps.even, gaps.odd)
+    assert gaps.odd < gaps.even
+
+
+def test_one_unit_has_no_even_mode():
+    gaps = tq.markov.parity_gaps(KERNELS["gibbs"].chain(machine(1)))
+    assert gaps.even == jnp.inf
+    assert abs(gaps.odd - 1) < IDENTITY
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_gap_gradient(name):
+    flat, build = flatten(rbm(2, 2, biased=True))
+
+    @jax.jit
+    def gap(flat):
+        return tq.markov.spectral_gap(KERNELS[name].chain(build(flat)))
+
+    direction = jr.normal(jr.key(0), flat.shape)
+    slope = jax.grad(gap)(flat) @ direction
+    assert_close(slope, central_difference(gap, flat, direction), DIFFERENCES)
+
+
+def test_gap_gradient_is_finite_where_the_mode_is_degenerate():
+    # Without couplings every single spin is a slowest mode.
+    grads = eqx.filter_grad(
+        lambda m: tq.markov.spectral_gap(KERNELS["gibbs"].chain(m))
+    )(tq.RBM(jnp.zeros((2, 2))))
+    assert jnp.all(jnp.isfinite(grads.weights))
+
+
+def test_the_mode_refuses_to_be_differentiated():
+    def fn(model):
+        return tq.markov.slowest_mode(KERNELS["gibbs"].chain(model)).mode[0]
+
+    with pytest.raises(ValueError, match="slowest mode has no derivative"):
+        eqx.filter_grad(fn)(rbm(2, 2))

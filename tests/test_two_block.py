@@ -1,0 +1,49 @@
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import oracle
+import pytest
+from helpers import DIRECT, KERNELS, assert_close, dense, machine, rbm
+
+import trainq as tq
+
+
+SCANS = ("random", "palindromic", "alternating")
+
+
+@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (3, 3)], ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_smaller_layer_gives_the_joint_answer(scan, shape, biased):
+    model = rbm(*shape, biased=biased, scale=1.0)
+    pi, matrix = dense(scan, model)
+    chain = KERNELS[scan].chain(model)
+    f = jr.normal(jr.key(0), (len(pi), 2))
+    expected = oracle.noise_matrix(matrix, pi, np.asarray(f))
+    found = tq.markov.asymptotic_covariance(chain, f, convention="resolvent")
+    assert_close(found, expected + expected.T, DIRECT)
+    layer = chain._layers(chain.sectors()[0], chain._on_hidden()).generator
+    assert layer.n_states == 2 ** min(shape) // (1 if biased else 2)
+
+
+@pytest.mark.parametrize("scan", SCANS)
+def test_without_hidden_units_a_step_is_a_perfect_sample(scan):
+    model = machine(3)
+    chain = KERNELS[scan].chain(model)
+    f = jr.normal(jr.key(0), (8, 2))
+    variance = jnp.sum(chain.stationary[:, None] * chain.centre(f) ** 2)
+    # The random scan does nothing every other step.
+    factor = 2 if scan == "random" else 1
+    assert_close(tq.markov.resolvent_trace(chain, f), factor * variance, DIRECT)
+    if scan != "alternating":
+        assert_close(tq.markov.spectral_gap(chain), 1 / factor, DIRECT)
+
+
+def test_gaps_follow_from_the_canonical_correlation():
+    model = rbm(3, 2)
+    pi = oracle.law(oracle.rbm_energies(np.asarray(model.weights))).reshape(8, 4)
+    overlap = pi / np.sqrt(pi.sum(1)[:, None] * pi.sum(0)[None, :])
+    sigma = np.linalg.svd(overlap, compute_uv=False)[1]
+    gap = tq.markov.spectral_gap
+    assert_close(gap(KERNELS["random"].chain(model)), (1 - sigma) / 2, DIRECT)
+    assert_close(gap(KERNELS["palindromic"].chain(model)), 1 - sigma**2, DIRECT)
