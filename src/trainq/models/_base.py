@@ -1,6 +1,7 @@
 """The interface of an energy-based model."""
 
 import abc
+import math
 from typing import Literal, TypeVar
 
 import equinox as eqx
@@ -69,7 +70,13 @@ class AbstractEnergyModel(eqx.Module):
 
     def energies(self) -> Float[Array, " states"]:
         """The energies of all `2**n_units` states, in order."""
-        return map_states(self.energy, self.n_units, self.dtype)
+        energies = map_states(self.energy, self.n_units, self.dtype)
+        return eqx.error_if(
+            energies,
+            ~jnp.all(jnp.isfinite(energies)),
+            f"The energy of a state of this {type(self).__name__} is not finite. Every "
+            "state needs one: for a forbidden state use a large number.",
+        )
 
     def free_energies(self) -> Float[Array, " visible_states"]:
         """`-log Σ_h exp(-E(v, h))` for each of the `2**n_visible` visible states, nats."""
@@ -143,6 +150,12 @@ class Tempered(AbstractEnergyModel):
 
     model: AbstractEnergyModel
     beta: float = eqx.field(static=True, converter=float)
+
+    def __check_init__(self):
+        if not math.isfinite(self.beta):
+            raise ValueError(
+                f"beta is a finite inverse temperature, but {self.beta} was given."
+            )
 
     @property
     def n_visible(self) -> int:

@@ -160,7 +160,7 @@ def check_law(
     data: Float[Array, " visible_states"], model: AbstractEnergyModel
 ) -> Float[Array, " visible_states"]:
     """Return `data` in the model's dtype, having checked that it is a visible law."""
-    size = 2**model.n_visible
+    data, size = jnp.asarray(data), 2**model.n_visible
     if data.shape != (size,):
         raise ValueError(
             f"data is a law of the {model.n_visible} visible units, of shape "

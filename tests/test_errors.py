@@ -1,0 +1,345 @@
+"""Bad input: one row for every raise, with the exact type and message."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+from helpers import KERNELS, REVERSIBLE, machine, neural, random_law, rbm
+
+import trainq as tq
+from trainq import _spins
+from trainq.markov import DenseChain
+
+
+@pytest.fixture(autouse=True)
+def as_for_users():
+    """Users have no run-time type checks, which would catch some mistakes before us."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+NAN = float("nan")
+GIBBS = KERNELS["gibbs"]
+ALTERNATING = KERNELS["alternating"]
+PLAIN = np.array([[0.0, 1.0], [1.0, 0.0]])
+UNITS_30 = tq.RBM(np.zeros((15, 15)))
+LAW = np.full(4, 0.25)
+
+
+def chain(model=None):
+    return GIBBS.chain(rbm(2, 2) if model is None else model)
+
+
+def traced_machine():
+    return jax.jit(lambda j: tq.BoltzmannMachine(j).couplings)(
+        jnp.triu(jnp.ones((3, 3)))
+    )
+
+
+def edges(pairs):
+    return tq.BoltzmannMachine(np.ones(len(pairs)), edges=np.array(pairs))
+
+
+class Infinite(tq.AbstractEnergyModel):
+    n_visible = 2
+    n_hidden = 0
+
+    def energy(self, x):
+        return jnp.where(x[0] > 0, jnp.inf, 0.0)
+
+
+STATIC = {
+    # models
+    "weights of one axis": (lambda: tq.RBM(np.zeros(3)), r"weights has shape \(n_vis"),
+    "no units": (lambda: tq.RBM(np.zeros((0, 3))), r"both at least 1, but \(0, 3\)"),
+    "visible bias": (
+        lambda: tq.RBM(np.zeros((2, 3)), np.zeros(3)),
+        r"visible_bias has shape \(2,\).* but \(3,\) was given",
+    ),
+    "hidden bias": (
+        lambda: tq.RBM(np.zeros((2, 3)), None, np.zeros(2)),
+        r"hidden_bias has shape \(3,\).* but \(2,\) was given",
+    ),
+    "state of an rbm": (
+        lambda: rbm(2, 2).energy(jnp.ones(3)),
+        r"shape \(\.\.\., 4\), visible units first, but an array of shape \(3,\)",
+    ),
+    "state of a machine": (
+        lambda: machine(4).energy(jnp.ones((2, 3))),
+        r"shape \(\.\.\., 4\), visible units first, but an array of shape \(2, 3\)",
+    ),
+    "couplings of three axes": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 2, 2))),
+        r"shape \(2, 2, 2\) was given without edges",
+    ),
+    "couplings without edges": (
+        lambda: tq.BoltzmannMachine(np.zeros(3)),
+        r"\(n_edges,\) values together with `edges`",
+    ),
+    "one value an edge": (
+        lambda: tq.BoltzmannMachine(np.zeros(3), edges=np.array([[0, 1]])),
+        "one value for each of the 1 edges, but 3 were given",
+    ),
+    "machine without units": (
+        lambda: tq.BoltzmannMachine(np.zeros((0, 0))),
+        "at least one unit",
+    ),
+    "edge to nowhere": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 2)), edges=np.array([[0, 2]])),
+        "name unit 2, but there are 2 units",
+    ),
+    "bias of a machine": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 2)), np.zeros(3)),
+        r"bias has shape \(2,\).* but \(3,\) was given",
+    ),
+    "too many visible units": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 2)), n_visible=3),
+        "between 1 and the 2 units, but 3 was given",
+    ),
+    "triangular couplings": (
+        lambda: tq.BoltzmannMachine(np.triu(np.ones((3, 3)), 1)),
+        r"symmetric matrix.*give `J \+ J\.T`",
+    ),
+    "coupling without its edge": (
+        lambda: tq.BoltzmannMachine(1 - np.eye(3), edges=np.array([[0, 1]])),
+        "zeros on its diagonal and wherever `edges`",
+    ),
+    "edges of floats": (lambda: edges([[0.0, 1.0]]), "edges is an integer array"),
+    "loop": (lambda: edges([[1, 1]]), "joins two different units"),
+    "edge given twice": (lambda: edges([[0, 1], [1, 0]]), "Each edge is given once"),
+    "temperature": (lambda: neural(2, 1).tempered(NAN), "beta is a finite.* nan was"),
+    "code size": (
+        lambda: tq.CouplingNetwork(0, 2, 2, key=jax.random.key(0)),
+        "code_size is at least 1, but 0 was given",
+    ),
+    "patterns": (
+        lambda: tq.planted_rbm(jax.random.key(0), 3, 0, 1.0),
+        "at least 1, but 3 and 0 were given",
+    ),
+    # laws
+    "shape of the data": (
+        lambda: tq.kl_divergence(jnp.ones(8) / 8, rbm(2, 2)),
+        r"shape \(2\*\*2,\) = \(4,\), but \(8,\) was given",
+    ),
+    "no samples": (
+        lambda: tq.empirical_distribution(jnp.ones((0, 2))),
+        r"At least one sample .* shape is \(0, 2\)",
+    ),
+    "samples without an axis": (
+        lambda: tq.empirical_distribution(jnp.ones(())),
+        r"shape \(\.\.\., n_units\).* shape \(\) was given",
+    ),
+    "boolean samples": (
+        lambda: tq.empirical_distribution(jnp.ones((3, 2), bool)),
+        r"array of bool was given.*2 \* x\.astype\(float\) - 1",
+    ),
+    "too many units": (
+        lambda: tq.observables(UNITS_30),
+        r"2\*\*30 is too many, and at most 28 units are allowed here",
+    ),
+    "scattered mask": (lambda: _spins.xor(jnp.ones(8), 5), "mask 101 are not contig"),
+    # kernels and chains
+    "chain of too many units": (lambda: GIBBS.chain(UNITS_30), r"2\*\*30 is too many"),
+    "state of a sampler": (
+        lambda: GIBBS.step(jax.random.key(0), rbm(2, 2), jnp.ones((5, 3))),
+        r"States have shape \(\.\.\., 4\).* shape \(5, 3\) was given",
+    ),
+    "layer too large to redraw": (
+        lambda: KERNELS["random"].step(jax.random.key(0), machine(21), jnp.ones(21)),
+        "visible block of 21 units: .* at most 20 units",
+    ),
+    "matrix of too many units": (
+        lambda: chain(tq.RBM(np.zeros((7, 7)))).matrix(),
+        "matrix of 14 units: .* at most 13 units are allowed here",
+    ),
+    "function on a chain": (
+        lambda: tq.markov.resolvent(chain(), jnp.ones(8)),
+        r"shape \(16,\) or \(16, n_obs\), but \(8,\) was given",
+    ),
+    "sector of a chain without": (
+        lambda: tq.markov.spectral_gap(chain(rbm(2, 2, biased=True)), "even"),
+        "even sector was asked for, but this chain is not symmetric",
+    ),
+    "direct solve too large": (
+        lambda: tq.markov.resolvent_trace(
+            chain(), jnp.ones(16), solver=tq.Direct(max_states=4)
+        ),
+        "direct solve of 8 states is too large: at most 4",
+    ),
+    "convention": (
+        lambda: tq.QStruct(GIBBS, 10, "exact"),
+        '"resolvent" or "sokal", but \'exact\' was given',
+    ),
+    "covariance of one function": (
+        lambda: tq.markov.asymptotic_covariance(chain(), jnp.ones(16)),
+        r"shape \(16, n_obs\), but \(16,\) was given.*f\[:, None\]",
+    ),
+    "matrix that is not square": (
+        lambda: DenseChain(np.ones((2, 3))),
+        r"square, but the shape \(2, 3\) was given",
+    ),
+    "shape of a law": (
+        lambda: DenseChain(PLAIN, np.ones(3) / 3),
+        r"law has shape \(2,\), but \(3,\) was given",
+    ),
+    "traced and maybe reversible": (
+        lambda: jax.jit(lambda p: DenseChain(p).stationary)(PLAIN),
+        "give `is_reversible=True` or `False`",
+    ),
+    "shape of a target": (
+        lambda: tq.markov.hitting_times(chain(), jnp.ones(8, bool)),
+        r"each of the 16 states, but an array of shape \(8,\)",
+    ),
+    "target of integers": (
+        lambda: tq.markov.hitting_times(chain(), jnp.ones(16, int)),
+        "one boolean for each .* dtype int",
+    ),
+    "derivative of a mode": (
+        lambda: eqx.filter_grad(lambda m: tq.markov.slowest_mode(chain(m)).mode[0])(
+            rbm(2, 2)
+        ),
+        "slowest mode has no derivative",
+    ),
+    # reversibility
+    **{
+        f"{name} of a chain that is not reversible": (
+            lambda fn=fn: fn(ALTERNATING.chain(rbm(2, 2))),
+            rf"The {what} needs a reversible chain.*`PalindromicBlockGibbs`",
+        )
+        for name, what, fn in [
+            ("gap", "spectral gap", tq.markov.spectral_gap),
+            ("parity gaps", "spectral gap", tq.markov.parity_gaps),
+            ("mode", "slowest mode", tq.markov.slowest_mode),
+            ("conductance", "sweep conductance", tq.markov.sweep_conductance),
+            ("margin", "Cheeger margin", tq.markov.cheeger_margin),
+        ]
+    },
+    "single gap of a chain that is not reversible": (
+        lambda: tq.SingleGap(ALTERNATING, 10)(rbm(2, 2), LAW),
+        "slowest mode needs a reversible chain",
+    ),
+    # predictors
+    "window of zero": (lambda: tq.QStruct(GIBBS, 0), "positive number .* but 0 was"),
+    "negative window": (
+        lambda: tq.SingleGap(GIBBS, -5),
+        "positive .* but -5 was given",
+    ),
+    "window that is no number": (lambda: tq.QStruct(GIBBS, NAN), "but nan was given"),
+}
+
+
+@pytest.mark.parametrize("case", STATIC)
+def test_mistakes_of_shape_or_value_raise_while_tracing(case):
+    fn, message = STATIC[case]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        fn()
+
+
+COLD = tq.RBM(60 * np.ones((2, 2)))
+FAULTS = {
+    "weights that are not finite": (
+        lambda: tq.log_partition(tq.RBM(np.array([[NAN]]))),
+        "parameter of this RBM is not finite",
+    ),
+    "weights, when asked for the gradient": (
+        lambda: tq.QStruct(GIBBS, 10)(tq.RBM(np.array([[np.inf, 0]])), LAW[:2] * 2),
+        "parameter of this RBM is not finite",
+    ),
+    "weights, when sampling": (
+        lambda: GIBBS.step(jax.random.key(0), tq.RBM(np.array([[NAN]])), jnp.ones(2)),
+        "parameter of this RBM is not finite",
+    ),
+    "energy that is not finite": (
+        lambda: tq.log_partition(Infinite()),
+        "energy of a state of this Infinite is not finite",
+    ),
+    "data that do not sum to one": (
+        lambda: tq.kl_divergence(jnp.ones(4), rbm(2, 2)),
+        "data is not a law",
+    ),
+    "negative data": (
+        lambda: tq.QStruct(GIBBS, 10)(rbm(2, 2), jnp.array([1.5, -0.5, 0, 0])),
+        "data is not a law",
+    ),
+    "data that are not numbers": (
+        lambda: tq.kl_divergence(jnp.full(4, NAN), rbm(2, 2)),
+        "data is not a law",
+    ),
+    "samples of 0 and 1": (
+        lambda: tq.empirical_distribution(jnp.zeros((3, 2))),
+        r"Spins are -1 or \+1, but another value was given",
+    ),
+    **{
+        f"state of 0 and 1 in {name}": (
+            lambda k=kernel: k.step(jax.random.key(0), rbm(2, 2), jnp.zeros(4)),
+            r"Spins are -1 or \+1, but another value was given",
+        )
+        for name, kernel in KERNELS.items()
+    },
+    "traced triangular couplings": (traced_machine, "symmetric matrix, with zeros"),
+    "matrix that is not stochastic": (
+        lambda: DenseChain(2 * PLAIN),
+        "The matrix is not stochastic",
+    ),
+    "matrix with a negative entry": (
+        lambda: DenseChain(np.array([[1.5, -0.5], [0.5, 0.5]])),
+        "The matrix is not stochastic",
+    ),
+    "law that is not stationary": (
+        lambda: DenseChain(PLAIN, np.array([0.3, 0.7])),
+        "not a positive stationary law",
+    ),
+    "transient state": (
+        lambda: DenseChain(np.array([[1.0, 0.0], [0.5, 0.5]])),
+        "not a positive stationary law",
+    ),
+    "empty target": (
+        lambda: tq.markov.hitting_times(chain(), jnp.zeros(16, bool)),
+        "target has no state in it",
+    ),
+    "target out of reach": (
+        lambda: tq.markov.hitting_times(chain(COLD), jnp.arange(16) == 0),
+        "so cold that its chain is reducible",
+    ),
+    # The wells of a cold model are connected by flips of probability exp(-120).
+    **{
+        f"cold model, {name}": (
+            lambda k=KERNELS[name]: tq.markov.resolvent_trace(
+                k.chain(COLD), jnp.arange(16.0)
+            ),
+            "so cold that its chain is reducible in floating point",
+        )
+        for name in [*REVERSIBLE, "alternating"]
+    },
+    "observable that is not finite": (
+        lambda: tq.markov.resolvent_trace(chain(), jnp.full(16, NAN)),
+        "an observable or a parameter is not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_faulty_values_raise_when_run(case):
+    fn, message = FAULTS[case]
+    with pytest.raises(eqx.EquinoxRuntimeError, match=f"(?s){message}"):
+        jax.block_until_ready(fn())
+
+
+def test_a_failed_certificate_has_an_error_of_its_own():
+    certificate = tq.certify(GIBBS, rbm(2, 2), tolerance=-1.0)
+    with pytest.raises(tq.markov.CertificateError, match="FAILED"):
+        certificate.require()
+
+
+def test_a_nearly_reducible_chain_is_refused_too():
+    # The residual of the solve is small, and the solution worthless: the gap is 1e-16.
+    model = tq.RBM(9.0 * np.ones((2, 2)))
+    f = jnp.arange(16.0)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="has an error above 6e-06"):
+        tq.markov.resolvent_trace(GIBBS.chain(model), f)
+    # Even observables do not see the gap between opposite wells.
+    snr = tq.QStruct(GIBBS, 100)(model, random_law(2))
+    assert jnp.isfinite(snr.log_q)
