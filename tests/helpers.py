@@ -113,7 +113,7 @@ def flatten(model):
 
 
 def central_difference(fn, x, direction, step=1e-4):
-    """The derivative of `fn` along a direction, to fourth order in the step, which stays
-    clear of the kinks of Metropolis at equal energies."""
+    """The derivative of `fn` along a direction, to fourth order in the step, which
+    stays clear of the kinks of Metropolis at equal energies."""
     at = [fn(x + k * step * direction) for k in (-2, -1, 1, 2)]
     return (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)

@@ -1,4 +1,4 @@
-"""Dense, naive NumPy that shares no code with trainq: what results are compared with."""
+"""What results are compared with: dense, naive NumPy, sharing no code with trainq."""
 
 import itertools
 

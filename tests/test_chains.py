@@ -110,15 +110,15 @@ def test_a_dense_chain_can_be_traced_if_told_whether_it_is_reversible():
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_rare_states_have_accurate_values(name):
-    # States of probability down to 1e-33: a solution that is divided by √π has no correct
-    # digit there.
+    # States of probability down to 1e-33: a solution that is divided by √π has no
+    # correct digit there.
     model = machine(5, 3, biased=True, scale=4.0)
     chain = KERNELS[name].chain(model)
     pi, matrix = dense(name, model)
     assert pi.min() < 1e-30
     f = np.asarray(tq.observables(model))[:, :2]
     centred = f - pi @ f
-    # Elimination in extended precision, without pivots, of a diagonally dominant matrix.
+    # Elimination in extended precision, without pivots, which dominance allows.
     target = pi.argmax()
     keep = np.arange(len(pi)) != target
     system = (np.eye(len(pi)) - matrix)[np.ix_(keep, keep)].astype(np.longdouble)

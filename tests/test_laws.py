@@ -160,6 +160,15 @@ def test_kl_divergence_of_one_state_is_its_information(name):
     assert_close(found["kl_gradient"], found["kl_autodiff"], IDENTITY)
 
 
+def test_kl_divergence_is_differentiable_in_data_with_zeros():
+    name = "biased rbm 2x3"
+    data = data_of(MODELS[name], zeros=True)
+    gradient = jax.grad(tq.kl_divergence)(data, MODELS[name])
+    p, q = np.asarray(data), visible_law(name)
+    expected = [np.log(a / b) + 1 if a > 0 else 0 for a, b in zip(p, q, strict=True)]
+    assert_close(gradient, expected, IDENTITY)
+
+
 @pytest.mark.parametrize("zeros", [False, True])
 def test_kl_gradient_is_the_derivative_and_that_of_the_oracle(name, zeros):
     model, found = MODELS[name], results(name, zeros)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, DIRECT, IDENTITY, KERNELS, random_law, REVERSIBLE
+from helpers import DIRECT, IDENTITY, KERNELS, REVERSIBLE, assert_close, random_law
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -67,8 +67,8 @@ def test_every_chain_is_stochastic_stationary_and_as_reversible_as_it_says(name,
     assert abs(found["balance"] - np.max(np.abs(flow - flow.T))) <= IDENTITY
     if KERNELS[name].is_reversible:
         assert found["balance"] <= IDENTITY
-        # Both sides of Cheeger's inequality, as far as an absolute error of 1e-16 in the
-        # gap lets them be told: √(2γ) moves by 1e-8 there.
+        # Both sides of Cheeger's inequality, as far as an absolute error of 1e-16 in
+        # the gap lets them be told: √(2γ) moves by 1e-8 there.
         cheeger = found["cheeger"]
         assert cheeger.lower >= -IDENTITY
         gap = max(float(cheeger.gap), 0) + IDENTITY
@@ -109,7 +109,8 @@ def test_relabelling_units_changes_nothing(name, model, visible, hidden):
 
 @given(kernel_names, rbms(**WARM), arrays(np.bool_, 5))
 def test_gauge_flips_change_nothing(name, model, flips):
-    # x_i → -x_i for some units, together with their couplings and their place in the law.
+    # x_i → -x_i for some units, together with their couplings and their place in the
+    # law.
     sign = np.where(flips, -1.0, 1.0)
     v, h = sign[:3], sign[3:]
     weights = v[:, None] * model.weights * h[None, :]

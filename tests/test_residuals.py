@@ -42,7 +42,7 @@ class Wrong(AbstractFlipRule):
 
 def test_a_wrong_rule_has_large_residuals():
     law = KERNELS["gibbs"].chain(rbm(2, 2)).log_stationary
-    chain = SingleFlipChain(law, Wrong(), True)
+    chain = SingleFlipChain(log_stationary=law, rule=Wrong(), is_symmetric=True)
     assert tq.markov.row_sum_residual(chain) < IDENTITY
     matrix, pi = np.asarray(chain.matrix()), np.exp(law)
     flow = pi[:, None] * matrix

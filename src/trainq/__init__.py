@@ -5,14 +5,15 @@ from importlib.metadata import version
 from . import markov as markov, models as models, predictors as predictors
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
-    certify as certify,
     Direct as Direct,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+    certify as certify,
 )
 from .models import (
+    RBM as RBM,
     AbstractEnergyModel as AbstractEnergyModel,
     BoltzmannMachine as BoltzmannMachine,
     CouplingNetwork as CouplingNetwork,
@@ -26,14 +27,13 @@ from .models import (
     mean_observables as mean_observables,
     observables as observables,
     planted_rbm as planted_rbm,
-    RBM as RBM,
     visible_distribution as visible_distribution,
 )
 from .predictors import (
     GradientSNR as GradientSNR,
-    pool as pool,
     QStruct as QStruct,
     SingleGap as SingleGap,
+    pool as pool,
 )
 
 

@@ -1,9 +1,9 @@
 """Spins, their order and their symmetries: the only file that knows the conventions.
 
-Spins are -1/+1. Unit `i` is axis `i` of a `(2,) * N` array in C order, and index 0 on an
-axis is spin -1. A flat state index therefore reads unit 0 as its most significant bit,
-flipping unit `i` is an exclusive or with `unit_mask(i, N)`, and flipping every unit sends
-index `s` to `2**N - 1 - s`: it reverses an array.
+Spins are -1/+1. Unit `i` is axis `i` of a `(2,) * N` array in C order, and index 0 on
+an axis is spin -1. A flat state index therefore reads unit 0 as its most significant
+bit, flipping unit `i` is an exclusive or with `unit_mask(i, N)`, and flipping every
+unit sends index `s` to `2**N - 1 - s`: it reverses an array.
 """
 
 import math
@@ -20,13 +20,15 @@ from jaxtyping import Array, Float, Int, Num, Shaped
 MAX_UNITS = 28
 
 
-def check_enumerable(n_units: int, limit: int = MAX_UNITS, what: str = "states") -> None:
+def check_enumerable(
+    n_units: int, limit: int = MAX_UNITS, what: str = "states"
+) -> None:
     """Raise a `ValueError` if `2**n_units` is too many to enumerate."""
     if n_units > limit:
         raise ValueError(
-            f"Cannot enumerate the {what} of {n_units} units: 2**{n_units} is too many, "
-            f"and at most {limit} units are allowed here. Use a smaller model, or sample "
-            "it with `kernel.step`."
+            f"Cannot enumerate the {what} of {n_units} units: 2**{n_units} is too "
+            f"many, and at most {limit} units are allowed here. Use a smaller model, "
+            "or sample it with `kernel.step`."
         )
 
 
@@ -88,7 +90,7 @@ def fold(f: Float[Array, "states *rest"], sign: int) -> Float[Array, "half *rest
 
 
 def unfold(f: Float[Array, "half *rest"], sign: int) -> Float[Array, "states *rest"]:
-    """The function on all states with the given coordinates: the transpose of `fold`."""
+    """The function with the given coordinates: the transpose of `fold`."""
     return jnp.concatenate([f, sign * f[::-1]]) / math.sqrt(2)
 
 
@@ -104,13 +106,13 @@ def parity(n_bits: int) -> np.ndarray:
 def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "..."]:
     """Return `x`, having checked that it holds spin states.
 
-    **Raises:** `ValueError` for a wrong shape or dtype; a run-time error where a spin is
-    neither -1 nor +1.
+    **Raises:** `ValueError` for a wrong shape or dtype; a run-time error where a spin
+    is neither -1 nor +1.
     """
     if x.ndim == 0 or (n_units is not None and x.shape[-1] != n_units):
         raise ValueError(
-            f"States have shape (..., {'n_units' if n_units is None else n_units}), one "
-            f"spin for each unit, but an array of shape {x.shape} was given."
+            f"States have shape (..., {'n_units' if n_units is None else n_units}), "
+            f"one spin for each unit, but an array of shape {x.shape} was given."
         )
     if x.dtype == bool:
         raise ValueError(

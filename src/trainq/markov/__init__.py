@@ -3,14 +3,14 @@
 from ._certificate import (
     Certificate as Certificate,
     CertificateError as CertificateError,
-    certify as certify,
     Check as Check,
+    certify as certify,
 )
 from ._chains import AbstractChain as AbstractChain, DenseChain as DenseChain
 from ._conductance import (
+    CheegerMargins as CheegerMargins,
     cheeger_margin as cheeger_margin,
     cheeger_margins as cheeger_margins,
-    CheegerMargins as CheegerMargins,
     sweep_conductance as sweep_conductance,
 )
 from ._hitting import hitting_times as hitting_times
@@ -40,10 +40,10 @@ from ._single_flip import (
 )
 from ._solvers import Direct as Direct
 from ._spectrum import (
-    parity_gaps as parity_gaps,
     ParityGaps as ParityGaps,
-    slowest_mode as slowest_mode,
     SlowestMode as SlowestMode,
+    parity_gaps as parity_gaps,
+    slowest_mode as slowest_mode,
     spectral_gap as spectral_gap,
 )
 from ._two_block import TwoBlockChain as TwoBlockChain

@@ -1,9 +1,9 @@
 """Certificates: every check of a chain in one place, with a verdict."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from ..models import AbstractEnergyModel, observables
@@ -24,8 +24,8 @@ class CertificateError(RuntimeError):
 class Check(eqx.Module):
     """One check: a residual that should not exceed a tolerance.
 
-    A check that does not apply to the chain has a `reason`, and neither a residual nor a
-    verdict.
+    A check that does not apply to the chain has a `reason`, and neither a residual nor
+    a verdict.
     """
 
     residual: Float[Array, "*batch"] | None
@@ -44,7 +44,8 @@ class Check(eqx.Module):
 
 
 class Certificate(eqx.Module):
-    """What `trainq.certify` found: every check by name, and the numbers behind Cheeger's.
+    """What `trainq.certify` found: every check by name, and the numbers behind
+    Cheeger's.
 
     - `checks`: `"row_sums"`, `"stationarity"`, `"detailed_balance"`, `"symmetry"` and
         `"cheeger"`, each a [`trainq.markov.Check`][].
@@ -64,18 +65,21 @@ class Certificate(eqx.Module):
     def require(self) -> "Certificate":
         """Return the certificate if every check has passed.
 
-        **Raises:** `CertificateError`, with the whole table, if one has failed; under `jit`
-        a run-time error.
+        **Raises:** `CertificateError`, with the whole table, if one has failed; under
+        `jit` a run-time error.
         """
-        if isinstance(self.ok, jax.core.Tracer):
-            message = "A chain failed its certificate. Call `require` outside `jit` to see it."
-            return eqx.error_if(self, ~jnp.all(self.ok), message)
+        if isinstance(self.ok, Tracer):
+            return eqx.error_if(
+                self,
+                ~jnp.all(self.ok),
+                "A chain failed its certificate: call `require` outside `jit` to see.",
+            )
         if not np.all(self.ok):
             raise CertificateError(
-                f"A chain failed its certificate.\n{self}\nThe likely causes, in order: a "
-                "step of a kernel of your own that does not leave the law of the model "
-                "invariant; a model whose `is_symmetric` is not true; parameters so large "
-                "that rounding matters (use float64)."
+                f"A chain failed its certificate.\n{self}\nThe likely causes, in "
+                "order: a step of a kernel of your own that does not leave the law "
+                "of the model invariant; a model whose `is_symmetric` is not true; "
+                "parameters so large that rounding matters (use float64)."
             )
         return self
 
@@ -89,7 +93,9 @@ class Certificate(eqx.Module):
             else:
                 worst = float(np.max(check.residual))
                 verdict = "passed" if np.all(check.passed) else "FAILED"
-                lines.append(f"{label:18}{worst:10.1e}{check.tolerance:11.1e}  {verdict}")
+                lines.append(
+                    f"{label:18}{worst:10.1e}{check.tolerance:11.1e}  {verdict}"
+                )
         return "\n".join(lines)
 
 
@@ -102,11 +108,12 @@ def certify(
 ) -> Certificate:
     """Check that a chain is what it claims to be, on the model at hand.
 
-    Rows of `P` sum to one; `π` is stationary; detailed balance holds; the law, the chain
-    and the gradient observables are symmetric under the global flip; and the conductance
-    of the slowest mode lies within Cheeger's bounds `γ/2 ≤ Φ ≤ √(2γ)`, where the residual
-    is the amount by which it does not. A check that does not apply says why: symmetry of
-    a model with biases, detailed balance of a chain that is not reversible.
+    Rows of `P` sum to one; `π` is stationary; detailed balance holds; the law, the
+    chain and the gradient observables are symmetric under the global flip; and the
+    conductance of the slowest mode lies within Cheeger's bounds `γ/2 ≤ Φ ≤ √(2γ)`,
+    where the residual is the amount by which it does not. A check that does not apply
+    says why: symmetry of a model with biases, detailed balance of a chain that is not
+    reversible.
 
     **Arguments:**
 
@@ -118,8 +125,8 @@ def certify(
     **Returns:** a [`trainq.markov.Certificate`][]. `print` it, read `.ok`, or halt with
     `.require()`.
 
-    **Raises:** `ValueError` if there are too many states; a run-time error if a parameter
-    is not finite.
+    **Raises:** `ValueError` if there are too many states; a run-time error if a
+    parameter is not finite.
     """
     chain = kernel.chain(model)
     if tolerance is None:

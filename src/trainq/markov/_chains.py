@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from .._spins import check_enumerable, fold, unfold
@@ -27,7 +28,8 @@ _MAX_DENSE_UNITS = 13
 
 
 class EigenProblem(NamedTuple):
-    """A symmetric matrix in one sector, whose smallest eigenvalues give those of the chain.
+    """A symmetric matrix in one sector, whose smallest eigenvalues give those of the
+    chain.
 
     The gap is `gap(λ, y)`, with `λ` the smallest eigenvalue of `matrix` and `y` its
     eigenvector, and the mode's symmetrised values `√π(x) ψ(x)` are `lift(y)` up to a
@@ -99,17 +101,19 @@ class AbstractChain(eqx.Module):
         solver: Direct,
         sector: Sector | None,
     ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        """`⟨f_a, R f_b⟩_π` for `a = b`, or for all pairs, of functions of mean zero. `sector`
-        promises a parity of `f` under the global flip."""
+        """`⟨f_a, R f_b⟩_π` for `a = b`, or for all pairs, of functions of mean zero.
+        `sector` promises a parity of `f` under the global flip."""
 
     @abc.abstractmethod
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: Direct
     ) -> Float[Array, "states n_obs"]:
-        """`R f`, the solution of `(I - P) x = f` with `π(x) = 0`, for `f` of mean zero."""
+        """`R f`, the solution of `(I - P) x = f` with `π(x) = 0`, for `f` of mean
+        zero."""
 
     def holding(self) -> Float[Array, " states"]:
-        """`P(x, x)`, the probability to stay; or zero, where a step forgets the state."""
+        """`P(x, x)`, the probability to stay; or zero, where a step forgets the
+        state."""
         return jnp.zeros_like(self.log_stationary)
 
     def relax(
@@ -118,12 +122,13 @@ class AbstractChain(eqx.Module):
         f: Float[Array, "states n_obs"],
         killed: Bool[Array, " states"] | None = None,
     ) -> Float[Array, "states n_obs"]:
-        """Sweeps of Jacobi's iteration for `(I - P) x = f`, with `x` held where `killed`.
+        """Sweeps of Jacobi's iteration for `(I - P) x = f`, with `x` held where
+        `killed`.
 
         A solution of the symmetrised system is `√π x`, and dividing it by `√π` leaves
-        nothing of `x` in states that are hardly ever visited. But their values follow from
-        those of the states that the chain goes to next, which are visited more: after as
-        many sweeps as there are units, every value comes from accurate ones.
+        nothing of `x` in states that are hardly ever visited. But their values follow
+        from those of the states that the chain goes to next, which are visited more:
+        after as many sweeps as there are units, every value comes from accurate ones.
         """
         leave = 1 / (1 - self.holding())
         leave = leave if killed is None else jnp.where(killed, 0, leave)
@@ -144,12 +149,14 @@ class AbstractChain(eqx.Module):
         return jnp.max(jnp.abs(matrix - matrix[::-1, ::-1]))
 
     def cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
-        """`Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k` states in
-        `order`, `k = 1, …, states - 1`."""
+        """`Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`
+        states in `order`, `k = 1, …, states - 1`."""
         flow = scale(self.stationary, self.matrix())[order][:, order]
         # Moving state k into S adds what flows from it to the rest, and takes away what
         # flowed to it.
-        outward = jnp.sum(jnp.triu(flow, 1), axis=1) - jnp.sum(jnp.triu(flow, 1), axis=0)
+        outward = jnp.sum(jnp.triu(flow, 1), axis=1) - jnp.sum(
+            jnp.triu(flow, 1), axis=0
+        )
         return jnp.cumsum(outward)[:-1]
 
     @abc.abstractmethod
@@ -166,8 +173,9 @@ class AbstractChain(eqx.Module):
         for; `(None,)` for a chain that is not symmetric."""
         if sector is not None and not self.is_symmetric:
             raise ValueError(
-                f"The {sector} sector was asked for, but this chain is not symmetric under "
-                "the global flip: its model has biases, or does not say `is_symmetric`."
+                f"The {sector} sector was asked for, but this chain is not symmetric "
+                "under the global flip: its model has biases, or does not say "
+                "`is_symmetric`."
             )
         if not self.is_symmetric:
             return (None,)
@@ -178,8 +186,9 @@ def require_reversible(chain: AbstractChain, what: str) -> None:
     """Raise a `ValueError` if the chain is not reversible."""
     if not chain.is_reversible:
         raise ValueError(
-            f"The {what} needs a reversible chain, and this one is not. Use a reversible "
-            "kernel, such as `PalindromicBlockGibbs` in place of `AlternatingBlockGibbs`."
+            f"The {what} needs a reversible chain, and this one is not. Use a "
+            "reversible kernel, such as `PalindromicBlockGibbs` in place of "
+            "`AlternatingBlockGibbs`."
         )
 
 
@@ -224,7 +233,7 @@ def killed(
         target[:, None] | target[None, :], 0, symmetrise(matrix, log_law, is_reversible)
     )
     identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return DenseGenerator(identity - out, None, is_reversible)
+    return DenseGenerator(entries=identity - out, null=None, is_symmetric=is_reversible)
 
 
 class DenseChain(AbstractChain):
@@ -241,8 +250,8 @@ class DenseChain(AbstractChain):
         """**Arguments:**
 
         - `matrix`: `(states, states)` transition matrix, rows summing to one.
-        - `stationary`: `(states,)` stationary law, positive. Computed from the matrix by
-            default.
+        - `stationary`: `(states,)` stationary law, positive. Computed from the matrix
+            by default.
         - `is_reversible`: whether detailed balance holds. Found out by default, which
             needs concrete values: say it when the matrix is traced.
 
@@ -252,7 +261,8 @@ class DenseChain(AbstractChain):
         matrix = jnp.asarray(matrix)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
             raise ValueError(
-                f"A transition matrix is square, but the shape {matrix.shape} was given."
+                f"A transition matrix is square, but the shape {matrix.shape} was "
+                "given."
             )
         if not jnp.issubdtype(matrix.dtype, jnp.floating):
             matrix = matrix.astype(jnp.result_type(float))
@@ -274,20 +284,25 @@ class DenseChain(AbstractChain):
         stationary = jnp.asarray(stationary, matrix.dtype)
         if stationary.shape != (n,):
             raise ValueError(
-                f"The stationary law has shape ({n},), but {stationary.shape} was given."
+                f"The stationary law has shape ({n},), but {stationary.shape} was "
+                "given."
             )
-        holds = jnp.all(stationary > 0) & (jnp.abs(jnp.sum(stationary) - 1) <= tolerance)
+        holds = jnp.all(stationary > 0) & (
+            jnp.abs(jnp.sum(stationary) - 1) <= tolerance
+        )
         holds &= jnp.max(jnp.abs(stationary @ matrix - stationary)) <= tolerance
         stationary = eqx.error_if(
             stationary,
             ~holds,
-            "The law is not a positive stationary law of the matrix. Leave it out to have "
-            "it computed; a chain with transient states has none.",
+            "The law is not a positive stationary law of the matrix. Leave it out to "
+            "have it computed; a chain with transient states has none.",
         )
         if is_reversible is None:
             flow = stationary[:, None] * matrix
-            balanced = jnp.max(jnp.abs(flow - flow.T)) <= 1e3 * jnp.finfo(flow.dtype).eps
-            if isinstance(balanced, jax.core.Tracer):
+            balanced = (
+                jnp.max(jnp.abs(flow - flow.T)) <= 1e3 * jnp.finfo(flow.dtype).eps
+            )
+            if isinstance(balanced, Tracer):
                 raise ValueError(
                     "Whether a traced matrix is reversible cannot be found out: give "
                     "`is_reversible=True` or `False`."
@@ -301,9 +316,15 @@ class DenseChain(AbstractChain):
         return self.transition @ f
 
     def _generator(self) -> DenseGenerator:
-        symmetrised = symmetrise(self.transition, self.log_stationary, self.is_reversible)
+        symmetrised = symmetrise(
+            self.transition, self.log_stationary, self.is_reversible
+        )
         identity = jnp.eye(self.n_states, dtype=symmetrised.dtype)
-        return DenseGenerator(identity - symmetrised, self.root, self.is_reversible)
+        return DenseGenerator(
+            entries=identity - symmetrised,
+            null=self.root,
+            is_symmetric=self.is_reversible,
+        )
 
     def resolvent_form(
         self,

@@ -11,8 +11,9 @@ from ._spectrum import SlowestMode, slowest_mode
 class CheegerMargins(eqx.Module):
     """Both sides of `γ/2 ≤ Φ ≤ √(2γ)`, with `Φ` the best sweep cut of the slowest mode.
 
-    `lower` is `Φ - γ/2` and `upper` is `√(2γ) - Φ`, in inverse kernel steps; for a chain
-    that is what it claims to be neither is negative. `gap` is `γ`, `conductance` is `Φ`.
+    `lower` is `Φ - γ/2` and `upper` is `√(2γ) - Φ`, in inverse kernel steps; for a
+    chain that is what it claims to be neither is negative. `gap` is `γ`, `conductance`
+    is `Φ`.
     """
 
     gap: Float[Array, ""]
@@ -29,8 +30,8 @@ class CheegerMargins(eqx.Module):
 
 @eqx.filter_jit
 def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:
-    """`Φ = min_S Σ_{x∈S, y∉S} π(x) P(x, y) / min(π(S), 1 - π(S))` over the sweep cuts `S`
-    of the slowest mode, in inverse kernel steps.
+    """`Φ = min_S Σ_{x∈S, y∉S} π(x) P(x, y) / min(π(S), 1 - π(S))` over the sweep cuts
+    `S` of the slowest mode, in inverse kernel steps.
 
     A sweep cut takes the states with the smallest values of the mode. The bottleneck
     between two wells is one; the conductance of the chain is at most `Φ`.
@@ -40,8 +41,8 @@ def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:
 
     ??? cite "Source"
 
-        Sinclair and Jerrum, *Approximate counting, uniform generation and rapidly mixing
-        Markov chains*, Inf. Comput. 82, 93, 1989.
+        Sinclair and Jerrum, *Approximate counting, uniform generation and rapidly
+        mixing Markov chains*, Inf. Comput. 82, 93, 1989.
     """
     require_reversible(chain, "sweep conductance")
     return _conductance(chain, slowest_mode(chain))
@@ -65,8 +66,8 @@ def cheeger_margins(chain: AbstractChain) -> CheegerMargins:
 
 @eqx.filter_jit
 def cheeger_margin(chain: AbstractChain) -> Float[Array, ""]:
-    """`min(Φ - γ/2, √(2γ) - Φ)`, in inverse kernel steps: negative only if the gap or the
-    law is wrong. `trainq.markov.cheeger_margins` has the two sides.
+    """`min(Φ - γ/2, √(2γ) - Φ)`, in inverse kernel steps: negative only if the gap or
+    the law is wrong. `trainq.markov.cheeger_margins` has the two sides.
 
     **Raises:** as `trainq.markov.sweep_conductance`.
     """

@@ -67,16 +67,16 @@ class AbstractGenerator(eqx.Module):
 class FlipGenerator(AbstractGenerator):
     """A diagonal minus weighted exclusive ors of the state index.
 
-    `(L y)[s] = diagonal[s] y[s] - Σ_i hops[i, s] y[s ^ masks[i]]`. With single-bit masks
-    this is a single-flip kernel on the hypercube; in a sector of the global flip one mask
-    has all bits set.
+    `(L y)[s] = diagonal[s] y[s] - Σ_i hops[i, s] y[s ^ masks[i]]`. With single-bit
+    masks this is a single-flip kernel on the hypercube; in a sector of the global flip
+    one mask has all bits set.
     """
 
     diagonal: Float[Array, " n"]
     hops: Float[Array, "masks n"]
     null: Float[Array, " n"] | None
     masks: tuple[int, ...] = eqx.field(static=True)
-    is_symmetric = True
+    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def n_states(self) -> int:
@@ -95,16 +95,17 @@ class FlipGenerator(AbstractGenerator):
     def matrix(self) -> Float[Array, "n n"]:
         return jnp.diag(self.diagonal) - _xor_matrix(self.hops, self.masks)
 
-    # Even-odd elimination. If every mask has an odd number of bits, each hop changes the
-    # parity of the state index, and with states of even (e) and odd (o) parity
+    # Even-odd elimination. If every mask has an odd number of bits, each hop changes
+    # the parity of the state index, and with states of even (e) and odd (o) parity
     #
     #     L = [[D_e, -C], [-Cᵀ, D_o]],   D_e and D_o diagonal.
     #
     # Then y_e = D_e⁻¹ (b_e + C y_o), and (D_o - Cᵀ D_e⁻¹ C) y_o = b_o + Cᵀ D_e⁻¹ b_e: a
     # system of half the size. Its null vector is φ_o, which is shifted away as before.
     #
-    # The bits of a state but the last, with the parity, determine it. So both halves are
-    # indexed by s >> 1, and a hop by `mask` is an exclusive or of that index by mask >> 1.
+    # The bits of a state but the last, with the parity, determine it. So both halves
+    # are indexed by s >> 1, and a hop by `mask` is an exclusive or of that index by
+    # mask >> 1.
 
     @property
     def _is_bipartite(self) -> bool:
@@ -141,9 +142,8 @@ class FlipGenerator(AbstractGenerator):
         if not self._is_bipartite:
             return super().backsolve(factor, b)
         diagonal, scaled, chol = factor
-        constant = None if self.null is None else jnp.outer(self.null, self.null @ b)
-        if constant is not None:
-            b = b - constant
+        constant = 0 if self.null is None else jnp.outer(self.null, self.null @ b)
+        b = b - constant
         even, odd = self._split(b)
         odd = jax.scipy.linalg.cho_solve((chol, True), odd + scaled.T @ even)
         y = self._join(even / diagonal[:, None] + scaled @ odd, odd)
@@ -166,7 +166,7 @@ class GramGenerator(AbstractGenerator):
 
     overlap: Float[Array, "rows n"]
     null: Float[Array, " n"] | None
-    is_symmetric = True
+    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def n_states(self) -> int:
@@ -198,4 +198,6 @@ class DenseGenerator(AbstractGenerator):
         return self.entries
 
     def transposed(self) -> "DenseGenerator":
-        return DenseGenerator(self.entries.T, self.null, self.is_symmetric)
+        return DenseGenerator(
+            entries=self.entries.T, null=self.null, is_symmetric=self.is_symmetric
+        )

@@ -37,8 +37,8 @@ def hitting_times(
     target = jnp.asarray(target)
     if target.shape != (chain.n_states,) or target.dtype != bool:
         raise ValueError(
-            f"The target has one boolean for each of the {chain.n_states} states, but an "
-            f"array of shape {target.shape} and dtype {target.dtype} was given."
+            f"The target has one boolean for each of the {chain.n_states} states, but "
+            f"an array of shape {target.shape} and dtype {target.dtype} was given."
         )
     target = eqx.error_if(target, ~jnp.any(target), "The target has no state in it.")
     outside = jnp.where(target, 0, jnp.ones_like(chain.log_stationary))

@@ -1,6 +1,7 @@
 """Kernels: recipes that hold no parameters, each a sampler and an exact chain."""
 
 import abc
+from typing import TYPE_CHECKING, ClassVar
 
 import equinox as eqx
 import jax
@@ -16,16 +17,23 @@ from ._single_flip import AbstractFlipRule, HeatBath, Metropolis, SingleFlipChai
 from ._two_block import Scan, TwoBlockChain
 
 
+# Pyright knows an abstract class variable only by the name of a concrete one.
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
+
+
 class AbstractKernel(eqx.Module):
     """A Markov kernel that leaves the law of every model invariant.
 
     A kernel has three faces: `step` samples, `chain` is the exact operator, and
-    `site_updates` is the cost of a step. It holds no parameters, so every call takes the
-    model. For a kernel of your own, `chain` may return a
+    `site_updates` is the cost of a step. It holds no parameters, so every call takes
+    the model. For a kernel of your own, `chain` may return a
     [`trainq.markov.DenseChain`][].
     """
 
-    is_reversible: eqx.AbstractClassVar[bool]
+    is_reversible: AbstractClassVar[bool]
 
     @abc.abstractmethod
     def step(
@@ -44,8 +52,8 @@ class AbstractKernel(eqx.Module):
 
         **Returns:** the next states, in the shape and dtype of `x`.
 
-        **Raises:** `ValueError` for a wrong shape or dtype; a run-time error for another
-        value than ±1, or a parameter that is not finite.
+        **Raises:** `ValueError` for a wrong shape or dtype; a run-time error for
+        another value than ±1, or a parameter that is not finite.
         """
 
     @abc.abstractmethod
@@ -64,7 +72,7 @@ class AbstractKernel(eqx.Module):
 class AbstractSingleFlipKernel(AbstractKernel):
     """Choose a unit uniformly, and flip it with the probability of a rule."""
 
-    rule: eqx.AbstractClassVar[AbstractFlipRule]
+    rule: AbstractClassVar[AbstractFlipRule]
 
     @eqx.filter_jit
     def step(
@@ -86,7 +94,11 @@ class AbstractSingleFlipKernel(AbstractKernel):
         return jax.vmap(one)(jr.split(key, flat.shape[0]), flat).reshape(x.shape)
 
     def chain(self, model: AbstractEnergyModel) -> SingleFlipChain:
-        return SingleFlipChain(log_stationary(model), self.rule, model.is_symmetric)
+        return SingleFlipChain(
+            log_stationary=log_stationary(model),
+            rule=self.rule,
+            is_symmetric=model.is_symmetric,
+        )
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         del model
@@ -96,9 +108,9 @@ class AbstractSingleFlipKernel(AbstractKernel):
 class RandomScanGibbs(AbstractSingleFlipKernel):
     """Single-site Gibbs sampling (heat bath, Glauber dynamics) in random order.
 
-    A step chooses one unit uniformly and draws it from its law given all others: it flips
-    with probability `1 / (1 + exp(-Δ))`, where `Δ` is the change of `log π`. Reversible,
-    and positive semi-definite. A sweep is `n_units` steps.
+    A step chooses one unit uniformly and draws it from its law given all others: it
+    flips with probability `1 / (1 + exp(-Δ))`, where `Δ` is the change of `log π`.
+    Reversible, and positive semi-definite. A sweep is `n_units` steps.
 
     ??? cite "Source"
 
@@ -106,16 +118,16 @@ class RandomScanGibbs(AbstractSingleFlipKernel):
         1963; Geman and Geman, IEEE Trans. Pattern Anal. 6, 721, 1984.
     """
 
-    rule = HeatBath()
-    is_reversible = True
+    rule: ClassVar[AbstractFlipRule] = HeatBath()
+    is_reversible: ClassVar[bool] = True
 
 
 class RandomScanMetropolis(AbstractSingleFlipKernel):
     """Single-site Metropolis sampling in random order.
 
-    A step chooses one unit uniformly and flips it with probability `min(1, exp(Δ))`, where
-    `Δ` is the change of `log π`. Reversible, and by Peskun's ordering never noisier than
-    [`trainq.RandomScanGibbs`][]. A sweep is `n_units` steps.
+    A step chooses one unit uniformly and flips it with probability `min(1, exp(Δ))`,
+    where `Δ` is the change of `log π`. Reversible, and by Peskun's ordering never
+    noisier than [`trainq.RandomScanGibbs`][]. A sweep is `n_units` steps.
 
     ??? cite "Source"
 
@@ -123,26 +135,30 @@ class RandomScanMetropolis(AbstractSingleFlipKernel):
         J. Chem. Phys. 21, 1087, 1953; Peskun, Biometrika 60, 607, 1973.
     """
 
-    rule = Metropolis()
-    is_reversible = True
+    rule: ClassVar[AbstractFlipRule] = Metropolis()
+    is_reversible: ClassVar[bool] = True
 
 
 class AbstractBlockKernel(AbstractKernel):
     """Redraw whole layers, each from its law given the other."""
 
-    scan: eqx.AbstractClassVar[Scan]
+    scan: AbstractClassVar[Scan]
 
     def chain(self, model: AbstractEnergyModel) -> TwoBlockChain:
-        law = log_stationary(model)
-        return TwoBlockChain(law, model.n_visible, self.scan, model.is_symmetric)
+        return TwoBlockChain(
+            log_stationary=log_stationary(model),
+            n_visible=model.n_visible,
+            scan=self.scan,
+            is_symmetric=model.is_symmetric,
+        )
 
 
 class RandomScanBlockGibbs(AbstractBlockKernel):
     """Two-block Gibbs sampling in random order: `P = ½ (E_V + E_H)`.
 
-    A step redraws all visible units given the hidden ones, or all hidden units given the
-    visible ones, with probability one half each. Reversible. A step is `n_units / 2` site
-    updates on average.
+    A step redraws all visible units given the hidden ones, or all hidden units given
+    the visible ones, with probability one half each. Reversible. A step is
+    `n_units / 2` site updates on average.
 
     ??? cite "Source"
 
@@ -150,8 +166,8 @@ class RandomScanBlockGibbs(AbstractBlockKernel):
         sampler with various scans*, J. R. Stat. Soc. B 57, 157, 1995.
     """
 
-    scan = "random"
-    is_reversible = True
+    scan: ClassVar[Scan] = "random"
+    is_reversible: ClassVar[bool] = True
 
     @eqx.filter_jit
     def step(
@@ -185,8 +201,8 @@ class PalindromicBlockGibbs(AbstractBlockKernel):
         sampler with various scans*, J. R. Stat. Soc. B 57, 157, 1995.
     """
 
-    scan = "palindromic"
-    is_reversible = True
+    scan: ClassVar[Scan] = "palindromic"
+    is_reversible: ClassVar[bool] = True
 
     @eqx.filter_jit
     def step(
@@ -208,9 +224,10 @@ class PalindromicBlockGibbs(AbstractBlockKernel):
 class AlternatingBlockGibbs(AbstractBlockKernel):
     """Two-block Gibbs sampling, visible then hidden: `P = E_V E_H`.
 
-    What block-Gibbs hardware and contrastive divergence run. It leaves the law invariant
-    but is **not reversible**: it has no real spectrum, no gap and no Cheeger bound, and
-    functions that need these raise. A step is one sweep, `n_units` site updates.
+    What block-Gibbs hardware and contrastive divergence run. It leaves the law
+    invariant but is **not reversible**: it has no real spectrum, no gap and no Cheeger
+    bound, and functions that need these raise. A step is one sweep, `n_units` site
+    updates.
 
     ??? cite "Source"
 
@@ -218,8 +235,8 @@ class AlternatingBlockGibbs(AbstractBlockKernel):
         Neural Computation 14, 1771, 2002.
     """
 
-    scan = "alternating"
-    is_reversible = False
+    scan: ClassVar[Scan] = "alternating"
+    is_reversible: ClassVar[bool] = False
 
     @eqx.filter_jit
     def step(

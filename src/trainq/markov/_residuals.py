@@ -1,4 +1,5 @@
-"""How far a chain is from what it claims to be: residuals that are zero up to rounding."""
+"""How far a chain is from what it claims to be: residuals that are zero up to
+rounding."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
-    """`max_y |Σ_x π(x) P(x, y) - π(y)|`. Every chain must have this, reversible or not."""
+    """`max_y |Σ_x π(x) P(x, y) - π(y)|`. Every chain must have this, reversible or
+    not."""
     return jnp.max(jnp.abs(chain.push(chain.stationary) - chain.stationary))
 
 
@@ -36,20 +38,17 @@ def symmetry_residual(
     **Arguments:**
 
     - `chain`: the chain, on the states of `n_units` spins.
-    - `f`: functions of shape `(states,)` or `(states, n_obs)` that should have a parity.
+    - `f`: functions of shape `(states,)` or `(states, n_obs)` that should have a
+        parity.
 
     **Returns:** the largest of `|π(x) - π(-x)|`, `|P(x, y) - P(-x, -y)|` and, for every
     column of `f`, the smaller of `max |f(x) - f(-x)|` and `max |f(x) + f(-x)|`.
     """
     law = chain.stationary
-    residual = jnp.maximum(
-        jnp.max(jnp.abs(law - global_flip(law))), chain.asymmetry()
-    )
+    residual = jnp.maximum(jnp.max(jnp.abs(law - global_flip(law))), chain.asymmetry())
     if f is None:
         return residual
     columns = f.reshape(chain.n_states, -1)
     even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
     odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
     return jnp.maximum(residual, jnp.max(jnp.minimum(even, odd), initial=0))
-
-

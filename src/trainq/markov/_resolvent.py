@@ -21,8 +21,9 @@ def resolvent(
 ) -> Float[Array, "states *obs"]:
     """`R f`: the solution `x` of `(I - P) x = f - π(f)` with `π(x) = 0`.
 
-    It is `Σ_{t≥0} P^t (f - π(f))` where that converges: the excess of `f` still to come,
-    in steps. All columns of `f` share one factorisation. Differentiable to any order.
+    It is `Σ_{t≥0} P^t (f - π(f))` where that converges: the excess of `f` still to
+    come, in steps. All columns of `f` share one factorisation. Differentiable to any
+    order.
 
     **Arguments:**
 
@@ -32,13 +33,13 @@ def resolvent(
 
     **Returns:** an array like `f`.
 
-    **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error if the
-    chain is reducible in floating point.
+    **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error if
+    the chain is reducible in floating point.
 
     ??? cite "Source"
 
-        Kemeny and Snell, *Finite Markov Chains*, 1960: `R` is their fundamental matrix on
-        functions of mean zero.
+        Kemeny and Snell, *Finite Markov Chains*, 1960: `R` is their fundamental matrix
+        on functions of mean zero.
     """
     columns = chain.centre(f)
     x = chain.resolvent(columns.reshape(chain.n_states, -1), solver=solver or Direct())
@@ -53,24 +54,24 @@ def resolvent_trace(
     sector: Sector | None = None,
     solver: Direct | None = None,
 ) -> Float[Array, ""]:
-    """`T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π`, in kernel steps: the autocovariance of the observables
-    summed over all lags `t ≥ 0`.
+    """`T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π`, in kernel steps: the autocovariance of the
+    observables summed over all lags `t ≥ 0`.
 
     One factorisation for all observables, and a backward pass without a solve. It is a
-    `jax.custom_vjp`: reverse mode to any order and `jax.hessian` work; forward mode alone
-    needs `Direct(plain_autodiff=True)`.
+    `jax.custom_vjp`: reverse mode to any order and `jax.hessian` work; forward mode
+    alone needs `Direct(plain_autodiff=True)`.
 
     **Arguments:**
 
     - `chain`: the chain.
     - `f`: `(states,)` or `(states, n_obs)`.
-    - `sector`: `"even"` or `"odd"` if every column is known to have this parity under the
-        global flip. Only that sector is then solved: the result is wrong if `f` has
+    - `sector`: `"even"` or `"odd"` if every column is known to have this parity under
+        the global flip. Only that sector is then solved: the result is wrong if `f` has
         another part. Both, by default.
     - `solver`: how to solve, `Direct()` by default.
 
-    **Raises:** as `trainq.markov.resolvent`; also `ValueError` if a sector is asked for of
-    a chain that is not symmetric.
+    **Raises:** as `trainq.markov.resolvent`; also `ValueError` if a sector is asked for
+    of a chain that is not symmetric.
     """
     columns = chain.centre(f).reshape(chain.n_states, -1)
     return chain.resolvent_form(
@@ -87,8 +88,8 @@ def asymptotic_covariance(
     sector: Sector | None = None,
     solver: Direct | None = None,
 ) -> Float[Array, "n_obs n_obs"]:
-    """The matrix of the noise of time averages, `lim K Cov(f̂_a, f̂_b)` for a window of `K`
-    steps, in kernel steps: `⟨f̃_a, R f̃_b⟩ + ⟨f̃_b, R f̃_a⟩ - Cov(f_a, f_b)`.
+    """The matrix of the noise of time averages, `lim K Cov(f̂_a, f̂_b)` for a window of
+    `K` steps, in kernel steps: `⟨f̃_a, R f̃_b⟩ + ⟨f̃_b, R f̃_a⟩ - Cov(f_a, f_b)`.
 
     With the gradient observables of a model it is the covariance of the gradient noise,
     times `K`.
@@ -97,7 +98,8 @@ def asymptotic_covariance(
 
     - `chain`, `sector`, `solver`: as for `trainq.markov.resolvent_trace`.
     - `f`: `(states, n_obs)`.
-    - `convention`: `"resolvent"` leaves out the last term, so that the trace is `2 T_O`.
+    - `convention`: `"resolvent"` leaves out the last term, so that the trace is
+        `2 T_O`.
 
     **Returns:** a symmetric `(n_obs, n_obs)` matrix.
 

@@ -66,7 +66,7 @@ class SingleFlipChain(AbstractChain):
     log_stationary: Float[Array, " states"]
     rule: AbstractFlipRule
     is_symmetric: bool = eqx.field(static=True)
-    is_reversible = True
+    is_reversible: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def n_units(self) -> int:
@@ -94,7 +94,7 @@ class SingleFlipChain(AbstractChain):
         return out
 
     def generator(self, sector: Sector | None = None) -> FlipGenerator:
-        """The symmetrised `I - P`, in one sector of the global flip or on all states."""
+        """The symmetrised `I - P`, in one sector of the global flip or in all."""
         n, half = self.n_units, self.n_states // 2
         log_law, masks = self.log_stationary, self._masks
         if sector is not None:
@@ -109,7 +109,9 @@ class SingleFlipChain(AbstractChain):
             hops = hops.at[0].multiply(-1)
         diagonal = jnp.sum(self.rule.acceptance(delta), axis=0) / n
         null = None if sector == "odd" else fold_sector(self.root, sector)
-        return FlipGenerator(diagonal, hops, null, tuple(masks))
+        return FlipGenerator(
+            diagonal=diagonal, hops=hops, null=null, masks=tuple(masks)
+        )
 
     def resolvent_form(
         self,
@@ -143,7 +145,9 @@ class SingleFlipChain(AbstractChain):
         return self.stationary[None, :] * self.flip_probabilities()
 
     def imbalance(self) -> Float[Array, ""]:
-        back = [xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)]
+        back = [
+            xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)
+        ]
         return jnp.max(jnp.abs(self._flows() - jnp.stack(back)))
 
     def asymmetry(self) -> Float[Array, ""]:
@@ -156,7 +160,9 @@ class SingleFlipChain(AbstractChain):
         outward = jnp.zeros_like(self.log_stationary)
         for flow, mask in zip(self._flows(), self._masks, strict=True):
             towards = xor(rank, mask)
-            outward = outward.at[rank].add(jnp.where(rank < towards, flow, -xor(flow, mask)))
+            outward = outward.at[rank].add(
+                jnp.where(rank < towards, flow, -xor(flow, mask))
+            )
         return jnp.cumsum(outward)[:-1]
 
     def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
@@ -164,10 +170,10 @@ class SingleFlipChain(AbstractChain):
         masks = self._masks
         cut = jnp.stack([target | xor(target, mask) for mask in masks])
         return FlipGenerator(
-            jnp.where(target, 1, whole.diagonal),
-            jnp.where(cut, 0, whole.hops),
-            None,
-            whole.masks,
+            diagonal=jnp.where(target, 1, whole.diagonal),
+            hops=jnp.where(cut, 0, whole.hops),
+            null=None,
+            masks=whole.masks,
         )
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:

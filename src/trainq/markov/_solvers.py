@@ -1,23 +1,25 @@
 """The primitive: bilinear forms of the resolvent, with a backward pass free of solves.
 
 A chain with kernel `P` and stationary law `π` has the symmetrised generator
-`L = D^½ (I - P) D^-½`, `D = diag π`, whose null vector is `φ = √π`. All that this library
-asks of a chain is sums like `⟨u, L⁺ w⟩` for `u` and `w` orthogonal to `φ`; there `L⁺` is
-the inverse of the regular operator `L + φφᵀ`, which is what an `AbstractGenerator` holds.
+`L = D^½ (I - P) D^-½`, `D = diag π`, whose null vector is `φ = √π`. All that this
+library asks of a chain is sums like `⟨u, L⁺ w⟩` for `u` and `w` orthogonal to `φ`;
+there `L⁺` is the inverse of the regular operator `L + φφᵀ`, which is what an
+`AbstractGenerator` holds.
 
-The derivative. Let `y = (L + φφᵀ)⁻¹ w` and `z = (L + φφᵀ)⁻ᵀ u`. The form is the stationary
-value, at these `y` and `z`, of
+The derivative. Let `y = (L + φφᵀ)⁻¹ w` and `z = (L + φφᵀ)⁻ᵀ u`. The form is the
+stationary value, at these `y` and `z`, of
 
     J(y, z) = ⟨u, y⟩ + ⟨z, w⟩ - ⟨z, (L + φφᵀ) y⟩,
 
-so its first derivative is that of `J` with `y` and `z` held fixed (the envelope theorem):
-`d⟨u, L⁺w⟩ = ⟨du, y⟩ + ⟨z, dw⟩ - ⟨z, d(L + φφᵀ) y⟩`. The forward pass has solved for `y`,
-and `z` comes from the same factorisation, or is `y` itself where `u = w` and `L` is
-symmetric. The backward pass solves nothing. It is also how the rule is written below: the
-derivative of `J`, taken by autodiff through the structure of `L` alone.
+so its first derivative is that of `J` with `y` and `z` held fixed (the envelope
+theorem): `d⟨u, L⁺w⟩ = ⟨du, y⟩ + ⟨z, dw⟩ - ⟨z, d(L + φφᵀ) y⟩`. The forward pass has
+solved for `y`, and `z` comes from the same factorisation, or is `y` itself where
+`u = w` and `L` is symmetric. The backward pass solves nothing. It is also how the rule
+is written below: the derivative of `J`, taken by autodiff through the structure of `L`
+alone.
 
-Higher derivatives need how `y` and `z` move, `dy = (L + φφᵀ)⁻¹ (dw - d(L + φφᵀ) y)`: the
-custom JVP of `solve`, again with the same factors.
+Higher derivatives need how `y` and `z` move, `dy = (L + φφᵀ)⁻¹ (dw - d(L + φφᵀ) y)`:
+the custom JVP of `solve`, again with the same factors.
 """
 
 import math
@@ -40,8 +42,8 @@ Pairing = Literal["diagonal", "gram"]
 class Direct(eqx.Module):
     """Solve by one factorisation, for all right-hand sides at once.
 
-    The cost is that of a Cholesky factorisation of `n` states (LU for a chain that is not
-    reversible), `n` being what the chain's own reductions leave: with `N` units,
+    The cost is that of a Cholesky factorisation of `n` states (LU for a chain that is
+    not reversible), `n` being what the chain's own reductions leave: with `N` units,
     `2**(N - 2)` for single flips without biases and even `N`, `2**(N - 1)` for other
     single flips, and `2**(min(n_visible, n_hidden) - 1)` for two blocks without biases.
     """
@@ -53,14 +55,16 @@ class Direct(eqx.Module):
 Direct.__init__.__doc__ = """**Arguments:**
 
 - `plain_autodiff`: differentiate straight through a dense solve of the unreduced system
-    instead of using the custom rule. Slower, and it allows forward mode; it is the test of
-    the rule.
+    instead of using the custom rule. Slower, and it allows forward mode; it is the test
+    of the rule.
 - `max_states`: refuse larger matrices than this, of `8 max_states²` bytes each.
 """
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve(transpose: bool, generator: AbstractGenerator, factor: Any, b: Array) -> Array:
+def _solve(
+    transpose: bool, generator: AbstractGenerator, factor: Any, b: Array
+) -> Array:
     return generator.backsolve(factor, b, transpose)
 
 
@@ -80,16 +84,17 @@ def _freeze(tree: Any) -> Any:
 def solver_of(generator: AbstractGenerator, solver: Direct) -> Callable[..., Array]:
     """Factorise once, and return `solve(b, transpose=False)` for `(L + φφᵀ)⁻¹ b`.
 
-    It takes any number of columns and is differentiable to any order, in either mode. It
-    raises, when run, if a residual is large: the chain is then reducible in floating point.
+    It takes any number of columns and is differentiable to any order, in either mode.
+    It raises, when run, if a residual is large: the chain is then reducible in floating
+    point.
     """
     n = generator.n_states
     if n > solver.max_states:
         raise ValueError(
-            f"A direct solve of {n} states is too large: at most {solver.max_states} are "
-            "allowed. Use a model with fewer units, a block kernel (whose chain lives on "
-            "one layer), or raise `Direct(max_states=...)` if there is memory for "
-            f"matrices of {8 * n * n / 2**30:.1f} GiB."
+            f"A direct solve of {n} states is too large: at most {solver.max_states} "
+            "are allowed. Use a model with fewer units, a block kernel (whose chain "
+            "lives on one layer), or raise `Direct(max_states=...)` if there is "
+            f"memory for matrices of {8 * n * n / 2**30:.1f} GiB."
         )
     if solver.plain_autodiff:
         matrix = generator.dense()
@@ -121,10 +126,10 @@ def _verified(generator: AbstractGenerator, y: Array, b: Array) -> Array:
         y,
         ~jnp.all(exact & regular),
         "The resolvent could not be solved: a relative residual is above "
-        f"{math.sqrt(eps):.0e}, or the solution has an error above {eps ** (1 / 3):.0e}. "
-        "The likely causes, in order: the model is so cold that its chain is reducible "
-        "in floating point (lower beta or the weights, use float64, or a block kernel); "
-        "an observable or a parameter is not finite.",
+        f"{math.sqrt(eps):.0e}, or the solution has an error above "
+        f"{eps ** (1 / 3):.0e}. The likely causes, in order: the model is so cold "
+        "that its chain is reducible in floating point (lower beta or the weights, "
+        "use float64, or a block kernel); an observable or a parameter is not finite.",
     )
 
 

@@ -48,8 +48,8 @@ def spectral_gap(
 
     **Returns:** the gap; infinity if constants are the only functions.
 
-    **Raises:** `ValueError` if the chain is not reversible, not symmetric where a sector is
-    asked for, or too large for a dense eigenproblem.
+    **Raises:** `ValueError` if the chain is not reversible, not symmetric where a
+    sector is asked for, or too large for a dense eigenproblem.
     """
     require_reversible(chain, "spectral gap")
     gaps = [_lowest(chain, s)[0] for s in chain.sectors(sector)]
@@ -90,9 +90,9 @@ def slowest_mode(chain: AbstractChain) -> SlowestMode:
 
 def _lowest(chain: AbstractChain, sector: Sector | None) -> tuple[Array, Array]:
     problem = chain.eigen_problem(sector)
-    # Never differentiate eigh: its derivative divides by differences of eigenvalues. The
-    # first derivative of the Rayleigh quotient at a fixed eigenvector is that of the
-    # eigenvalue (Hellmann and Feynman), and λ_min is concave in the matrix.
+    # Never differentiate eigh: its derivative divides by differences of eigenvalues.
+    # The first derivative of the Rayleigh quotient at a fixed eigenvector is that of
+    # the eigenvalue (Hellmann and Feynman), and λ_min is concave in the matrix.
     vectors = jnp.linalg.eigh(lax.stop_gradient(problem.matrix))[1]
     y = vectors[:, 0]
     value = y @ problem.matrix @ y

@@ -35,7 +35,7 @@ class _Layers(NamedTuple):
 
     @property
     def generator(self) -> GramGenerator:
-        return GramGenerator(self.across, self.null)
+        return GramGenerator(overlap=self.across, null=self.null)
 
 
 class TwoBlockChain(AbstractChain):
@@ -48,21 +48,31 @@ class TwoBlockChain(AbstractChain):
         **not** reversible.
 
     With `B(v, h) = π(v, h) / √(π(v) π(h))`, alternating conditional expectations are
-    `BBᵀ` on visible functions and `BᵀB` on hidden ones. Every sum of powers of the chain
-    reduces to `(I - BᵀB)⁺` or to `(I - BBᵀ)⁺`: the smaller layer is taken.
+    `BBᵀ` on visible functions and `BᵀB` on hidden ones. Every sum of powers of the
+    chain reduces to `(I - BᵀB)⁺` or to `(I - BBᵀ)⁺`: the smaller layer is taken.
     """
 
-    # Solves store a function f of one layer as its half density √π f: the coordinates in
-    # which BBᵀ and BᵀB are symmetric, and E[·|h] of visible functions is Bᵀ.
+    # Solves store a function f of one layer as its half density √π f: the coordinates
+    # in which BBᵀ and BᵀB are symmetric, and E[·|h] of visible functions is Bᵀ.
 
     log_stationary: Float[Array, " states"]
     n_visible: int = eqx.field(static=True)
     scan: Scan = eqx.field(static=True)
     is_symmetric: bool = eqx.field(static=True)
+    is_reversible: bool = eqx.field(static=True)
 
-    @property
-    def is_reversible(self) -> bool:
-        return self.scan != "alternating"
+    def __init__(
+        self,
+        log_stationary: Float[Array, " states"],
+        n_visible: int,
+        scan: Scan,
+        is_symmetric: bool,
+    ):
+        self.log_stationary = log_stationary
+        self.n_visible = n_visible
+        self.scan = scan
+        self.is_symmetric = is_symmetric
+        self.is_reversible = scan != "alternating"
 
     @property
     def _shape(self) -> tuple[int, int]:
@@ -120,23 +130,26 @@ class TwoBlockChain(AbstractChain):
         on_visible = jnp.einsum(
             "vh,vha->va", jnp.exp(joint - visible[:, None] / 2), table
         )
-        on_hidden = jnp.einsum("vh,vha->ha", jnp.exp(joint - hidden[None, :] / 2), table)
+        on_hidden = jnp.einsum(
+            "vh,vha->ha", jnp.exp(joint - hidden[None, :] / 2), table
+        )
         return fold_sector(on_visible, sector), fold_sector(on_hidden, sector)
 
     def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
         checked = super().sectors(sector)
-        # An empty layer has one state, which the global flip does not pair with another.
+        # An empty layer has one state, which the global flip does not pair with
+        # another.
         return (None,) if 1 in self._shape else checked
 
-    # Sums over time. With f_v = E[f|v], f_h = E[f|h] for f of mean zero, K_vh = E[·|v] of
-    # hidden functions and K_hv = E[·|h] of visible ones, M_h = K_hv K_vh and
-    # M_v = K_vh K_hv, the powers of each chain give
+    # Sums over time. With f_v = E[f|v], f_h = E[f|h] for f of mean zero, K_vh = E[·|v]
+    # of hidden functions and K_hv = E[·|h] of visible ones, M_h = K_hv K_vh and
+    # M_v = K_vh K_hv, the powers of each chain give, with s on either layer,
     #
-    #   random       x = f + s + f_o + K s,   s = (I - M)⁻¹ (f_own + K* f_o)  on either layer
-    #   palindromic  x = f + K_hv K_vh s,     s = (I - M_h)⁻¹ f_h
-    #                  = f + K_hv s,          s = (I - M_v)⁻¹ K_vh f_h
-    #   alternating  x = f + s,               s = (I - M_h)⁻¹ K_hv f_v
-    #                  = f + K_hv s,          s = (I - M_v)⁻¹ f_v
+    #   random       x = f + s + f_o + K s,  s = (I - M)⁻¹ (f_own + K* f_other)
+    #   palindromic  x = f + K_hv K_vh s,    s = (I - M_h)⁻¹ f_h
+    #                  = f + K_hv s,         s = (I - M_v)⁻¹ K_vh f_h
+    #   alternating  x = f + s,              s = (I - M_h)⁻¹ K_hv f_v
+    #                  = f + K_hv s,         s = (I - M_v)⁻¹ f_v
     #
     # because M_h K_hv = K_hv M_v. Pairing with f gives the forms below.
 
@@ -186,7 +199,7 @@ class TwoBlockChain(AbstractChain):
         def geometric(r):
             """`(I - M)⁻¹ r` on the smaller layer."""
             own = self._log_laws()[2 if on_hidden else 1]
-            u, total = scale(jnp.exp(own / 2), r), 0
+            u, total = scale(jnp.exp(own / 2), r), jnp.zeros_like(r)
             for s in self.sectors():
                 solve = solver_of(self._layers(s, on_hidden).generator, solver)
                 total = total + unfold_sector(solve(fold_sector(u, s)), s)
@@ -218,8 +231,8 @@ class TwoBlockChain(AbstractChain):
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         # The modes are those of the layer: with BᵀB y = σ² y the palindromic chain has
-        # eigenvalue σ², on functions of h; the random one has (1 + σ)/2, on the sum of y
-        # and of its image By/σ on the other layer.
+        # eigenvalue σ², on functions of h; the random one has (1 + σ)/2, on the sum of
+        # y and of its image By/σ on the other layer.
         on_hidden = self._on_hidden(larger=1 in self._shape)
         layers = self._layers(sector, on_hidden)
 
@@ -228,12 +241,20 @@ class TwoBlockChain(AbstractChain):
             squared = image @ image
             # Where the layers are independent σ = 0, and rounding is all there is.
             correlated = squared > (16 * jnp.finfo(image.dtype).eps) ** 2
-            sigma = jnp.where(correlated, jnp.sqrt(jnp.where(correlated, squared, 1)), 0)
-            return sigma, jnp.where(correlated, image / jnp.where(correlated, sigma, 1), 0)
+            sigma = jnp.where(
+                correlated, jnp.sqrt(jnp.where(correlated, squared, 1)), 0
+            )
+            return sigma, jnp.where(
+                correlated, image / jnp.where(correlated, sigma, 1), 0
+            )
 
         def gap(value, y):
             value = jnp.minimum(value, 1)  # 1 - σ²
-            return value if self.scan == "palindromic" else value / (2 + 2 * image_of(y)[0])
+            return (
+                value
+                if self.scan == "palindromic"
+                else value / (2 + 2 * image_of(y)[0])
+            )
 
         def lift(y):
             # √π(v, h) y(h) / √π(h) = √p(v | h) y(h), and the same for v.

@@ -23,8 +23,8 @@ class AbstractEnergyModel(eqx.Module):
 
     A model of your own needs `n_visible`, `n_hidden` and `energy`; everything else
     follows from these, by automatic differentiation and enumeration. Its parameters are
-    its inexact array leaves. Set `is_symmetric` if the energy is the same at `x` and `-x`
-    for every value of the parameters: exact computations then halve their work.
+    its inexact array leaves. Set `is_symmetric` if the energy is the same at `x` and
+    `-x` for every value of the parameters: exact computations then halve their work.
 
     !!! example
 
@@ -79,7 +79,7 @@ class AbstractEnergyModel(eqx.Module):
         )
 
     def free_energies(self) -> Float[Array, " visible_states"]:
-        """`-log Σ_h exp(-E(v, h))` for each of the `2**n_visible` visible states, nats."""
+        """`-log Σ_h exp(-E(v, h))` for every visible state, nats."""
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
         return -jax.nn.logsumexp(-table, axis=1)
 
@@ -135,8 +135,8 @@ class AbstractEnergyModel(eqx.Module):
     def tempered(self, beta: int | float) -> "AbstractEnergyModel":
         """The model at inverse temperature `beta`: its energy is `beta` times ours.
 
-        Models that are linear in their parameters scale these, and `beta` may be traced;
-        for any other the energy is scaled, and `beta` is a Python number.
+        Models that are linear in their parameters scale these, and `beta` may be
+        traced; for any other the energy is scaled, and `beta` is a Python number.
         """
         return Tempered(self, beta)
 
@@ -149,21 +149,19 @@ class Tempered(AbstractEnergyModel):
     """
 
     model: AbstractEnergyModel
-    beta: float = eqx.field(static=True, converter=float)
+    beta: float = eqx.field(static=True)
+    n_visible: int = eqx.field(static=True)
+    n_hidden: int = eqx.field(static=True)
 
-    def __check_init__(self):
-        if not math.isfinite(self.beta):
+    def __init__(self, model: AbstractEnergyModel, beta: int | float):
+        if not math.isfinite(beta):
             raise ValueError(
-                f"beta is a finite inverse temperature, but {self.beta} was given."
+                f"beta is a finite inverse temperature, but {beta} was given."
             )
-
-    @property
-    def n_visible(self) -> int:
-        return self.model.n_visible
-
-    @property
-    def n_hidden(self) -> int:
-        return self.model.n_hidden
+        self.model = model
+        self.beta = float(beta)
+        self.n_visible = model.n_visible
+        self.n_hidden = model.n_hidden
 
     @property
     def is_symmetric(self) -> bool:
@@ -188,7 +186,7 @@ def checked(model: _Model) -> _Model:
     params = eqx.error_if(
         params,
         bad,
-        f"A parameter of this {type(model).__name__} is not finite. A training step may "
-        "have diverged: lower the learning rate, or look at the gradient.",
+        f"A parameter of this {type(model).__name__} is not finite. A training step "
+        "may have diverged: lower the learning rate, or look at the gradient.",
     )
     return eqx.combine(params, static)

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Num
 
 from .._spins import check_enumerable, merge, spins
@@ -69,9 +70,10 @@ class BoltzmannMachine(AbstractEnergyModel):
             n_units = max(n_units, n_visible or 0)
         else:
             raise ValueError(
-                "couplings is a symmetric (n_units, n_units) matrix, or (n_edges,) values "
-                f"together with `edges`, but an array of shape {couplings.shape} was "
-                f"given {'without' if pairs is None else 'with'} edges."
+                "couplings is a symmetric (n_units, n_units) matrix, or (n_edges,) "
+                "values together with `edges`, but an array of shape "
+                f"{couplings.shape} was given "
+                f"{'without' if pairs is None else 'with'} edges."
             )
         if n_units == 0:
             raise ValueError("A Boltzmann machine has at least one unit.")
@@ -84,8 +86,9 @@ class BoltzmannMachine(AbstractEnergyModel):
                 f"bias has shape ({n_units},), one field for each unit, but "
                 f"{bias.shape} was given. Leave it out for a model without biases."
             )
-        n_visible = n_units if n_visible is None else n_visible
-        if not 1 <= n_visible <= n_units:
+        self.n_visible = n_units if n_visible is None else n_visible
+        self.n_hidden = n_units - self.n_visible
+        if not 1 <= self.n_visible <= n_units:
             raise ValueError(
                 f"n_visible is between 1 and the {n_units} units, but {n_visible} was "
                 "given."
@@ -95,8 +98,6 @@ class BoltzmannMachine(AbstractEnergyModel):
         self.couplings = couplings
         self.bias = bias
         self.edges = jnp.asarray(pairs)
-        self.n_visible = n_visible
-        self.n_hidden = n_units - n_visible
 
     @property
     def is_symmetric(self) -> bool:
@@ -155,7 +156,9 @@ class BoltzmannMachine(AbstractEnergyModel):
         x = self._spins(x)
         first, second = self.edges[:, 0], self.edges[:, 1]
         touches = (first == unit) | (second == unit)
-        change = 2 * jnp.sum(jnp.where(touches, self.couplings, 0) * x[first] * x[second])
+        change = 2 * jnp.sum(
+            jnp.where(touches, self.couplings, 0) * x[first] * x[second]
+        )
         return change if self.bias is None else change + 2 * x[unit] * self.bias[unit]
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":
@@ -173,7 +176,9 @@ def _check_edges(pairs: np.ndarray) -> np.ndarray:
     if (pairs < 0).any() or (ordered[:, 0] == ordered[:, 1]).any():
         raise ValueError("Each edge joins two different units, numbered from 0.")
     if len(np.unique(ordered, axis=0)) != len(ordered):
-        raise ValueError("Each edge is given once, but some pair stands in edges twice.")
+        raise ValueError(
+            "Each edge is given once, but some pair stands in edges twice."
+        )
     return ordered
 
 
@@ -183,14 +188,15 @@ def _edge_values(matrix: Array, pairs: np.ndarray) -> Array:
     missing = np.ones((n, n), bool)
     missing[pairs[:, 0], pairs[:, 1]] = missing[pairs[:, 1], pairs[:, 0]] = False
     message = (
-        "couplings is a symmetric matrix, with zeros on its diagonal and wherever `edges` "
-        "has no edge, but another matrix was given. For a strictly upper triangle J, give "
-        "`J + J.T`."
+        "couplings is a symmetric matrix, with zeros on its diagonal and wherever "
+        "`edges` has no edge, but another matrix was given. For a strictly upper "
+        "triangle J, give `J + J.T`."
     )
     bad = jnp.any(matrix != matrix.T) | jnp.any(jnp.where(missing, matrix, 0) != 0)
-    if not isinstance(bad, jax.core.Tracer) and bool(bad) and bool(
-        jnp.all(jnp.isfinite(matrix))
-    ):
-        raise ValueError(message)
+    bad &= jnp.all(jnp.isfinite(matrix))  # another error, and not ours to find
     values = matrix[pairs[:, 0], pairs[:, 1]]
-    return eqx.error_if(values, bad, message) if isinstance(bad, jax.core.Tracer) else values
+    if isinstance(bad, Tracer):
+        return eqx.error_if(values, bad, message)
+    if bad:
+        raise ValueError(message)
+    return values

@@ -61,7 +61,7 @@ class CouplingNetwork(eqx.Module):
         mlp = eqx.nn.MLP(code_size, out_size, width, depth, jnp.tanh, key=mlp_key)
         last = mlp.layers[-1]
         assert last.bias is not None
-        # Equinox's own initial output has a scale set by the width; ours is set by name.
+        # Equinox's own initial output has a scale set by the width.
         scale = weight_scale / math.sqrt(width)
         self.mlp = eqx.tree_at(
             lambda net: (net.layers[-1].weight, net.layers[-1].bias),
@@ -76,7 +76,7 @@ class CouplingNetwork(eqx.Module):
         self.biases = biases
 
     def __call__(self, code: Float[Array, " code_size"]) -> RBM:
-        """The model of one code. Use `eqx.filter_vmap(network)` for a batch of codes."""
+        """The model of one code. For a batch, use `eqx.filter_vmap(network)`."""
         m, n = self.n_visible, self.n_hidden
         out = self.mlp(code)
         weights = out[: m * n].reshape(m, n)

@@ -48,8 +48,8 @@ def kl_divergence(
     - `data`: `(2**n_visible,)` probabilities, in order.
     - `model`: the model.
 
-    **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law, or
-    a parameter is not finite.
+    **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
+    or a parameter is not finite.
     """
     data = check_law(data, model)
     log_model = jax.nn.log_softmax(-free_energy(model))
@@ -142,7 +142,8 @@ def empirical_distribution(
 
     - `samples`: ±1 spins of any leading shape.
 
-    **Raises:** `ValueError` if there are none; a run-time error for another value than ±1.
+    **Raises:** `ValueError` if there are none; a run-time error for another value than
+    ±1.
     """
     samples = check_spins(jnp.asarray(samples), None)
     n_visible = samples.shape[-1]
@@ -150,7 +151,8 @@ def empirical_distribution(
     flat = samples.reshape(-1, n_visible)
     if flat.shape[0] == 0 or n_visible == 0:
         raise ValueError(
-            f"At least one sample of one unit is needed, but the shape is {samples.shape}."
+            "At least one sample of one unit is needed, but the shape is "
+            f"{samples.shape}."
         )
     counts = jnp.bincount(state_index(flat), length=2**n_visible)
     return counts.astype(jnp.result_type(float)) / flat.shape[0]

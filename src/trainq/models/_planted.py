@@ -2,8 +2,8 @@
 
 import math
 
-import jax.random as jr
 import jax.numpy as jnp
+import jax.random as jr
 from jaxtyping import Array, Float, Key
 
 from ._rbm import RBM
@@ -32,8 +32,8 @@ def planted_rbm(
 
     ??? cite "Source"
 
-        Barra, Bernacchia, Santucci and Contucci, *On the equivalence of Hopfield networks
-        and Boltzmann machines*, Neural Networks 34, 1, 2012.
+        Barra, Bernacchia, Santucci and Contucci, *On the equivalence of Hopfield
+        networks and Boltzmann machines*, Neural Networks 34, 1, 2012.
     """
     if n_visible < 1 or n_patterns < 1:
         raise ValueError(

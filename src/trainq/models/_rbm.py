@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -22,9 +21,9 @@ class RBM(AbstractEnergyModel):
     `E(v, h) = -vᵀ W h - aᵀ v - bᵀ h`.
 
     Its observables are `-v_i h_j`, then `-v_i` and `-h_j` if it has biases. Without
-    biases it is symmetric under the global flip, and exact work halves. Either layer sums
-    out analytically, so the visible law costs `2**n_visible` and the partition function
-    `2**min(n_visible, n_hidden)`.
+    biases it is symmetric under the global flip, and exact work halves. Either layer
+    sums out analytically, so the visible law costs `2**n_visible` and the partition
+    function `2**min(n_visible, n_hidden)`.
 
     ??? cite "Source"
 
@@ -88,7 +87,7 @@ class RBM(AbstractEnergyModel):
         return _shift(v @ self.weights, self.hidden_bias)
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
-        """`-vᵀ W h - aᵀ v - bᵀ h` for states of any leading shape, visible units first."""
+        """`-vᵀ W h - aᵀ v - bᵀ h` for states of any leading shape."""
         v, h = self._split(x)
         return -jnp.sum(self.hidden_field(v) * h, axis=-1) - _dot(v, self.visible_bias)
 
@@ -100,7 +99,9 @@ class RBM(AbstractEnergyModel):
 
     def free_energies(self) -> Float[Array, " visible_states"]:
         v = spins(self.n_visible, self.dtype)
-        return -jnp.sum(log_2cosh(self.hidden_field(v)), -1) - _dot(v, self.visible_bias)
+        return -jnp.sum(log_2cosh(self.hidden_field(v)), -1) - _dot(
+            v, self.visible_bias
+        )
 
     def log_partition(self) -> Float[Array, ""]:
         if self.n_visible <= self.n_hidden:
@@ -161,7 +162,9 @@ def _bias(layer: str, bias: Any, size: int) -> Array | None:
 
 
 def _shift(field: Array, bias: Array | None) -> Array:
-    return field if bias is None else field + bias.reshape((1,) * (field.ndim - 1) + (-1,))
+    return (
+        field if bias is None else field + bias.reshape((1,) * (field.ndim - 1) + (-1,))
+    )
 
 
 def _dot(x: Array, bias: Array | None) -> Array:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from ..markov import AbstractKernel, Direct
 from ..markov._chains import scale
-from ..markov._resolvent import check_convention, Convention
+from ..markov._resolvent import Convention, check_convention
 from ..models import AbstractEnergyModel, observables
 from ..models._laws import data_excess
 from ._snr import GradientSNR
@@ -16,12 +16,13 @@ from ._snr import GradientSNR
 
 class QStruct(eqx.Module):
     """The structural predictor `Q_struct⊥ = (K/2) ‖g‖² / T_O` of the gradient's
-    signal-to-noise ratio, with `T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π` and a window of `K` kernel steps.
+    signal-to-noise ratio, with `T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π` and a window of `K` kernel
+    steps.
 
     It is projected on the gradient observables `f_a = ∂E/∂θ_a` by the resolvent of the
-    chain, and selects no eigenvectors. So it is smooth wherever the chain mixes, and its
-    gradient costs no further solve. The data phase of the gradient is taken as exact, and
-    the chain as started from its stationary law.
+    chain, and selects no eigenvectors. So it is smooth wherever the chain mixes, and
+    its gradient costs no further solve. The data phase of the gradient is taken as
+    exact, and the chain as started from its stationary law.
 
     Two conventions for the noise `E‖ĝ - g‖²`, which differ when the window is not much
     longer than the autocorrelation: see
@@ -50,7 +51,8 @@ class QStruct(eqx.Module):
             asymptotic variance `(2 T_O - V) / K`, with `V = Σ_a Var f_a`.
         - `solver`: how to solve, `Direct()` by default.
 
-        **Raises:** `ValueError` if the window is not positive, or the convention unknown.
+        **Raises:** `ValueError` if the window is not positive, or the convention
+        unknown.
         """
         self.kernel = kernel
         self.window = check_window(window)
@@ -69,13 +71,14 @@ class QStruct(eqx.Module):
 
         **Returns:** a [`trainq.GradientSNR`][].
 
-        **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error if
-        `data` is not a law, a parameter is not finite, or the chain is reducible in
+        **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error
+        if `data` is not a law, a parameter is not finite, or the chain is reducible in
         floating point.
         """
         chain = self.kernel.chain(model)
         f = chain.centre(observables(model))
-        # The observables of a symmetric model are even at every value of its parameters.
+        # The observables of a symmetric model are even at every value of its
+        # parameters.
         sector = "even" if model.is_symmetric and chain.is_symmetric else None
         gradient = data_excess(data, model, chain.log_stationary) @ f
         noise = 2 * chain.resolvent_form(
@@ -91,6 +94,7 @@ def check_window(window: int | float) -> int | float:
     """Return the window, or raise a `ValueError` if it is not a positive number."""
     if not (math.isfinite(window) and window > 0):
         raise ValueError(
-            f"The window is a positive number of kernel steps, but {window!r} was given."
+            f"The window is a positive number of kernel steps, but {window!r} was "
+            "given."
         )
     return window

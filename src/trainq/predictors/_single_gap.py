@@ -14,10 +14,11 @@ class SingleGap(eqx.Module):
     """The textbook predictor: all the noise is in the slowest mode `ψ`, with gap `γ`,
     `Q = (K/2) ‖g‖² γ / Σ_a ⟨f_a, ψ⟩_π²`.
 
-    The thing to beat. It never overestimates the noise, and it misses all of it when the
-    slowest mode has no overlap with the observables. With spin-flip symmetry that is the
-    rule: the mode is odd and the observables of weights are even, so that the predicted
-    `Q` is too large by many orders of magnitude, or infinite. Not differentiable.
+    The thing to beat. It never overestimates the noise, and it misses all of it when
+    the slowest mode has no overlap with the observables. With spin-flip symmetry that
+    is the rule: the mode is odd and the observables of weights are even, so that the
+    predicted `Q` is too large by many orders of magnitude, or infinite. Not
+    differentiable.
     """
 
     kernel: AbstractKernel
@@ -38,8 +39,8 @@ class SingleGap(eqx.Module):
     def __call__(
         self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
     ) -> GradientSNR:
-        """Arguments and errors are those of [`trainq.QStruct`][]; also a `ValueError` if the
-        kernel is not reversible."""
+        """Arguments and errors are those of [`trainq.QStruct`][]; also a `ValueError`
+        if the kernel is not reversible."""
         chain = self.kernel.chain(model)
         f = chain.centre(observables(model))
         gradient = data_excess(data, model, chain.log_stationary) @ f

@@ -9,8 +9,8 @@ class GradientSNR(eqx.Module):
     """The signal and the noise of a gradient `ĝ` estimated from a window of a chain:
     `Q = ‖g‖² / E‖ĝ - g‖²`.
 
-    A batch of models, by `eqx.filter_vmap`, has leading axes. Attributes are derived from
-    the contributions of each parameter, which are in the order of
+    A batch of models, by `eqx.filter_vmap`, has leading axes. Attributes are derived
+    from the contributions of each parameter, which are in the order of
     [`trainq.observables`][].
     """
 
@@ -35,14 +35,14 @@ class GradientSNR(eqx.Module):
 
     @property
     def log_q(self) -> Float[Array, "*batch"]:
-        """`log Q`, for a loss. It is `-inf` where the signal is zero, and its derivative is
-        taken to be zero there."""
+        """`log Q`, for a loss. It is `-inf` where the signal is zero, and its
+        derivative is taken to be zero there."""
         return _log(self.signal) - _log(self.mse)
 
     @property
     def t_o(self) -> Float[Array, "*batch"]:
-        """`T_O = window · mse / 2`, in kernel steps: the noise with the window taken out.
-        In the resolvent convention it is `Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
+        """`T_O = window · mse / 2`, in kernel steps: the noise with the window taken
+        out. In the resolvent convention it is `Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
         return self.window * self.mse / 2
 
     @property
@@ -54,15 +54,17 @@ class GradientSNR(eqx.Module):
 def pool(snr: GradientSNR) -> GradientSNR:
     """The signal-to-noise ratio of a batch of models taken together.
 
-    Signals and mean squared errors are summed over all leading axes: `Q_pool = Σ signal /
-    Σ mse` is that of one gradient with a block for each model.
+    Signals and mean squared errors are summed over all leading axes:
+    `Q_pool = Σ signal / Σ mse` is that of one gradient with a block for each model.
     """
     n_parameters = snr.parameter_signal.shape[-1]
 
     def total(x):
         return jnp.sum(x.reshape(-1, n_parameters), axis=0)
 
-    return GradientSNR(total(snr.parameter_signal), total(snr.parameter_mse), snr.window)
+    return GradientSNR(
+        total(snr.parameter_signal), total(snr.parameter_mse), snr.window
+    )
 
 
 def _ratio(signal: Array, mse: Array) -> Array:

@@ -1,0 +1,53 @@
+"""What the documentation claims: its code runs, and its numbers are the stored ones."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = {
+    f"{page.relative_to(ROOT)} {number}": block
+    for page in PAGES
+    for number, block in enumerate(
+        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S), 1
+    )
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_code_of_the_documentation_runs(name, tmp_path):
+    # As a user runs it: in a process of its own, where warnings are errors.
+    command = [sys.executable, "-W", "error", "-c", BLOCKS[name]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_has_an_example_of_at_most_fifteen_statements():
+    assert "README.md 1" in BLOCKS
+    lines = [line for line in BLOCKS["README.md 1"].splitlines() if line.strip()]
+    assert len(lines) <= 15
+
+
+def test_the_readme_names_every_link_that_the_home_page_does():
+    names = re.compile(r"^\[(\w+)\]: ", re.M)
+    home = (ROOT / "docs/index.md").read_text()
+    assert set(names.findall(PAGES[0].read_text())) == set(names.findall(home))
+
+
+def test_the_table_of_exp9_is_that_of_the_stored_summary():
+    stored = json.loads((ROOT / "docs/exp9/summary.json").read_text())
+    page = (ROOT / "docs/exp9.md").read_text()
+    assert stored["label"] == "the protocol"
+    assert f"**{stored['verdict']}**" in page
+    for pair in stored["decomposition"]["pairs"]:
+        m, s = pair["cell"]
+        numbers = [pair[k] for k in ("ratio", "signal_ratio", "noise_ratio")]
+        cells = " | ".join(f"{number:.3f}" for number in numbers)
+        row = f"| ({m},{s}) {pair['checkpoint']} | {pair['weight']:g} | {cells} |"
+        assert row in page, row
