@@ -34,9 +34,8 @@ def chain(model=None):
 
 
 def traced_machine():
-    return jax.jit(lambda j: tq.BoltzmannMachine(j).couplings)(
-        jnp.triu(jnp.ones((3, 3)))
-    )
+    build = eqx.filter_jit(lambda j: tq.BoltzmannMachine(j).couplings)
+    return build(jnp.triu(jnp.ones((3, 3))))
 
 
 def edges(pairs):
@@ -123,6 +122,14 @@ STATIC = {
     "shape of the data": (
         lambda: tq.kl_divergence(jnp.ones(8) / 8, rbm(2, 2)),
         r"shape \(2\*\*2,\) = \(4,\), but \(8,\) was given",
+    ),
+    "boolean state": (
+        lambda: rbm(2, 2).energy(jnp.ones(4, bool)),
+        "array of bool was given",
+    ),
+    "boolean state of a machine": (
+        lambda: machine(4).energy(jnp.ones(4, bool)),
+        "array of bool was given",
     ),
     "no samples": (
         lambda: tq.empirical_distribution(jnp.ones((0, 2))),

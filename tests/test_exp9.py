@@ -1,6 +1,7 @@
 """The exp9 example: its constants, its judge, its training loop, its command line."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -76,6 +77,27 @@ def test_constants_are_those_of_the_protocol():
     assert PROTOCOL.checkpoints == ("init", "c50", "c25", "final")
     assert PROTOCOL.seeds[0] == 0 and len(set(PROTOCOL.seeds)) >= 5
     assert exp9.KERNEL == tq.RandomScanGibbs()
+
+
+def test_published_numbers_are_those_of_the_protocol():
+    expected = {
+        "outcome": 3,
+        "value_agreement": 2.26e-14,
+        "median": 1.125,
+        "above_one": 7,
+        "secondary_median": 1.0002,
+        "secondary_above_one": 4,
+        "detailed_balance": 4.16e-17,
+        "cheeger_margin": 3.68e-3,
+        "signal_ratios": (0.96, 2.05),
+        "noise_ratios": (0.87, 1.04),
+        "evaluations": 16_000,
+        "wall_seconds": 1913.0,
+    }
+    assert verdict.PUBLISHED.items() >= expected.items()
+    differences = verdict.PUBLISHED["differences"]
+    assert list(differences.values()) == [2.51e-9, 2.53e-9, 1.07e-9, 1.96e-9]
+    assert list(differences) == [verdict.cell_name(cell) for cell in PROTOCOL.cells]
 
 
 def test_constants_are_frozen():
@@ -633,15 +655,16 @@ def run(out, *options):
 
 
 @pytest.fixture
-def finished(tmp_path, tiny, one_lab, capsys):
-    code = run(tmp_path)
-    return code, tmp_path, capsys.readouterr().out
+def finished(tmp_path, tiny, one_lab, monkeypatch):
+    """The folder of a finished run, without figures, which take the longest."""
+    monkeypatch.setattr(exp9.figures, "draw", lambda *_: [])
+    assert run(tmp_path) == 0
+    return tmp_path
 
 
-def test_a_short_run_leaves_everything_it_should(finished):
-    code, out, shown = finished
-    summary = read(out)
-    assert code == 0
+def test_a_short_run_leaves_everything_it_should(tmp_path, tiny, one_lab, capsys):
+    assert run(tmp_path) == 0
+    shown, summary = capsys.readouterr().out, read(tmp_path)
     assert set(summary) >= SUMMARY_KEYS
     assert summary["label"] == "short run, not the protocol"
     assert "(short run, not the protocol)" in shown
@@ -650,62 +673,72 @@ def test_a_short_run_leaves_everything_it_should(finished):
     sha = dataclasses.replace(exp9.PROTOCOL, steps=3).sha256
     assert summary["constants"]["sha256"] == sha
     assert summary["constants"]["steps"] == 3
-    with np.load(out / "trajectories.npz") as curves:
+    with np.load(tmp_path / "trajectories.npz") as curves:
         assert curves["constants"] == sha
         assert curves["seed0_m2_s2_lambda0.1/kl"].shape == (3,)
         assert curves["seed0_m2_s2_lambda0.1/q"].shape == (3,)
     files = ["summary.json", "trajectories.npz", *(f"{name}.png" for name in FIGURES)]
     for file in files:
-        assert (out / file).stat().st_size > 0
-        assert str(out / file) in shown
+        assert (tmp_path / file).stat().st_size > 0
+        assert str(tmp_path / file) in shown
     # Nothing crosses in three steps: every pair is missing, and P1 has shown nothing.
     assert summary["p2"]["present"] == 0 and len(summary["p2"]["pairs"]) == 4
     assert summary["p4"]["pass"] and summary["p4"]["certified"] == 2 * 3 * 2 * 4
     assert summary["outcome"] == 1
 
 
-def test_the_report_fits_80_columns(finished, monkeypatch, capsys):
-    _, out, _ = finished
+def test_seeds_repeat_everything_and_the_first_gives_the_verdict(
+    tmp_path, tiny, one_lab
+):
+    assert run(tmp_path, "--seeds", "2", "--lambdas", "0.1") == 0
+    summary = read(tmp_path)
+    assert [row["seed"] for row in summary["seeds"]["rows"]] == [0, 1]
+    assert [one["seed"] for one in summary["runs"]] == [0] * 4 + [1] * 4
+    firsts = [one["checkpoints"]["final"]["q"] for one in summary["runs"][1:4:2]]
+    assert summary["finals"]["q_primary"] == [min(firsts), max(firsts)]
+    assert (tmp_path / "seeds.png").exists()
+
+
+def test_the_report_fits_80_columns(finished, monkeypatch):
     constants = dataclasses.replace(exp9.PROTOCOL, steps=3)
-    for seeds in (None, verdict.spread({0: read(out), 1: judge(make_runs())})):
-        monkeypatch.setattr(report, "console", Console(width=80, highlight=False))
-        report.show(read(out) | {"seeds": seeds}, constants, [])
-        lines = capsys.readouterr().out.splitlines()
-        assert max(map(len, lines)) <= 80
-        assert not any("…" in line for line in lines)  # rich cuts what does not fit
+    summary = read(finished)
+    for seeds in (None, verdict.spread({0: summary, 1: judge(make_runs())})):
+        page = io.StringIO()
+        monkeypatch.setattr(report, "console", Console(file=page, width=80))
+        report.show(summary | {"seeds": seeds}, constants, [])
+        lines = page.getvalue().splitlines()
+        assert len(lines) > 60 and max(map(len, lines)) <= 80
+        assert "…" not in page.getvalue()  # rich cuts what does not fit
 
 
 def test_resuming_keeps_finished_runs_and_gives_the_same_numbers(
     finished, monkeypatch, capsys
 ):
-    _, out, _ = finished
-    first = read(out)
+    first = read(finished)
 
     def refuse(*_):
         raise AssertionError("a finished run was done again")
 
     monkeypatch.setattr(exp9, "run_arm", refuse)
-    assert run(out, "--resume") == 0
+    assert run(finished, "--resume") == 0
     assert capsys.readouterr().out.count("from disk") >= 6
-    assert timeless(read(out)) == timeless(first)
-    assert read(out)["reused_seconds"] > 0
+    assert timeless(read(finished)) == timeless(first)
+    assert read(finished)["reused_seconds"] > 0
 
 
 def test_resuming_refuses_a_folder_made_with_other_constants(finished, capsys):
-    _, out, _ = finished
-    before = (out / "summary.json").read_text()
+    before = (finished / "summary.json").read_text()
     with pytest.raises(SystemExit) as stop:
-        exp9.main(["--steps", "4", "--out", str(out), "--resume"])
+        exp9.main(["--steps", "4", "--out", str(finished), "--resume"])
     assert stop.value.code == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "its runs were made with other constants (steps: 3 there, 4 here)" in message
-    assert (out / "summary.json").read_text() == before
+    assert (finished / "summary.json").read_text() == before
 
 
 def test_an_interrupt_loses_only_the_run_in_flight(
     finished, tmp_path, monkeypatch, capsys
 ):
-    _, straight, _ = finished
     out, run_arm, done = tmp_path / "interrupted", exp9.run_arm, []
 
     def interrupted(*args):
@@ -727,7 +760,7 @@ def test_an_interrupt_loses_only_the_run_in_flight(
     monkeypatch.setattr(exp9, "run_arm", lambda *args: done.append(1) or run_arm(*args))
     assert run(out, "--resume") == 0
     assert len(done) == 4
-    resumed, expected = read(out), read(straight)
+    resumed, expected = read(out), read(finished)
     for summary in (resumed, expected):
         for one in summary["runs"]:
             del one["seconds"]

@@ -103,6 +103,16 @@ def parity(n_bits: int) -> np.ndarray:
     return odd
 
 
+def as_spins(x: Shaped[Array, "*shape"], dtype) -> Num[Array, "*shape"]:
+    """Return `x` in another dtype, having checked that it is not boolean."""
+    if x.dtype == bool:
+        raise ValueError(
+            "Spins are -1 or +1, but an array of bool was given. Convert it with "
+            "`2 * x.astype(float) - 1`."
+        )
+    return x.astype(dtype)
+
+
 def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "..."]:
     """Return `x`, having checked that it holds spin states.
 
@@ -114,14 +124,9 @@ def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "
             f"States have shape (..., {'n_units' if n_units is None else n_units}), "
             f"one spin for each unit, but an array of shape {x.shape} was given."
         )
-    if x.dtype == bool:
-        raise ValueError(
-            "Spins are -1 or +1, but an array of bool was given. "
-            "Convert it with `2 * x.astype(float) - 1`."
-        )
     return eqx.error_if(
         x,
-        jnp.any(jnp.abs(x) != 1),
+        jnp.any(jnp.abs(as_spins(x, x.dtype)) != 1),
         "Spins are -1 or +1, but another value was given. Convert 0/1 states with "
         "`2 * x - 1`.",
     )

@@ -101,7 +101,7 @@ class AbstractEnergyModel(eqx.Module):
             return ravel_pytree(gradient)[0]
 
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
-        return flat.reshape(*x.shape[:-1], -1)
+        return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
     def flip_energy(
         self, x: Num[Array, " n_units"], unit: Int[Array, ""]

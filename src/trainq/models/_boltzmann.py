@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Num
 
-from .._spins import check_enumerable, merge, spins
+from .._spins import as_spins, check_enumerable, merge, spins
 from ._base import AbstractEnergyModel
 from ._rbm import as_parameter
 
@@ -97,7 +97,7 @@ class BoltzmannMachine(AbstractEnergyModel):
             couplings = _edge_values(couplings, pairs)
         self.couplings = couplings
         self.bias = bias
-        self.edges = jnp.asarray(pairs)
+        self.edges = jnp.asarray(pairs, int)
 
     @property
     def is_symmetric(self) -> bool:
@@ -117,7 +117,7 @@ class BoltzmannMachine(AbstractEnergyModel):
                 f"States of this model have shape (..., {self.n_units}), visible units "
                 f"first, but an array of shape {x.shape} was given."
             )
-        return x.astype(self.dtype)
+        return as_spins(x, self.dtype)
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
         """`-Σ_edges J_ij x_i x_j - Σ_i b_i x_i` for states of any leading shape."""
@@ -163,7 +163,11 @@ class BoltzmannMachine(AbstractEnergyModel):
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
-        return jax.tree.map(lambda p: p * beta if eqx.is_inexact_array(p) else p, self)
+
+        def scale(p):
+            return p * jnp.asarray(beta, p.dtype) if eqx.is_inexact_array(p) else p
+
+        return jax.tree.map(scale, self)
 
 
 def _check_edges(pairs: np.ndarray) -> np.ndarray:

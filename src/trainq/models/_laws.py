@@ -1,5 +1,6 @@
 """Exact laws of a model, and what is measured on them, in log space."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -124,12 +125,19 @@ def expectation(
 
     - `model`: the model.
     - `fn`: takes one state of shape `(n_units,)`, returns an array or a tree of arrays.
+        Every new function is compiled: define it once.
 
     **Returns:** what `fn` returns, averaged.
     """
     law = jnp.exp(log_stationary(model))
     values = map_states(fn, model.n_units, model.dtype)
-    return jax.tree.map(lambda f: jnp.tensordot(law, f.astype(law.dtype), 1), values)
+
+    def mean(f):
+        is_complex = jnp.issubdtype(f.dtype, jnp.complexfloating)
+        dtype = f.dtype if is_complex else law.dtype
+        return jnp.tensordot(law.astype(dtype), f.astype(dtype), 1)
+
+    return jax.tree.map(mean, values)
 
 
 @eqx.filter_jit
@@ -169,8 +177,11 @@ def check_law(
             f"(2**{model.n_visible},) = ({size},), but {data.shape} was given. "
             "`trainq.empirical_distribution` makes one from samples."
         )
+    if not jnp.issubdtype(data.dtype, jnp.floating):
+        data = data.astype(model.dtype)
+    # A law that was computed in float32 sums to one in float32.
+    tolerance = math.sqrt(max(jnp.finfo(t).eps for t in (data.dtype, model.dtype)))
     data = data.astype(model.dtype)
-    tolerance = jnp.sqrt(jnp.finfo(data.dtype).eps)
     is_law = (jnp.abs(jnp.sum(data) - 1) <= tolerance) & jnp.all(data >= 0)
     return eqx.error_if(
         data,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, Num
 
-from .._spins import check_enumerable, merge, spins
+from .._spins import as_spins, check_enumerable, merge, spins
 from ._base import AbstractEnergyModel, Block
 
 
@@ -71,7 +71,7 @@ class RBM(AbstractEnergyModel):
                 f"States of this model have shape (..., {self.n_units}), visible units "
                 f"first, but an array of shape {x.shape} was given."
             )
-        x = x.astype(self.dtype)
+        x = as_spins(x, self.dtype)
         return x[..., : self.n_visible], x[..., self.n_visible :]
 
     def visible_field(
@@ -114,7 +114,7 @@ class RBM(AbstractEnergyModel):
     ) -> Float[Array, "*batch n_parameters"]:
         v, h = self._split(x)
         products = v[..., :, None] * h[..., None, :]
-        parts = [products.reshape(*x.shape[:-1], -1)]
+        parts = [products.reshape(*x.shape[:-1], self.weights.size)]
         parts += [] if self.visible_bias is None else [v]
         parts += [] if self.hidden_bias is None else [h]
         return -merge(parts, self.dtype)
@@ -138,7 +138,7 @@ class RBM(AbstractEnergyModel):
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "RBM":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
-        return jax.tree.map(lambda p: p * beta, self)
+        return jax.tree.map(lambda p: p * jnp.asarray(beta, p.dtype), self)
 
 
 def as_parameter(values: Any) -> Array:
