@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._spins import parity, xor
 
@@ -87,13 +87,12 @@ class FlipGenerator(AbstractGenerator):
         return self.n_states.bit_length() - 1
 
     def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        out = self.diagonal[:, None] * y
-        for mask, hop in zip(self.masks, self.hops, strict=True):
-            out = out - hop[:, None] * xor(y, mask)
-        return out
+        return self.diagonal[:, None] * y - _hop(self.hops, self.masks, y)
 
     def matrix(self) -> Float[Array, "n n"]:
-        return jnp.diag(self.diagonal) - _xor_matrix(self.hops, self.masks)
+        rows = jnp.broadcast_to(jnp.arange(self.n_states), self.hops.shape)
+        columns = _neighbours(self.masks, self.n_states)
+        return jnp.diag(self.diagonal).at[rows, columns].add(-self.hops)
 
     # Even-odd elimination. If every mask has an odd number of bits, each hop changes
     # the parity of the state index, and with states of even (e) and odd (o) parity
@@ -105,7 +104,8 @@ class FlipGenerator(AbstractGenerator):
     #
     # The bits of a state but the last, with the parity, determine it. So both halves
     # are indexed by s >> 1, and a hop by `mask` is an exclusive or of that index by
-    # mask >> 1.
+    # mask >> 1. C has as many entries in a row as there are masks, and CᵀD_e⁻¹C the
+    # square of that: it is filled in, not multiplied out.
 
     @property
     def _is_bipartite(self) -> bool:
@@ -122,43 +122,51 @@ class FlipGenerator(AbstractGenerator):
         pairs = [jnp.where(is_odd, odd, even), jnp.where(is_odd, even, odd)]
         return jnp.stack(pairs, axis=1).reshape(-1, even.shape[-1])
 
+    @property
+    def _half_masks(self) -> tuple[int, ...]:
+        return tuple(mask >> 1 for mask in self.masks)
+
     def factor(self) -> Any:
         if not self._is_bipartite:
             return super().factor()
-        diagonal, other = self._split(self.diagonal)
-        hops = self._split(self.hops.T)[0].T
-        coupling = _xor_matrix(hops, tuple(mask >> 1 for mask in self.masks))
-        scaled = coupling / diagonal[:, None]
-        schur = jnp.diag(other) - coupling.T @ scaled
+        diagonal, schur = self._split(self.diagonal)
+        hops = tuple(half.T for half in self._split(self.hops.T))
+        to = _neighbours(self._half_masks, diagonal.size)
+        paths = hops[0][:, None] * (hops[0] / diagonal[None])[None]
+        schur = jnp.diag(schur).at[to[:, None], to[None, :]].add(-paths)
         if self.null is not None:
             null = self._split(self.null)[1]
             null = null / jnp.linalg.norm(null)
             schur = schur + jnp.outer(null, null)
-        return diagonal, scaled, jnp.linalg.cholesky(schur)
+        return diagonal[:, None], hops, jnp.linalg.cholesky(schur)
 
     def backsolve(
         self, factor: Any, b: Float[Array, "n k"], transpose: bool = False
     ) -> Float[Array, "n k"]:
         if not self._is_bipartite:
             return super().backsolve(factor, b)
-        diagonal, scaled, chol = factor
+        diagonal, (from_even, from_odd), cholesky = factor
+        masks = self._half_masks
         constant = 0 if self.null is None else jnp.outer(self.null, self.null @ b)
-        b = b - constant
-        even, odd = self._split(b)
-        odd = jax.scipy.linalg.cho_solve((chol, True), odd + scaled.T @ even)
-        y = self._join(even / diagonal[:, None] + scaled @ odd, odd)
+        even, odd = self._split(b - constant)
+        odd = odd + _hop(from_odd, masks, even / diagonal)
+        odd = jax.scipy.linalg.cho_solve((cholesky, True), odd)
+        y = self._join((even + _hop(from_even, masks, odd)) / diagonal, odd)
         if self.null is None:
             return y
         return y - jnp.outer(self.null, self.null @ y) + constant
 
 
-def _xor_matrix(hops: Float[Array, "masks n"], masks: tuple[int, ...]) -> Array:
-    """The matrix with `hops[i, s]` added at row `s` and column `s ^ masks[i]`."""
-    n = hops.shape[1]
-    rows = jnp.arange(n)
-    columns = jnp.stack([rows ^ mask for mask in masks])
-    zeros = jnp.zeros((n, n), hops.dtype)
-    return zeros.at[jnp.broadcast_to(rows, columns.shape), columns].add(hops)
+def _neighbours(masks: tuple[int, ...], n: int) -> Int[Array, "masks n"]:
+    return jnp.arange(n)[None, :] ^ jnp.array(masks, int)[:, None]
+
+
+def _hop(
+    hops: Float[Array, "masks n"], masks: tuple[int, ...], y: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """`Σ_i hops[i, s] y[s ^ masks[i]]`."""
+    terms = [h[:, None] * xor(y, m) for h, m in zip(hops, masks, strict=True)]
+    return sum(terms[1:], terms[0])
 
 
 class GramGenerator(AbstractGenerator):
