@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._spins import parity, xor
+from ._cholesky import cholesky, cholesky_solve
 
 
 class AbstractGenerator(eqx.Module):
@@ -52,7 +53,7 @@ class AbstractGenerator(eqx.Module):
     def factor(self) -> Any:
         """What `backsolve` needs, as a tree of arrays."""
         if self.is_symmetric:
-            return jnp.linalg.cholesky(self.dense())
+            return cholesky(self.dense())
         return jax.scipy.linalg.lu_factor(self.dense())
 
     def backsolve(
@@ -60,7 +61,7 @@ class AbstractGenerator(eqx.Module):
     ) -> Float[Array, "n k"]:
         """`(L + φφᵀ)⁻¹ b` from the factors; the transposed system if asked."""
         if self.is_symmetric:
-            return jax.scipy.linalg.cho_solve((factor, True), b)
+            return cholesky_solve(factor, b)
         return jax.scipy.linalg.lu_solve(factor, b, trans=int(transpose))
 
 
@@ -138,19 +139,19 @@ class FlipGenerator(AbstractGenerator):
             null = self._split(self.null)[1]
             null = null / jnp.linalg.norm(null)
             schur = schur + jnp.outer(null, null)
-        return diagonal[:, None], hops, jnp.linalg.cholesky(schur)
+        return diagonal[:, None], hops, cholesky(schur)
 
     def backsolve(
         self, factor: Any, b: Float[Array, "n k"], transpose: bool = False
     ) -> Float[Array, "n k"]:
         if not self._is_bipartite:
             return super().backsolve(factor, b)
-        diagonal, (from_even, from_odd), cholesky = factor
+        diagonal, (from_even, from_odd), schur = factor
         masks = self._half_masks
         constant = 0 if self.null is None else jnp.outer(self.null, self.null @ b)
         even, odd = self._split(b - constant)
         odd = odd + _hop(from_odd, masks, even / diagonal)
-        odd = jax.scipy.linalg.cho_solve((cholesky, True), odd)
+        odd = cholesky_solve(schur, odd)
         y = self._join((even + _hop(from_even, masks, odd)) / diagonal, odd)
         if self.null is None:
             return y
@@ -165,8 +166,10 @@ def _hop(
     hops: Float[Array, "masks n"], masks: tuple[int, ...], y: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
     """`Σ_i hops[i, s] y[s ^ masks[i]]`."""
-    terms = [h[:, None] * xor(y, m) for h, m in zip(hops, masks, strict=True)]
-    return sum(terms[1:], terms[0])
+    total = jnp.zeros_like(y)
+    for hop, mask in zip(hops, masks, strict=True):
+        total = total + hop[:, None] * xor(y, mask)
+    return total
 
 
 class GramGenerator(AbstractGenerator):
