@@ -151,13 +151,17 @@ class AbstractChain(eqx.Module):
     def cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
         """`Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`
         states in `order`, `k = 1, …, states - 1`."""
-        flow = scale(self.stationary, self.matrix())[order][:, order]
-        # Moving state k into S adds what flows from it to the rest, and takes away what
-        # flowed to it.
-        outward = jnp.sum(jnp.triu(flow, 1), axis=1) - jnp.sum(
-            jnp.triu(flow, 1), axis=0
-        )
-        return jnp.cumsum(outward)[:-1]
+        law, net = self.stationary[order], self.net_flows(order)
+        # Summed up from the lighter side: the flow out of a rare set is accurate then.
+        first, last = jnp.cumsum(law)[:-1], jnp.cumsum(law[::-1])[::-1][1:]
+        from_first, from_last = jnp.cumsum(net)[:-1], -jnp.cumsum(net[::-1])[::-1][1:]
+        return jnp.where(first <= last, from_first, from_last)
+
+    def net_flows(self, order: Int[Array, " states"]) -> Float[Array, " states"]:
+        """The flow from each state to those after it in `order`, less that to it from
+        those before: what moving it into the set adds to the flow out of the set."""
+        flow = jnp.triu(scale(self.stationary, self.matrix())[order][:, order], 1)
+        return jnp.sum(flow, axis=1) - jnp.sum(flow, axis=0)
 
     @abc.abstractmethod
     def killed_generator(self, target: Bool[Array, " states"]) -> AbstractGenerator:

@@ -154,16 +154,13 @@ class SingleFlipChain(AbstractChain):
         flips = self.flip_probabilities()
         return jnp.max(jnp.abs(flips - flips[:, ::-1]))
 
-    def cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
-        # The edge between ranks r < s counts in the cuts after r, …, s - 1.
+    def net_flows(self, order: Int[Array, " states"]) -> Float[Array, " states"]:
         rank = jnp.argsort(order)
-        outward = jnp.zeros_like(self.log_stationary)
+        net = jnp.zeros_like(self.log_stationary)
         for flow, mask in zip(self._flows(), self._masks, strict=True):
             towards = xor(rank, mask)
-            outward = outward.at[rank].add(
-                jnp.where(rank < towards, flow, -xor(flow, mask))
-            )
-        return jnp.cumsum(outward)[:-1]
+            net = net.at[rank].add(jnp.where(rank < towards, flow, -xor(flow, mask)))
+        return net
 
     def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
         whole = self.generator()
