@@ -94,11 +94,12 @@ def test_backsolve_inverts(generator, transpose):
 def test_elimination_leaves_the_promised_size(m, n, biased, size):
     chain = KERNELS["gibbs"].chain(rbm(m, n, biased=biased))
     generator = chain.generator(chain.sectors()[0])
-    schur = jax.eval_shape(lambda g: g.factor(), generator)[-1]
+    found = jax.eval_shape(lambda g: g.factor(), generator)
+    eliminated = isinstance(found, tuple) and not isinstance(found, Halves)
 
     def order(factor):
         if isinstance(factor, Halves):
             return order(factor.first) + order(factor.last)
         return factor.shape[0]
 
-    assert order(schur) == size
+    assert order(found[-1] if eliminated else found) == size

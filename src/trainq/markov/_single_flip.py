@@ -18,7 +18,7 @@ from ._chains import (
     unfold_sector,
 )
 from ._generators import FlipGenerator
-from ._solvers import Direct, Pairing, bilinear_form, solver_of
+from ._solvers import Direct, Pairing, bilinear_form, column_size, solver_of
 
 
 class AbstractFlipRule(eqx.Module):
@@ -124,7 +124,11 @@ class SingleFlipChain(AbstractChain):
         f = scale(self.root, f)
         terms = [
             bilinear_form(
-                self.generator(s), fold_sector(f, s), pairing=pairing, solver=solver
+                self.generator(s),
+                fold_sector(f, s),
+                pairing=pairing,
+                solver=solver,
+                size=column_size(f),
             )
             for s in self.sectors(sector)
         ]
@@ -135,7 +139,10 @@ class SingleFlipChain(AbstractChain):
     ) -> Float[Array, "states n_obs"]:
         u = scale(self.root, f)
         parts = [
-            unfold_sector(solver_of(self.generator(s), solver)(fold_sector(u, s)), s)
+            unfold_sector(
+                solver_of(self.generator(s), solver, column_size(u))(fold_sector(u, s)),
+                s,
+            )
             for s in self.sectors()
         ]
         x = scale(inverse_root(self.log_stationary), sum(parts[1:], parts[0]))

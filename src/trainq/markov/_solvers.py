@@ -81,8 +81,13 @@ def _freeze(tree: Any) -> Any:
     return jax.tree.map(lax.stop_gradient, tree)
 
 
-def solver_of(generator: AbstractGenerator, solver: Direct) -> Callable[..., Array]:
+def solver_of(
+    generator: AbstractGenerator, solver: Direct, size: Float[Array, ""] | None = None
+) -> Callable[..., Array]:
     """Factorise once, and return `solve(b, transpose=False)` for `(L + φφᵀ)⁻¹ b`.
+
+    `size` is the norm of what the columns are parts of: a part that is zero but for
+    rounding is not held to an accuracy of its own.
 
     It takes any number of columns and is differentiable to any order, in either mode.
     It raises, when run, if a residual is large: the chain is then reducible in floating
@@ -105,20 +110,22 @@ def solver_of(generator: AbstractGenerator, solver: Direct) -> Callable[..., Arr
 
     def solve(b, transpose=False):
         system = generator.transposed() if transpose else generator
-        return _verified(system, _solve(transpose, system, factor, b), b)
+        return _verified(system, _solve(transpose, system, factor, b), b, size)
 
     return solve
 
 
-def _verified(generator: AbstractGenerator, y: Array, b: Array) -> Array:
+def _verified(
+    generator: AbstractGenerator, y: Array, b: Array, size: Array | None
+) -> Array:
     # Two things can go wrong in a solve of finite precision. The residual is not small;
     # or it is, but the operator is so close to singular that this says nothing about y,
     # whose relative error is about ε ‖L⁻¹‖ ≥ ε ‖y‖ / ‖b‖.
     fixed, y_fixed, b_fixed = _freeze((generator, y, b))
     eps = float(jnp.finfo(b.dtype).eps)
     scale = jnp.linalg.norm(b_fixed, axis=0)
-    # A column that is zero but for rounding may keep a residual of that size.
-    scale = jnp.maximum(scale, 16 * math.sqrt(eps) * jnp.max(scale, initial=0))
+    size = jnp.max(scale, initial=0) if size is None else lax.stop_gradient(size)
+    scale = jnp.maximum(scale, 16 * math.sqrt(eps) * size)
     residual = jnp.linalg.norm(fixed.mv(y_fixed) - b_fixed, axis=0)
     exact = residual <= math.sqrt(eps) * scale
     regular = eps * jnp.linalg.norm(y_fixed, axis=0) <= eps ** (1 / 3) * scale
@@ -133,37 +140,48 @@ def _verified(generator: AbstractGenerator, y: Array, b: Array) -> Array:
     )
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _form(
-    generator: AbstractGenerator, u: Array, w: Array | None, pairing: Pairing, solver
+    generator: AbstractGenerator,
+    u: Array,
+    w: Array | None,
+    size: Array,
+    pairing: Pairing,
+    solver: Direct,
 ) -> Array:
-    return _form_fwd(generator, u, w, pairing, solver)[0]
+    return _form_fwd(generator, u, w, size, pairing, solver)[0]
 
 
-def _form_fwd(generator, u, w, pairing, solver):
-    solve = solver_of(generator, solver)
+def _form_fwd(generator, u, w, size, pairing, solver):
+    solve = solver_of(generator, solver, size)
     if not generator.is_symmetric:
         y, z = solve(u if w is None else w), solve(u, transpose=True)
     elif w is None:
         y = z = solve(u)
     else:
         y, z = jnp.split(solve(jnp.concatenate([w, u], axis=1)), 2, axis=1)
-    return pair(u, y, pairing), (generator, u, w, y, z)
+    return pair(u, y, pairing), (generator, u, w, size, y, z)
 
 
 def _form_bwd(pairing, solver, residuals, cotangent):
     del solver
-    generator, u, w, y, z = residuals
+    generator, u, w, size, y, z = residuals
 
     def stationary(generator, u, w):
         w = u if w is None else w
         form = pair(u, y, pairing) + pair(z, w, pairing)
         return form - pair(z, generator.mv(y), pairing)
 
-    return jax.vjp(stationary, generator, u, w)[1](cotangent)
+    (*cotangents,) = jax.vjp(stationary, generator, u, w)[1](cotangent)
+    return (*cotangents, jnp.zeros_like(size))
 
 
 _form.defvjp(_form_fwd, _form_bwd)
+
+
+def column_size(u: Float[Array, "n k"]) -> Float[Array, ""]:
+    """The largest norm of a column."""
+    return jnp.max(jnp.linalg.norm(lax.stop_gradient(u), axis=0), initial=0)
 
 
 def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Array:
@@ -177,6 +195,7 @@ def bilinear_form(
     *,
     pairing: Pairing = "diagonal",
     solver: Direct,
+    size: Float[Array, ""] | None = None,
 ) -> Float[Array, " k"] | Float[Array, "k k"]:
     """`⟨u_a, L⁺ w_b⟩` by one factorisation, with a backward pass free of solves.
 
@@ -189,8 +208,11 @@ def bilinear_form(
     - `u`, `w`: columns orthogonal to the null vector of `L`. `w` is `u` by default.
     - `pairing`: `"diagonal"` for `a = b` only, `"gram"` for all pairs.
     - `solver`: a `Direct`.
+    - `size`: the norm of what the columns are parts of, which sets their accuracy.
     """
     if solver.plain_autodiff:
         solve = solver_of(generator, solver)
         return pair(u, solve(u if w is None else w), pairing)
-    return _form(generator, u, w, pairing, solver)
+    if size is None:
+        size = column_size(u)
+    return _form(generator, u, w, lax.stop_gradient(size), pairing, solver)

@@ -18,7 +18,7 @@ from ._chains import (
     unfold_sector,
 )
 from ._generators import DenseGenerator, GramGenerator
-from ._solvers import Direct, Pairing, bilinear_form, pair, solver_of
+from ._solvers import Direct, Pairing, bilinear_form, column_size, pair, solver_of
 
 
 Scan = Literal["random", "palindromic", "alternating"]
@@ -171,7 +171,14 @@ class TwoBlockChain(AbstractChain):
             pulled = layers.across.T @ other
 
             def form(u, w=None, generator=layers.generator):
-                return bilinear_form(generator, u, w, pairing=pairing, solver=solver)
+                return bilinear_form(
+                    generator,
+                    u,
+                    w,
+                    pairing=pairing,
+                    solver=solver,
+                    size=column_size(root),
+                )
 
             match self.scan:
                 case "random":
@@ -201,7 +208,9 @@ class TwoBlockChain(AbstractChain):
             own = self._log_laws()[2 if on_hidden else 1]
             u, total = scale(jnp.exp(own / 2), r), jnp.zeros_like(r)
             for s in self.sectors():
-                solve = solver_of(self._layers(s, on_hidden).generator, solver)
+                solve = solver_of(
+                    self._layers(s, on_hidden).generator, solver, column_size(u)
+                )
                 total = total + unfold_sector(solve(fold_sector(u, s)), s)
             x = scale(inverse_root(own), total)
             # Once more through the layers, as in `relax`: rare states take their values
