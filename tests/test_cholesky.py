@@ -16,7 +16,9 @@ def positive_definite(n):
 
 
 # A single block, several of them, an odd split, and the blocks of a large matrix.
-@pytest.mark.parametrize("n", [1, 5, 16, 64, 67, 2048])
+@pytest.mark.parametrize(
+    "n", [1, 5, 16, 64, 67, pytest.param(2048, marks=pytest.mark.slow)]
+)
 def test_solution_is_that_of_numpy(n):
     matrix, b = positive_definite(n), jr.normal(jr.key(0), (n, 3))
     found = jax.jit(lambda a, b: cholesky_solve(cholesky(a), b))(matrix, b)

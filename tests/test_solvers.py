@@ -76,7 +76,13 @@ def test_the_custom_rule_does_run(kernel):
     assert not np.array_equal(custom, plain)
 
 
-@pytest.mark.parametrize("name", ["gibbs", "random", "alternating"])
+def some_slow(*fast):
+    """Every kernel, of which all but the named ones only in the complete tests."""
+    slow = pytest.mark.slow
+    return [k if k in fast else pytest.param(k, marks=slow) for k in KERNELS]
+
+
+@pytest.mark.parametrize("name", some_slow("gibbs"))
 def test_second_derivatives(name):
     flat, build = flatten(rbm(2, 2))
     fn = log_q(name, build, random_law(2))
@@ -101,7 +107,7 @@ def test_third_derivative():
     assert_close(third[..., 0], differences, DIFFERENCES)
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", some_slow("gibbs", "alternating"))
 def test_the_resolvent_itself_is_differentiable(name):
     # With a cotangent of the solution, not of the form.
     model = rbm(2, 2, biased=True)
@@ -136,6 +142,7 @@ def test_covariance_gradient(name):
     assert_close(jax.jit(jax.grad(fn))(flat), plain, AUTODIFF)
 
 
+@pytest.mark.parametrize("kernel", some_slow("gibbs", "alternating"))
 def test_batched_by_vmap_both_ways(kernel):
     data = random_law(2)
     flats = jnp.stack([flatten(rbm(2, 2, seed=seed))[0] for seed in range(3)])
