@@ -5,6 +5,8 @@ from importlib.metadata import version
 from . import markov as markov, models as models, predictors as predictors
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
+    Auto as Auto,
+    ConjugateGradient as ConjugateGradient,
     Direct as Direct,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     RandomScanBlockGibbs as RandomScanBlockGibbs,

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Num, Shaped
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 
 # A vector over 2**28 states takes 2 GiB in float64.
@@ -73,6 +72,32 @@ def xor(f: Shaped[Array, "states *rest"], mask: int) -> Shaped[Array, "states *r
     return blocks[:, ::-1].reshape(f.shape)
 
 
+def spread(f: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
+    """Place the states, which are along one axis, over the devices of the ambient mesh.
+
+    They go along its axis named `"states"`; without one nothing happens. The leading
+    bits of the state index then number the devices, and flipping one of their units is
+    an exchange between pairs of devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or "states" not in mesh.axis_names:
+        return f
+    n_devices = mesh.shape["states"]
+    if f.shape[axis] % n_devices:
+        return f
+    if n_devices & (n_devices - 1) or mesh.axis_types[
+        mesh.axis_names.index("states")
+    ] != (jax.sharding.AxisType.Auto):
+        raise ValueError(
+            'The mesh axis "states" has a power of two of devices and the type '
+            f"`AxisType.Auto`, but {n_devices} of {mesh.axis_types} were given. Make "
+            'it by `jax.make_mesh((n,), ("states",), axis_types=(AxisType.Auto,))`.'
+        )
+    spec = [None] * f.ndim
+    spec[axis] = "states"
+    return jax.lax.with_sharding_constraint(f, jax.P(*spec))
+
+
 def global_flip(f: Shaped[Array, "states *rest"]) -> Shaped[Array, "states *rest"]:
     """The array `g(x) = f(-x)`."""
     return f[::-1]
@@ -94,13 +119,9 @@ def unfold(f: Float[Array, "half *rest"], sign: int) -> Float[Array, "states *re
     return jnp.concatenate([f, sign * f[::-1]]) / math.sqrt(2)
 
 
-def parity(n_bits: int) -> np.ndarray:
+def parity(n_bits: int) -> Bool[Array, " indices"]:
     """Whether each of the `2**n_bits` indices has an odd number of ones."""
-    index = np.arange(2**n_bits)
-    odd = np.zeros(2**n_bits, bool)
-    for bit in range(n_bits):
-        odd ^= ((index >> bit) & 1).astype(bool)
-    return odd
+    return jax.lax.population_count(jnp.arange(2**n_bits)) % 2 == 1
 
 
 def as_spins(x: Shaped[Array, "*shape"], dtype) -> Num[Array, "*shape"]:

@@ -30,15 +30,24 @@ from ._residuals import (
     symmetry_residual as symmetry_residual,
 )
 from ._resolvent import (
+    ResolventSolution as ResolventSolution,
     asymptotic_covariance as asymptotic_covariance,
     resolvent as resolvent,
     resolvent_trace as resolvent_trace,
+    solve_resolvent as solve_resolvent,
 )
 from ._single_flip import (
     AbstractFlipRule as AbstractFlipRule,
     SingleFlipChain as SingleFlipChain,
 )
-from ._solvers import Direct as Direct
+from ._solvers import (
+    RESULTS as RESULTS,
+    AbstractStrategy as AbstractStrategy,
+    Auto as Auto,
+    ConjugateGradient as ConjugateGradient,
+    Direct as Direct,
+    SolverStats as SolverStats,
+)
 from ._spectrum import (
     ParityGaps as ParityGaps,
     SlowestMode as SlowestMode,

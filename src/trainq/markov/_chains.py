@@ -17,8 +17,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from .._spins import check_enumerable, fold, unfold
+from ._forms import Form, Pairing, bilinear_form, solver_of
+from ._functions import AbstractFunctions
 from ._generators import AbstractGenerator, DenseGenerator
-from ._solvers import Direct, Pairing, bilinear_form, solver_of
+from ._solvers import AbstractStrategy, SolverStats
 
 
 Sector = Literal["even", "odd"]
@@ -95,21 +97,27 @@ class AbstractChain(eqx.Module):
     @abc.abstractmethod
     def resolvent_form(
         self,
-        f: Float[Array, "states n_obs"],
+        f: AbstractFunctions,
         *,
         pairing: Pairing,
-        solver: Direct,
+        solver: AbstractStrategy,
         sector: Sector | None,
-    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        """`⟨f_a, R f_b⟩_π` for `a = b`, or for all pairs, of functions of mean zero.
-        `sector` promises a parity of `f` under the global flip."""
+        guess: Any = None,
+    ) -> Form:
+        """`⟨f̃_a, R f̃_b⟩_π` for `a = b`, or for all pairs. `sector` promises a parity of
+        `f` under the global flip; `guess` is that of a form nearby."""
 
     @abc.abstractmethod
     def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: Direct
-    ) -> Float[Array, "states n_obs"]:
+        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
+    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
         """`R f`, the solution of `(I - P) x = f` with `π(x) = 0`, for `f` of mean
         zero."""
+
+    def variance(self, f: AbstractFunctions) -> Float[Array, " n_obs"]:
+        """`Var_π f_a`."""
+        root = scale(self.root, self.centre(f.table()))
+        return jnp.sum(root**2, axis=0)
 
     def holding(self) -> Float[Array, " states"]:
         """`P(x, x)`, the probability to stay; or zero, where a step forgets the
@@ -332,22 +340,29 @@ class DenseChain(AbstractChain):
 
     def resolvent_form(
         self,
-        f: Float[Array, "states n_obs"],
+        f: AbstractFunctions,
         *,
         pairing: Pairing,
-        solver: Direct,
+        solver: AbstractStrategy,
         sector: Sector | None,
-    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
+        guess: Any = None,
+    ) -> Form:
         self.sectors(sector)
         return bilinear_form(
-            self._generator(), scale(self.root, f), pairing=pairing, solver=solver
+            self._generator(),
+            scale(self.root, self.centre(f.table())),
+            pairing=pairing,
+            solver=solver,
+            guess=guess,
         )
 
     def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: Direct
-    ) -> Float[Array, "states n_obs"]:
-        y = solver_of(self._generator(), solver)(scale(self.root, f))
-        return self.centre(self.relax(scale(inverse_root(self.log_stationary), y), f))
+        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
+    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
+        solve = solver_of(self._generator(), solver, f.shape[1])
+        y, stats, _ = solve(scale(self.root, f))
+        x = self.relax(scale(inverse_root(self.log_stationary), y), f)
+        return self.centre(x), stats
 
     def holding(self) -> Float[Array, " states"]:
         return jnp.diag(self.transition)

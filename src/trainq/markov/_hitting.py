@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ._chains import AbstractChain, inverse_root
-from ._solvers import Direct, solver_of
+from ._forms import solver_of
+from ._solvers import AbstractStrategy, Auto
 
 
 @eqx.filter_jit
@@ -13,7 +14,7 @@ def hitting_times(
     chain: AbstractChain,
     target: Bool[Array, " states"],
     *,
-    solver: Direct | None = None,
+    solver: AbstractStrategy | None = None,
 ) -> Float[Array, " states"]:
     """`τ(x)`, the expected number of steps from `x` until the chain is in the target.
 
@@ -23,7 +24,7 @@ def hitting_times(
 
     - `chain`: the chain.
     - `target`: `(2**n_units,)` booleans, true on the target.
-    - `solver`: how to solve, `Direct()` by default.
+    - `solver`: how to solve, [`trainq.Auto`][] by default.
 
     **Returns:** `(2**n_units,)` times in kernel steps.
 
@@ -42,8 +43,8 @@ def hitting_times(
         )
     target = eqx.error_if(target, ~jnp.any(target), "The target has no state in it.")
     outside = jnp.where(target, 0, jnp.ones_like(chain.log_stationary))
-    solve = solver_of(chain.killed_generator(target), solver or Direct())
-    y = solve((outside * chain.root)[:, None])
+    solve = solver_of(chain.killed_generator(target), solver or Auto(), 1)
+    y, _, _ = solve((outside * chain.root)[:, None])
     times = y * inverse_root(chain.log_stationary)[:, None]
     times = jnp.where(target[:, None], 0, times)
     return chain.relax(times, outside[:, None], target)[:, 0]

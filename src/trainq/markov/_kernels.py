@@ -12,6 +12,7 @@ from jaxtyping import Array, Key, Num
 from .._spins import check_spins
 from ..models import AbstractEnergyModel, log_stationary
 from ..models._base import checked
+from ..models._laws import log_laws
 from ._chains import AbstractChain
 from ._single_flip import AbstractFlipRule, HeatBath, Metropolis, SingleFlipChain
 from ._two_block import Scan, TwoBlockChain
@@ -146,8 +147,7 @@ class AbstractBlockKernel(AbstractKernel):
 
     def chain(self, model: AbstractEnergyModel) -> TwoBlockChain:
         return TwoBlockChain(
-            log_stationary=log_stationary(model),
-            n_visible=model.n_visible,
+            *log_laws(model),
             scan=self.scan,
             is_symmetric=model.is_symmetric,
         )

@@ -3,10 +3,12 @@
 from typing import Literal
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._chains import AbstractChain, Sector, scale
-from ._solvers import Direct
+from ._functions import Table
+from ._solvers import AbstractStrategy, Auto, SolverStats
 
 
 Convention = Literal["resolvent", "sokal"]
@@ -17,7 +19,7 @@ def resolvent(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
     *,
-    solver: Direct | None = None,
+    solver: AbstractStrategy | None = None,
 ) -> Float[Array, "states *obs"]:
     """`R f`: the solution `x` of `(I - P) x = f - π(f)` with `π(x) = 0`.
 
@@ -29,7 +31,7 @@ def resolvent(
 
     - `chain`: the chain.
     - `f`: `(states,)` or `(states, n_obs)`.
-    - `solver`: how to solve, `Direct()` by default.
+    - `solver`: how to solve, [`trainq.Auto`][] by default.
 
     **Returns:** an array like `f`.
 
@@ -41,9 +43,27 @@ def resolvent(
         Kemeny and Snell, *Finite Markov Chains*, 1960: `R` is their fundamental matrix
         on functions of mean zero.
     """
-    columns = chain.centre(f)
-    x = chain.resolvent(columns.reshape(chain.n_states, -1), solver=solver or Direct())
-    return x.reshape(f.shape)
+    return solve_resolvent(chain, f, solver=solver).value
+
+
+class ResolventSolution(eqx.Module):
+    """`R f`, and how well each column of it was solved."""
+
+    value: Float[Array, "states *obs"]
+    stats: SolverStats
+
+
+@eqx.filter_jit
+def solve_resolvent(
+    chain: AbstractChain,
+    f: Float[Array, "states *obs"],
+    *,
+    solver: AbstractStrategy | None = None,
+) -> ResolventSolution:
+    """[`trainq.markov.resolvent`][], and the statistics of its solver."""
+    columns = chain.centre(f).reshape(chain.n_states, -1)
+    x, stats = chain.resolvent(columns, solver=solver or Auto())
+    return ResolventSolution(x.reshape(f.shape), stats)
 
 
 @eqx.filter_jit
@@ -52,7 +72,7 @@ def resolvent_trace(
     f: Float[Array, "states *obs"],
     *,
     sector: Sector | None = None,
-    solver: Direct | None = None,
+    solver: AbstractStrategy | None = None,
 ) -> Float[Array, ""]:
     """`T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π`, in kernel steps: the autocovariance of the
     observables summed over all lags `t ≥ 0`.
@@ -68,15 +88,16 @@ def resolvent_trace(
     - `sector`: `"even"` or `"odd"` if every column is known to have this parity under
         the global flip. Only that sector is then solved: the result is wrong if `f` has
         another part. Both, by default.
-    - `solver`: how to solve, `Direct()` by default.
+    - `solver`: how to solve, [`trainq.Auto`][] by default.
 
     **Raises:** as `trainq.markov.resolvent`; also `ValueError` if a sector is asked for
     of a chain that is not symmetric.
     """
     columns = chain.centre(f).reshape(chain.n_states, -1)
-    return chain.resolvent_form(
-        columns, pairing="diagonal", solver=solver or Direct(), sector=sector
-    ).sum()
+    form = chain.resolvent_form(
+        Table(columns), pairing="diagonal", solver=solver or Auto(), sector=sector
+    )
+    return jnp.sum(form.value)
 
 
 @eqx.filter_jit
@@ -86,7 +107,7 @@ def asymptotic_covariance(
     *,
     convention: Convention = "sokal",
     sector: Sector | None = None,
-    solver: Direct | None = None,
+    solver: AbstractStrategy | None = None,
 ) -> Float[Array, "n_obs n_obs"]:
     """The matrix of the noise of time averages, `lim K Cov(f̂_a, f̂_b)` for a window of
     `K` steps, in kernel steps: `⟨f̃_a, R f̃_b⟩ + ⟨f̃_b, R f̃_a⟩ - Cov(f_a, f_b)`.
@@ -113,8 +134,8 @@ def asymptotic_covariance(
         )
     f = chain.centre(f)
     form = chain.resolvent_form(
-        f, pairing="gram", solver=solver or Direct(), sector=sector
-    )
+        Table(f), pairing="gram", solver=solver or Auto(), sector=sector
+    ).value
     noise = form + form.T
     if convention == "resolvent":
         return noise

@@ -1,6 +1,7 @@
 """Kernels that flip one unit at a time, on the hypercube."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,8 +18,10 @@ from ._chains import (
     scale,
     unfold_sector,
 )
+from ._forms import Form, Pairing, bilinear_form, column_size, solver_of, total
+from ._functions import AbstractFunctions, in_blocks
 from ._generators import FlipGenerator
-from ._solvers import Direct, Pairing, bilinear_form, column_size, solver_of
+from ._solvers import AbstractStrategy, SolverStats, worst
 
 
 class AbstractFlipRule(eqx.Module):
@@ -115,38 +118,52 @@ class SingleFlipChain(AbstractChain):
 
     def resolvent_form(
         self,
-        f: Float[Array, "states n_obs"],
+        f: AbstractFunctions,
         *,
         pairing: Pairing,
-        solver: Direct,
+        solver: AbstractStrategy,
         sector: Sector | None,
-    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        f = scale(self.root, f)
-        terms = [
-            bilinear_form(
-                self.generator(s),
-                fold_sector(f, s),
-                pairing=pairing,
-                solver=solver,
-                size=column_size(f),
-            )
-            for s in self.sectors(sector)
-        ]
-        return sum(terms[1:], terms[0])
+        guess: Any = None,
+    ) -> Form:
+        generators = {s: self.generator(s) for s in self.sectors(sector)}
+
+        def form(f, guesses):
+            u = scale(self.root, self.centre(f.table()))
+            forms = [
+                bilinear_form(
+                    generator,
+                    fold_sector(u, s),
+                    pairing=pairing,
+                    solver=solver,
+                    size=column_size(u),
+                    guess=guess,
+                )
+                for (s, generator), guess in zip(
+                    generators.items(), guesses or [None] * len(generators), strict=True
+                )
+            ]
+            return total(forms)
+
+        if pairing == "gram":
+            return form(f, guess)
+        some = next(iter(generators.values())).system()
+        chosen = solver.select(some, f.n_functions)
+        dtype = self.log_stationary.dtype
+        block = chosen.block_size(self.n_states, f.n_functions, dtype)
+        return in_blocks(form, f, block, guess)
 
     def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: Direct
-    ) -> Float[Array, "states n_obs"]:
+        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
+    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
         u = scale(self.root, f)
-        parts = [
-            unfold_sector(
-                solver_of(self.generator(s), solver, column_size(u))(fold_sector(u, s)),
-                s,
-            )
-            for s in self.sectors()
-        ]
+        parts, stats = [], []
+        for s in self.sectors():
+            solve = solver_of(self.generator(s), solver, f.shape[1], column_size(u))
+            y, found, _ = solve(fold_sector(u, s))
+            parts.append(unfold_sector(y, s))
+            stats.append(found)
         x = scale(inverse_root(self.log_stationary), sum(parts[1:], parts[0]))
-        return self.centre(self.relax(x, f))
+        return self.centre(self.relax(x, f)), worst(stats)
 
     def _flows(self) -> Float[Array, "n_units states"]:
         return self.stationary[None, :] * self.flip_probabilities()

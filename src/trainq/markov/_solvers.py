@@ -1,55 +1,156 @@
-"""The primitive: bilinear forms of the resolvent, with a backward pass free of solves.
+"""Strategies for the linear systems of a chain, and what each of them costs."""
 
-A chain with kernel `P` and stationary law `π` has the symmetrised generator
-`L = D^½ (I - P) D^-½`, `D = diag π`, whose null vector is `φ = √π`. All that this
-library asks of a chain is sums like `⟨u, L⁺ w⟩` for `u` and `w` orthogonal to `φ`;
-there `L⁺` is the inverse of the regular operator `L + φφᵀ`, which is what an
-`AbstractGenerator` holds.
-
-The derivative. Let `y = (L + φφᵀ)⁻¹ w` and `z = (L + φφᵀ)⁻ᵀ u`. The form is the
-stationary value, at these `y` and `z`, of
-
-    J(y, z) = ⟨u, y⟩ + ⟨z, w⟩ - ⟨z, (L + φφᵀ) y⟩,
-
-so its first derivative is that of `J` with `y` and `z` held fixed (the envelope
-theorem): `d⟨u, L⁺w⟩ = ⟨du, y⟩ + ⟨z, dw⟩ - ⟨z, d(L + φφᵀ) y⟩`. The forward pass has
-solved for `y`, and `z` comes from the same factorisation, or is `y` itself where
-`u = w` and `L` is symmetric. The backward pass solves nothing. It is also how the rule
-is written below: the derivative of `J`, taken by autodiff through the structure of `L`
-alone.
-
-Higher derivatives need how `y` and `z` move, `dy = (L + φφᵀ)⁻¹ (dw - d(L + φφᵀ) y)`:
-the custom JVP of `solve`, again with the same factors.
-"""
-
+import abc
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ._generators import AbstractGenerator
-
-
-Pairing = Literal["diagonal", "gram"]
+from ._systems import AbstractSystem
 
 
-class Direct(eqx.Module):
+RESULTS = (
+    "successful",
+    "the number of iterations reached max_steps",
+    "the residual is large, or the operator so close to singular that it says nothing",
+)
+
+
+class SolverStats(eqx.Module):
+    """How well each right-hand side was solved, and at what price.
+
+    `residual` is `‖b - (L + φφᵀ) y‖ / ‖b‖` of the symmetrised system, computed from the
+    solution and not from a recurrence; `iterations` is zero for a factorisation;
+    `result` is an index into `trainq.markov.RESULTS`, zero for success.
+    """
+
+    residual: Float[Array, "*batch n_columns"]
+    iterations: Int[Array, "*batch n_columns"]
+    result: Int[Array, "*batch n_columns"]
+
+    @property
+    def ok(self) -> Bool[Array, "*batch"]:
+        """Whether every right-hand side was solved."""
+        return jnp.all(self.result == 0, axis=-1)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{int((self.result == code).sum()):6d}  {text}"
+            for code, text in enumerate(RESULTS)
+            if (self.result == code).any()
+        ]
+        return "\n".join(
+            [
+                f"{self.result.size} right-hand sides, at most "
+                f"{int(self.iterations.max(initial=0))} iterations, relative residual "
+                f"at most {float(self.residual.max(initial=0)):.1e}",
+                *lines,
+            ]
+        )
+
+
+def worst(stats: Sequence[SolverStats]) -> SolverStats:
+    """The statistics of right-hand sides that were solved in several parts."""
+    return SolverStats(
+        jnp.max(jnp.stack([s.residual for s in stats]), axis=0),
+        sum((s.iterations for s in stats[1:]), stats[0].iterations),
+        jnp.max(jnp.stack([s.result for s in stats]), axis=0),
+    )
+
+
+class AbstractStrategy(eqx.Module):
+    """How to solve `A y = b` with many right-hand sides."""
+
+    throw: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def select(self, system: AbstractSystem, n_columns: int) -> "AbstractSolver":
+        """The solver for the system at hand.
+
+        **Raises:** `ValueError` if it cannot solve this system.
+        """
+
+
+class AbstractSolver(AbstractStrategy):
+    """A strategy that is a solver itself."""
+
+    @abc.abstractmethod
+    def prepare(self, system: AbstractSystem) -> Any:
+        """What all right-hand sides share, as a tree of arrays."""
+
+    @abc.abstractmethod
+    def solve(
+        self,
+        system: AbstractSystem,
+        prepared: Any,
+        b: Float[Array, "n k"],
+        guess: Float[Array, "n k"] | None,
+        floor: Float[Array, ""],
+        transpose: bool,
+    ) -> tuple[Float[Array, "n k"], Int[Array, " k"]]:
+        """The solutions, and the number of iterations for each. Right-hand sides
+        smaller than `floor` are zero but for rounding."""
+
+    @abc.abstractmethod
+    def accuracy(self, dtype: Any) -> float:
+        """The largest relative residual of a success."""
+
+    @abc.abstractmethod
+    def block_size(self, n_states: int, n_columns: int, dtype: Any) -> int:
+        """How many right-hand sides to hold at once, each a vector of `n_states`."""
+
+
+class Direct(AbstractSolver):
     """Solve by one factorisation, for all right-hand sides at once.
 
     The cost is that of a Cholesky factorisation of `n` states (LU for a chain that is
-    not reversible), `n` being what the chain's own reductions leave: with `N` units,
-    `2**(N - 2)` for single flips without biases and even `N`, `2**(N - 1)` for other
-    single flips, and `2**(min(n_visible, n_hidden) - 1)` for two blocks without biases.
+    not reversible), `n³/3` multiplications and `8 n²` bytes in float64, with `n` what
+    the chain's own reductions leave: with `N` units, `2**(N - 2)` for single flips
+    without biases and even `N`, `2**(N - 1)` for other single flips, and
+    `2**(min(n_visible, n_hidden) - 1)` for two blocks without biases, `2**min(...)`
+    with them. It does not depend on how cold the model is.
     """
 
     plain_autodiff: bool = eqx.field(static=True, default=False)
     max_states: int = eqx.field(static=True, default=2**13)
+    throw: bool = eqx.field(static=True, default=True)
+
+    def select(self, system: AbstractSystem, n_columns: int) -> "Direct":
+        del n_columns
+        n = system.n_states
+        if n > self.max_states:
+            raise ValueError(
+                f"A direct solve of {n} states is too large: at most {self.max_states} "
+                "are allowed. Use `ConjugateGradient()`, which needs no matrix, or a "
+                "block kernel, whose chain lives on one layer; or raise "
+                "`Direct(max_states=...)` if there is memory for matrices of "
+                f"{8 * n * n / 2**30:.1f} GiB."
+            )
+        return self
+
+    def prepare(self, system: AbstractSystem) -> Any:
+        if system.is_symmetric:
+            return jnp.linalg.cholesky(system.dense(), symmetrize_input=False)
+        return jax.scipy.linalg.lu_factor(system.dense())
+
+    def solve(self, system, prepared, b, guess, floor, transpose):
+        del guess, floor
+        if system.is_symmetric:
+            y = jax.scipy.linalg.cho_solve((prepared, True), b)
+        else:
+            y = jax.scipy.linalg.lu_solve(prepared, b, trans=int(transpose))
+        return y, jnp.zeros(b.shape[1], int)
+
+    def accuracy(self, dtype: Any) -> float:
+        return math.sqrt(float(jnp.finfo(dtype).eps))
+
+    def block_size(self, n_states: int, n_columns: int, dtype: Any) -> int:
+        return n_columns
 
 
 Direct.__init__.__doc__ = """**Arguments:**
@@ -58,161 +159,234 @@ Direct.__init__.__doc__ = """**Arguments:**
     instead of using the custom rule. Slower, and it allows forward mode; it is the test
     of the rule.
 - `max_states`: refuse larger matrices than this, of `8 max_states²` bytes each.
+- `throw`: raise where a solution is bad. Otherwise it is returned as it is, and the
+    statistics of the solver tell.
 """
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solve(
-    transpose: bool, generator: AbstractGenerator, factor: Any, b: Array
-) -> Array:
-    return generator.backsolve(factor, b, transpose)
+class ConjugateGradient(AbstractSolver):
+    """Solve by conjugate gradients, without a matrix.
 
+    On single flips one iteration costs `2 N n` multiplications for each right-hand
+    side, with `n` the states that the chain's reductions leave (see
+    [`trainq.Direct`][]), and the memory is that of about 8 vectors of `n` for each
+    right-hand side of a block, `2 N n` numbers for the chain, and the solutions, which
+    the backward pass needs. Layers of block kernels cost two products with a matrix
+    per iteration. The number of iterations grows as the square root of the condition
+    number: tens for weights of ordinary size, thousands in the cold.
 
-@_solve.defjvp
-def _solve_jvp(transpose, primals, tangents):
-    generator, factor, b = primals
-    generator_dot, _, b_dot = tangents
-    y = _solve(transpose, generator, factor, b)
-    _, mv_dot = jax.jvp(lambda g: g.mv(y), (generator,), (generator_dot,))
-    return y, _solve(transpose, generator, factor, b_dot - mv_dot)
+    The system is scaled to a unit diagonal, and even-odd elimination both halves it and
+    halves the iterations. Every right-hand side stops for itself.
 
+    ??? cite "Source"
 
-def _freeze(tree: Any) -> Any:
-    return jax.tree.map(lax.stop_gradient, tree)
-
-
-def solver_of(
-    generator: AbstractGenerator, solver: Direct, size: Float[Array, ""] | None = None
-) -> Callable[..., Array]:
-    """Factorise once, and return `solve(b, transpose=False)` for `(L + φφᵀ)⁻¹ b`.
-
-    `size` is the norm of what the columns are parts of: a part that is zero but for
-    rounding is not held to an accuracy of its own.
-
-    It takes any number of columns and is differentiable to any order, in either mode.
-    It raises, when run, if a residual is large: the chain is then reducible in floating
-    point.
+        Hestenes and Stiefel, *Methods of conjugate gradients for solving linear
+        systems*, J. Res. Natl. Bur. Stand. 49, 409, 1952; DeGrand and Rossi,
+        *Conditioning techniques for dynamical fermions*, Comput. Phys. Commun. 60, 211,
+        1990.
     """
-    n = generator.n_states
-    if n > solver.max_states:
-        raise ValueError(
-            f"A direct solve of {n} states is too large: at most {solver.max_states} "
-            "are allowed. Use a model with fewer units, a block kernel (whose chain "
-            "lives on one layer), or raise `Direct(max_states=...)` if there is "
-            f"memory for matrices of {8 * n * n / 2**30:.1f} GiB."
+
+    rtol: float = eqx.field(static=True)
+    atol: float = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+    block: int | None = eqx.field(static=True)
+    memory: float = eqx.field(static=True)
+    throw: bool = eqx.field(static=True)
+    inner_dtype: Any = eqx.field(static=True)
+
+    def __init__(
+        self,
+        rtol: float = 1e-11,
+        atol: float = 0.0,
+        max_steps: int = 10_000,
+        *,
+        block: int | None = None,
+        memory: float = 4.0,
+        throw: bool = True,
+        inner_dtype: Any = None,
+    ):
+        """**Arguments:**
+
+        - `rtol`, `atol`: stop when the residual is below `rtol ‖b‖` or `atol`, in the
+            norm of the scaled system. The error of a noise `⟨u, L⁺u⟩` is of second
+            order in it, that of a gradient of first order. No residual below 32 times
+            the machine epsilon is asked for.
+        - `max_steps`: largest number of iterations.
+        - `block`: how many right-hand sides to solve at once; by default as many as fit
+            in the memory, and at most 64.
+        - `memory`: GiB that the vectors of one block may take.
+        - `throw`: raise if a right-hand side is not solved.
+        - `inner_dtype`: `jnp.float32` to iterate in single precision and refine in
+            double, which moves half as many bytes.
+
+        **Raises:** `ValueError` for a value out of range.
+        """
+        for name, value, low in (
+            ("rtol", rtol, 0),
+            ("atol", atol, 0),
+            ("max_steps", max_steps, 1),
+            ("block", 1 if block is None else block, 1),
+            ("memory", memory, 0),
+        ):
+            if not (math.isfinite(value) and value >= low):
+                raise ValueError(
+                    f"{name} of a `ConjugateGradient` is a finite number of at least "
+                    f"{low}, but {value!r} was given."
+                )
+        if rtol == atol == 0:
+            raise ValueError(
+                "A `ConjugateGradient` with rtol = 0 and atol = 0 never stops: give "
+                "one of them."
+            )
+        self.rtol = rtol
+        self.atol = atol
+        self.max_steps = max_steps
+        self.block = block
+        self.memory = memory
+        self.throw = throw
+        self.inner_dtype = None if inner_dtype is None else jnp.dtype(inner_dtype)
+
+    def select(self, system: AbstractSystem, n_columns: int) -> "ConjugateGradient":
+        del n_columns
+        if not system.is_symmetric:
+            raise ValueError(
+                "Conjugate gradients need a symmetric system, and this chain, a "
+                "`DenseChain` that is not reversible, has none. Use `Direct()`."
+            )
+        return self
+
+    def prepare(self, system: AbstractSystem) -> None:
+        return None
+
+    def solve(self, system, prepared, b, guess, floor, transpose):
+        del prepared, transpose
+        norm = jnp.linalg.norm(b, axis=0)
+        target = jnp.maximum(self._rtol(b.dtype) * jnp.maximum(norm, floor), self.atol)
+        if self.inner_dtype is None or self.inner_dtype == b.dtype:
+            return _conjugate_gradients(system.mv, b, guess, target, self.max_steps)
+        return self._refined(system, b, guess, target)
+
+    def _refined(self, system, b, guess, target):
+        # Each round gains what float32 can: the residual is that of float64, the
+        # correction is solved for in float32.
+        def low(x):
+            return x.astype(self.inner_dtype) if eqx.is_inexact_array(x) else x
+
+        inner = jax.tree.map(low, system)
+        gain = math.sqrt(float(jnp.finfo(self.inner_dtype).eps)) / 4
+
+        def unfinished(state):
+            _, residual, norm, steps, previous = state
+            progress = jnp.any((norm > target) & (norm < previous / 2))
+            return progress & (jnp.max(steps) < self.max_steps)
+
+        def refine(state):
+            x, residual, norm, steps, _ = state
+            unit = jnp.where(norm > 0, norm, 1)
+            goal = low(jnp.maximum(gain, target / unit / 2))
+            goal = jnp.where(low(norm) > low(target), goal, jnp.inf)
+            change, more = _conjugate_gradients(
+                inner.mv, low(residual / unit[None]), None, goal, self.max_steps
+            )
+            x = x + unit[None] * change.astype(x.dtype)
+            residual = b - system.mv(x)
+            new = jnp.linalg.norm(residual, axis=0)
+            return x, residual, new, steps + more, norm
+
+        x = jnp.zeros_like(b) if guess is None else guess
+        residual = b if guess is None else b - system.mv(x)
+        norm = jnp.linalg.norm(residual, axis=0)
+        zero = jnp.zeros(b.shape[1], int)
+        start = (x, residual, norm, zero, jnp.full_like(norm, jnp.inf))
+        x, residual, _, steps, _ = lax.while_loop(unfinished, refine, start)
+        # What float32 could not do, if anything.
+        rest, more = _conjugate_gradients(
+            system.mv, residual, None, target, self.max_steps
         )
-    if solver.plain_autodiff:
-        matrix = generator.dense()
-        return lambda b, transpose=False: jnp.linalg.solve(
-            matrix.T if transpose else matrix, b
+        return x + rest, steps + more
+
+    def _rtol(self, dtype: Any) -> float:
+        return max(self.rtol, 32 * float(jnp.finfo(dtype).eps))
+
+    def accuracy(self, dtype: Any) -> float:
+        # Convergence is judged on the scaled system, whose norm is another.
+        return max(
+            math.sqrt(float(jnp.finfo(dtype).eps)), 100 * self._rtol(dtype), self.atol
         )
-    factor = _freeze(_freeze(generator).factor())
 
-    def solve(b, transpose=False):
-        system = generator.transposed() if transpose else generator
-        return _verified(system, _solve(transpose, system, factor, b), b, size)
-
-    return solve
-
-
-def _verified(
-    generator: AbstractGenerator, y: Array, b: Array, size: Array | None
-) -> Array:
-    # Two things can go wrong in a solve of finite precision. The residual is not small;
-    # or it is, but the operator is so close to singular that this says nothing about y,
-    # whose relative error is about ε ‖L⁻¹‖ ≥ ε ‖y‖ / ‖b‖.
-    fixed, y_fixed, b_fixed = _freeze((generator, y, b))
-    eps = float(jnp.finfo(b.dtype).eps)
-    scale = jnp.linalg.norm(b_fixed, axis=0)
-    size = jnp.max(scale, initial=0) if size is None else lax.stop_gradient(size)
-    scale = jnp.maximum(scale, 16 * math.sqrt(eps) * size)
-    residual = jnp.linalg.norm(fixed.mv(y_fixed) - b_fixed, axis=0)
-    exact = residual <= math.sqrt(eps) * scale
-    regular = eps * jnp.linalg.norm(y_fixed, axis=0) <= eps ** (1 / 3) * scale
-    return eqx.error_if(
-        y,
-        ~jnp.all(exact & regular),
-        "The resolvent could not be solved: a relative residual is above "
-        f"{math.sqrt(eps):.0e}, or the solution has an error above "
-        f"{eps ** (1 / 3):.0e}. The likely causes, in order: the model is so cold "
-        "that its chain is reducible in floating point (lower beta or the weights, "
-        "use float64, or a block kernel); an observable or a parameter is not finite.",
-    )
+    def block_size(self, n_states: int, n_columns: int, dtype: Any) -> int:
+        if self.block is not None:
+            return min(self.block, n_columns)
+        # The observable and two copies of it on all states, and the vectors of the
+        # iteration on a quarter or a half of them.
+        bytes_each = 6 * n_states * jnp.dtype(dtype).itemsize
+        return max(1, min(n_columns, 64, int(self.memory * 2**30 / bytes_each)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _form(
-    generator: AbstractGenerator,
-    u: Array,
-    w: Array | None,
-    size: Array,
-    pairing: Pairing,
-    solver: Direct,
-) -> Array:
-    return _form_fwd(generator, u, w, size, pairing, solver)[0]
+class Auto(AbstractStrategy):
+    """Factorise where that is cheaper than iterating, and where the matrix fits.
 
-
-def _form_fwd(generator, u, w, size, pairing, solver):
-    solve = solver_of(generator, solver, size)
-    if not generator.is_symmetric:
-        y, z = solve(u if w is None else w), solve(u, transpose=True)
-    elif w is None:
-        y = z = solve(u)
-    else:
-        y, z = jnp.split(solve(jnp.concatenate([w, u], axis=1)), 2, axis=1)
-    return pair(u, y, pairing), (generator, u, w, size, y, z)
-
-
-def _form_bwd(pairing, solver, residuals, cotangent):
-    del solver
-    generator, u, w, size, y, z = residuals
-
-    def stationary(generator, u, w):
-        w = u if w is None else w
-        form = pair(u, y, pairing) + pair(z, w, pairing)
-        return form - pair(z, generator.mv(y), pairing)
-
-    (*cotangents,) = jax.vjp(stationary, generator, u, w)[1](cotangent)
-    return (*cotangents, jnp.zeros_like(size))
-
-
-_form.defvjp(_form_fwd, _form_bwd)
-
-
-def column_size(u: Float[Array, "n k"]) -> Float[Array, ""]:
-    """The largest norm of a column."""
-    return jnp.max(jnp.linalg.norm(lax.stop_gradient(u), axis=0), initial=0)
-
-
-def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Array:
-    return jnp.sum(a * b, axis=0) if pairing == "diagonal" else a.T @ b
-
-
-def bilinear_form(
-    generator: AbstractGenerator,
-    u: Float[Array, "n k"],
-    w: Float[Array, "n k"] | None = None,
-    *,
-    pairing: Pairing = "diagonal",
-    solver: Direct,
-    size: Float[Array, ""] | None = None,
-) -> Float[Array, " k"] | Float[Array, "k k"]:
-    """`⟨u_a, L⁺ w_b⟩` by one factorisation, with a backward pass free of solves.
-
-    It is a `jax.custom_vjp`: use reverse mode, to any order, and forward over reverse
-    (`jax.hessian`). Forward mode alone raises; `Direct(plain_autodiff=True)` allows it.
-
-    **Arguments:**
-
-    - `generator`: the operator `L + φφᵀ`.
-    - `u`, `w`: columns orthogonal to the null vector of `L`. `w` is `u` by default.
-    - `pairing`: `"diagonal"` for `a = b` only, `"gram"` for all pairs.
-    - `solver`: a `Direct`.
-    - `size`: the norm of what the columns are parts of, which sets their accuracy.
+    With `k` right-hand sides and `n` states left, [`trainq.Direct`][] takes `n³/3`
+    multiplications, and as many again for each product that makes the matrix, and
+    [`trainq.ConjugateGradient`][] is taken to need 64 applications of the operator to
+    each right-hand side. Those of a sparse operator count tenfold, as memory limits
+    them. So single flips are factorised up to 12 units and block kernels up to 14 units
+    in the smaller layer.
     """
-    if solver.plain_autodiff:
-        solve = solver_of(generator, solver)
-        return pair(u, solve(u if w is None else w), pairing)
-    if size is None:
-        size = column_size(u)
-    return _form(generator, u, w, lax.stop_gradient(size), pairing, solver)
+
+    memory: float = eqx.field(static=True, default=4.0)
+    throw: bool = eqx.field(static=True, default=True)
+
+    def select(self, system: AbstractSystem, n_columns: int) -> AbstractSolver:
+        n = system.n_states
+        sparse = system.products < n * n
+        factorised = system.assembly + n**3 / 3
+        iterated = 64 * system.products * max(n_columns, 16) * (10 if sparse else 1)
+        fits = 4 * 8 * n * n <= self.memory * 2**30
+        if not system.is_symmetric or (fits and factorised <= iterated):
+            return Direct(throw=self.throw).select(system, n_columns)
+        return ConjugateGradient(memory=self.memory, throw=self.throw)
+
+
+Auto.__init__.__doc__ = """**Arguments:**
+
+- `memory`: GiB that a matrix and its factor, or the vectors of a block of right-hand
+    sides, may take.
+- `throw`: raise if a right-hand side is not solved.
+"""
+
+
+def _conjugate_gradients(
+    mv: Callable[[Array], Array],
+    b: Float[Array, "n k"],
+    guess: Float[Array, "n k"] | None,
+    target: Float[Array, " k"],
+    max_steps: int,
+) -> tuple[Float[Array, "n k"], Int[Array, " k"]]:
+    """Iterate until every column has a residual of at most its `target`."""
+
+    def active(state):
+        _, _, _, squared, step, _ = state
+        return (squared > target**2) & (step < max_steps)
+
+    def iterate(state):
+        x, r, p, squared, step, count = state
+        moves = active(state)
+        q = mv(p)
+        curvature = jnp.sum(p * q, axis=0)
+        # Columns that have converged stand still.
+        moves &= curvature > 0
+        alpha = jnp.where(moves, squared / jnp.where(moves, curvature, 1), 0)
+        x = x + alpha[None] * p
+        r = r - alpha[None] * q
+        new = jnp.where(moves, jnp.sum(r * r, axis=0), squared)
+        beta = jnp.where(moves, new / jnp.where(moves, squared, 1), 0)
+        return x, r, r + beta[None] * p, new, step + 1, count + moves.astype(int)
+
+    x = jnp.zeros_like(b) if guess is None else guess
+    r = b if guess is None else b - mv(x)
+    squared = jnp.sum(r * r, axis=0)
+    count = jnp.zeros(b.shape[1], int)
+    start = (x, r, r, squared, jnp.asarray(0), count)
+    state = lax.while_loop(lambda state: jnp.any(active(state)), iterate, start)
+    return state[0], state[-1]

@@ -1,9 +1,8 @@
 """Kernels that redraw all visible units, or all hidden ones, at once."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -17,8 +16,18 @@ from ._chains import (
     scale,
     unfold_sector,
 )
+from ._forms import (
+    Form,
+    Pairing,
+    bilinear_form,
+    column_size,
+    pair,
+    solver_of,
+    total,
+)
+from ._functions import AbstractFunctions
 from ._generators import DenseGenerator, GramGenerator
-from ._solvers import Direct, Pairing, bilinear_form, column_size, pair, solver_of
+from ._solvers import AbstractStrategy, SolverStats, worst
 
 
 Scan = Literal["random", "palindromic", "alternating"]
@@ -56,6 +65,8 @@ class TwoBlockChain(AbstractChain):
     # in which BBᵀ and BᵀB are symmetric, and E[·|h] of visible functions is Bᵀ.
 
     log_stationary: Float[Array, " states"]
+    log_visible: Float[Array, " visible_states"]
+    log_hidden: Float[Array, " hidden_states"]
     n_visible: int = eqx.field(static=True)
     scan: Scan = eqx.field(static=True)
     is_symmetric: bool = eqx.field(static=True)
@@ -64,12 +75,15 @@ class TwoBlockChain(AbstractChain):
     def __init__(
         self,
         log_stationary: Float[Array, " states"],
-        n_visible: int,
+        log_visible: Float[Array, " visible_states"],
+        log_hidden: Float[Array, " hidden_states"],
         scan: Scan,
         is_symmetric: bool,
     ):
         self.log_stationary = log_stationary
-        self.n_visible = n_visible
+        self.log_visible = log_visible
+        self.log_hidden = log_hidden
+        self.n_visible = log_visible.shape[0].bit_length() - 1
         self.scan = scan
         self.is_symmetric = is_symmetric
         self.is_reversible = scan != "alternating"
@@ -81,7 +95,7 @@ class TwoBlockChain(AbstractChain):
     def _log_laws(self) -> tuple[Array, Array, Array]:
         """`log π(v, h)`, `log π(v)` and `log π(h)`."""
         joint = self.log_stationary.reshape(self._shape)
-        return joint, jax.nn.logsumexp(joint, axis=1), jax.nn.logsumexp(joint, axis=0)
+        return joint, self.log_visible, self.log_hidden
 
     def _conditionals(self) -> tuple[Array, Array]:
         """`p(h | v)` and `p(v | h)`, both of shape `(visible, hidden)`."""
@@ -123,17 +137,29 @@ class TwoBlockChain(AbstractChain):
         null = fold_sector(jnp.exp(log_own / 2), sector)
         return _Layers(across, None if sector == "odd" else null)
 
-    def _half_densities(self, f: Array, sector: Sector | None) -> tuple[Array, Array]:
-        """`√π(v) E[f | v]` and `√π(h) E[f | h]`, in one sector."""
-        joint, visible, hidden = self._log_laws()
+    def layer_means(self, f: Float[Array, "states n_obs"]) -> tuple[Array, Array]:
+        """`E[f | v]` and `E[f | h]`."""
+        given_visible, given_hidden = self._conditionals()
         table = f.reshape(*self._shape, -1)
-        on_visible = jnp.einsum(
-            "vh,vha->va", jnp.exp(joint - visible[:, None] / 2), table
+        return (
+            jnp.einsum("vh,vha->va", given_visible, table),
+            jnp.einsum("vh,vha->ha", given_hidden, table),
         )
-        on_hidden = jnp.einsum(
-            "vh,vha->ha", jnp.exp(joint - hidden[None, :] / 2), table
-        )
-        return fold_sector(on_visible, sector), fold_sector(on_hidden, sector)
+
+    def variance(self, f: AbstractFunctions) -> Float[Array, " n_obs"]:
+        return self._moments(f, "diagonal")[2]
+
+    def _moments(
+        self, f: AbstractFunctions, pairing: Pairing
+    ) -> tuple[Array, Array, Array]:
+        """`√π(v) E[f̃ | v]`, `√π(h) E[f̃ | h]` and the covariance of `f`: that of its
+        means given `v`, and the mean of that given `v`."""
+        on_visible, on_hidden = f.layer_means(self)
+        within = f.mean_given_visible(self, on_visible, pairing)
+        mean = (jnp.exp(self.log_visible) @ on_visible)[None]
+        on_visible = scale(jnp.exp(self.log_visible / 2), on_visible - mean)
+        on_hidden = scale(jnp.exp(self.log_hidden / 2), on_hidden - mean)
+        return on_visible, on_hidden, within + pair(on_visible, on_visible, pairing)
 
     def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
         checked = super().sectors(sector)
@@ -155,64 +181,66 @@ class TwoBlockChain(AbstractChain):
 
     def resolvent_form(
         self,
-        f: Float[Array, "states n_obs"],
+        f: AbstractFunctions,
         *,
         pairing: Pairing,
-        solver: Direct,
+        solver: AbstractStrategy,
         sector: Sector | None,
-    ) -> Float[Array, " n_obs"] | Float[Array, "n_obs n_obs"]:
-        root = scale(self.root, f)
-        total = pair(root, root, pairing)
-        on_hidden = self._on_hidden()
-        for s in self.sectors(sector):
-            layers = self._layers(s, on_hidden)
-            f_v, f_h = self._half_densities(f, s)
-            own, other = (f_h, f_v) if on_hidden else (f_v, f_h)
+        guess: Any = None,
+    ) -> Form:
+        on_visible, on_hidden, outer = self._moments(f, pairing)
+        size = jnp.maximum(column_size(on_visible), column_size(on_hidden))
+        sectors, reduced_on_hidden = self.sectors(sector), self._on_hidden()
+        forms = []
+        for s, start in zip(sectors, guess or [None] * len(sectors), strict=True):
+            layers = self._layers(s, reduced_on_hidden)
+            f_v, f_h = fold_sector(on_visible, s), fold_sector(on_hidden, s)
+            own, other = (f_h, f_v) if reduced_on_hidden else (f_v, f_h)
             pulled = layers.across.T @ other
-
-            def form(u, w=None, generator=layers.generator):
-                return bilinear_form(
-                    generator,
-                    u,
-                    w,
-                    pairing=pairing,
-                    solver=solver,
-                    size=column_size(root),
-                )
-
             match self.scan:
                 case "random":
-                    total = total + pair(other, other, pairing) + form(own + pulled)
-                case "palindromic" if on_hidden:
-                    total = total - pair(own, own, pairing) + form(own)
+                    outer = outer + pair(other, other, pairing)
+                    sides = (own + pulled, None)
+                case "palindromic" if reduced_on_hidden:
+                    outer = outer - pair(own, own, pairing)
+                    sides = (own, None)
                 case "palindromic":
-                    total = total + form(pulled)
-                case "alternating" if on_hidden:
-                    total = total + form(own, pulled)
+                    sides = (pulled, None)
                 case "alternating":
-                    total = total + form(pulled, own)
-        return total
+                    sides = (own, pulled) if reduced_on_hidden else (pulled, own)
+            forms.append(
+                bilinear_form(
+                    layers.generator,
+                    *sides,
+                    pairing=pairing,
+                    solver=solver,
+                    size=size,
+                    guess=start,
+                )
+            )
+        form = total(forms)
+        return Form(outer + form.value, form.stats, form.guess)
 
     def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: Direct
-    ) -> Float[Array, "states n_obs"]:
+        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
+    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
         given_visible, given_hidden = self._conditionals()
-        table = f.reshape(*self._shape, -1)
-        f_v = jnp.einsum("vh,vha->va", given_visible, table)
-        f_h = jnp.einsum("vh,vha->ha", given_hidden, table)
+        f_v, f_h = self.layer_means(f)
         k_vh, k_hv = given_visible, given_hidden.T
         on_hidden = self._on_hidden()
+        stats = []
 
         def geometric(r):
             """`(I - M)⁻¹ r` on the smaller layer."""
-            own = self._log_laws()[2 if on_hidden else 1]
-            u, total = scale(jnp.exp(own / 2), r), jnp.zeros_like(r)
+            own = self.log_hidden if on_hidden else self.log_visible
+            u, whole = scale(jnp.exp(own / 2), r), jnp.zeros_like(r)
             for s in self.sectors():
-                solve = solver_of(
-                    self._layers(s, on_hidden).generator, solver, column_size(u)
-                )
-                total = total + unfold_sector(solve(fold_sector(u, s)), s)
-            x = scale(inverse_root(own), total)
+                generator = self._layers(s, on_hidden).generator
+                solve = solver_of(generator, solver, r.shape[1], column_size(u))
+                y, found, _ = solve(fold_sector(u, s))
+                whole = whole + unfold_sector(y, s)
+                stats.append(found)
+            x = scale(inverse_root(own), whole)
             # Once more through the layers, as in `relax`: rare states take their values
             # from others.
             return r + (k_hv @ (k_vh @ x) if on_hidden else k_vh @ (k_hv @ x))
@@ -233,7 +261,8 @@ class TwoBlockChain(AbstractChain):
                 on_h = geometric(k_hv @ f_v)
             case "alternating":
                 on_h = k_hv @ geometric(f_v)
-        return self.centre(f + (on_v[:, None] + on_h[None, :]).reshape(f.shape))
+        layers = (on_v[:, None] + on_h[None, :]).reshape(f.shape)
+        return self.centre(f + layers), worst(stats)
 
     def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
         return killed(self.matrix(), self.log_stationary, target, self.is_reversible)

@@ -61,6 +61,12 @@ class AbstractEnergyModel(eqx.Module):
         return False
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the energy is linear in the parameters, as that of an exponential
+        family is: its observables then do not depend on them."""
+        return False
+
+    @property
     def dtype(self):
         """The dtype of the parameters, which results share."""
         leaves = jax.tree.leaves(parameters(self))
@@ -82,6 +88,11 @@ class AbstractEnergyModel(eqx.Module):
         """`-log Σ_h exp(-E(v, h))` for every visible state, nats."""
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
         return -jax.nn.logsumexp(-table, axis=1)
+
+    def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
+        """`-log Σ_v exp(-E(v, h))` for every hidden state, nats."""
+        table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
+        return -jax.nn.logsumexp(-table, axis=0)
 
     def log_partition(self) -> Float[Array, ""]:
         """`log Σ_x exp(-E(x))`, nats."""
@@ -166,6 +177,10 @@ class Tempered(AbstractEnergyModel):
     @property
     def is_symmetric(self) -> bool:
         return self.model.is_symmetric
+
+    @property
+    def is_linear(self) -> bool:
+        return self.model.is_linear
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
         return self.beta * self.model.energy(x)

@@ -104,6 +104,10 @@ class BoltzmannMachine(AbstractEnergyModel):
         return self.bias is None
 
     @property
+    def is_linear(self) -> bool:
+        return True
+
+    @property
     def coupling_matrix(self) -> Float[Array, "n_units n_units"]:
         """The symmetric matrix of couplings, zero where there is no edge."""
         zeros = jnp.zeros((self.n_units, self.n_units), self.dtype)

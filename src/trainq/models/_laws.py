@@ -39,6 +39,22 @@ def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
 
 
 @eqx.filter_jit
+def log_laws(
+    model: AbstractEnergyModel,
+) -> tuple[
+    Float[Array, " states"],
+    Float[Array, " visible_states"],
+    Float[Array, " hidden_states"],
+]:
+    """`log π(v, h)`, `log π(v)` and `log π(h)`, nats, from the closed forms of the
+    model."""
+    model = checked(model)
+    visible, hidden = model.free_energies(), model.hidden_free_energies()
+    log_z = jax.nn.logsumexp(-visible)
+    return -model.energies() - log_z, -visible - log_z, -hidden - log_z
+
+
+@eqx.filter_jit
 def kl_divergence(
     data: Float[Array, " visible_states"], model: AbstractEnergyModel
 ) -> Float[Array, ""]:
@@ -69,8 +85,9 @@ def kl_gradient(
     Parameters are in the order of `observables`. Arguments and errors are those of
     `kl_divergence`.
     """
-    table = observables(model)
-    return data_excess(data, model, log_stationary(model)) @ table
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    gradient = jax.grad(lambda p: kl_divergence(data, eqx.combine(p, static)))(params)
+    return ravel_pytree(gradient)[0]
 
 
 def data_excess(

@@ -65,6 +65,14 @@ class RBM(AbstractEnergyModel):
     def is_symmetric(self) -> bool:
         return self.visible_bias is None and self.hidden_bias is None
 
+    @property
+    def is_linear(self) -> bool:
+        return True
+
+    @property
+    def _swapped(self) -> "RBM":
+        return RBM(self.weights.T, self.hidden_bias, self.visible_bias)
+
     def _split(self, x: Num[Array, "*batch n_units"]) -> tuple[Array, Array]:
         if x.shape[-1] != self.n_units:
             raise ValueError(
@@ -103,11 +111,13 @@ class RBM(AbstractEnergyModel):
             v, self.visible_bias
         )
 
+    def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
+        return self._swapped.free_energies()
+
     def log_partition(self) -> Float[Array, ""]:
         if self.n_visible <= self.n_hidden:
             return jax.nn.logsumexp(-self.free_energies())
-        swapped = RBM(self.weights.T, self.hidden_bias, self.visible_bias)
-        return jax.nn.logsumexp(-swapped.free_energies())
+        return jax.nn.logsumexp(-self.hidden_free_energies())
 
     def observables(
         self, x: Num[Array, "*batch n_units"]

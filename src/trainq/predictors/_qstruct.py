@@ -6,11 +6,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..markov import AbstractKernel, Direct
-from ..markov._chains import scale
+from ..markov import AbstractKernel, AbstractStrategy, Auto
+from ..markov._functions import EnergyGradients
 from ..markov._resolvent import Convention, check_convention
-from ..models import AbstractEnergyModel, observables
-from ..models._laws import data_excess
+from ..models import AbstractEnergyModel, kl_gradient
 from ._snr import GradientSNR
 
 
@@ -32,7 +31,7 @@ class QStruct(eqx.Module):
     kernel: AbstractKernel
     window: int | float = eqx.field(static=True)
     convention: Convention = eqx.field(static=True)
-    solver: Direct
+    solver: AbstractStrategy
 
     def __init__(
         self,
@@ -40,7 +39,7 @@ class QStruct(eqx.Module):
         window: int | float,
         convention: Convention = "resolvent",
         *,
-        solver: Direct | None = None,
+        solver: AbstractStrategy | None = None,
     ):
         """**Arguments:**
 
@@ -49,7 +48,7 @@ class QStruct(eqx.Module):
             `sweeps * model.n_units / kernel.site_updates(model)`.
         - `convention`: `"resolvent"` for a noise of `2 T_O / K`, or `"sokal"` for the
             asymptotic variance `(2 T_O - V) / K`, with `V = Σ_a Var f_a`.
-        - `solver`: how to solve, `Direct()` by default.
+        - `solver`: how to solve, [`trainq.Auto`][] by default.
 
         **Raises:** `ValueError` if the window is not positive, or the convention
         unknown.
@@ -58,7 +57,7 @@ class QStruct(eqx.Module):
         self.window = check_window(window)
         check_convention(convention)
         self.convention = convention
-        self.solver = solver or Direct()
+        self.solver = solver or Auto()
 
     @eqx.filter_jit
     def __call__(
@@ -76,17 +75,17 @@ class QStruct(eqx.Module):
         floating point.
         """
         chain = self.kernel.chain(model)
-        f = chain.centre(observables(model))
+        f = EnergyGradients(model)
         # The observables of a symmetric model are even at every value of its
         # parameters.
         sector = "even" if model.is_symmetric and chain.is_symmetric else None
-        gradient = data_excess(data, model, chain.log_stationary) @ f
-        noise = 2 * chain.resolvent_form(
+        form = chain.resolvent_form(
             f, pairing="diagonal", solver=self.solver, sector=sector
         )
+        noise = 2 * form.value
         if self.convention == "sokal":
-            variance = jnp.sum(scale(chain.root, f) ** 2, axis=0)
-            noise = jnp.maximum(noise - variance, 0)
+            noise = jnp.maximum(noise - chain.variance(f), 0)
+        gradient = kl_gradient(data, model)
         return GradientSNR(gradient**2, noise / self.window, self.window)
 
 

@@ -1,0 +1,188 @@
+"""Functions of the state, in the forms that chains ask for."""
+
+import abc
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from .._spins import spread
+from ..models import AbstractEnergyModel, observables
+from ..models._base import parameters
+from ._forms import SOLUTION, Form, Pairing, pair
+
+
+if TYPE_CHECKING:
+    from ._two_block import TwoBlockChain
+
+
+class AbstractFunctions(eqx.Module):
+    """Some number of functions of the state, which need not exist all at once."""
+
+    @property
+    @abc.abstractmethod
+    def n_functions(self) -> int:
+        """How many there are."""
+
+    @abc.abstractmethod
+    def table(self) -> Float[Array, "states n_functions"]:
+        """Their values at every state."""
+
+    @abc.abstractmethod
+    def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
+        """`E[f | v]` and `E[f | h]`, of shapes `(visible_states, n_functions)` and
+        `(hidden_states, n_functions)`."""
+
+    @abc.abstractmethod
+    def mean_given_visible(
+        self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
+    ) -> Array:
+        """`E[Cov(f_a, f_b | v)]` for `a = b` or for all pairs."""
+
+    @abc.abstractmethod
+    def columns(self) -> Float[Array, "n_functions size"]:
+        """What tells one function from another, one a row; rows of zeros are the
+        function zero."""
+
+    @abc.abstractmethod
+    def only(self, columns: Float[Array, "some size"]) -> "AbstractFunctions":
+        """The functions with these rows of `columns`."""
+
+
+class Table(AbstractFunctions):
+    """Functions given by their values."""
+
+    values: Float[Array, "states n_functions"]
+
+    @property
+    def n_functions(self) -> int:
+        return self.values.shape[1]
+
+    def table(self) -> Float[Array, "states n_functions"]:
+        return self.values
+
+    def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
+        return chain.layer_means(self.values)
+
+    def mean_given_visible(
+        self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
+    ) -> Array:
+        table = self.values.reshape(given_visible.shape[0], -1, self.n_functions)
+        rest = (table - given_visible[:, None]).reshape(self.values.shape)
+        rest = chain.root[:, None] * rest
+        return pair(rest, rest, pairing)
+
+    def columns(self) -> Float[Array, "n_functions size"]:
+        return self.values.T
+
+    def only(self, columns: Float[Array, "some size"]) -> "Table":
+        return Table(columns.T)
+
+
+class EnergyGradients(AbstractFunctions):
+    """The gradient observables `Σ_a d_a ∂E/∂θ_a` of a model along directions `d` in the
+    space of its parameters; along every axis, by default.
+
+    They are derivatives of the energies, and their conditional means are derivatives of
+    free energies: `E[∂E | v] = ∂F(v)`. So no table of all of them need ever exist.
+    """
+
+    model: AbstractEnergyModel
+    directions: Float[Array, "n_functions n_parameters"] | None = None
+
+    @property
+    def _n_parameters(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(parameters(self.model)))
+
+    @property
+    def n_functions(self) -> int:
+        if self.directions is None:
+            return self._n_parameters
+        return self.directions.shape[0]
+
+    def table(self) -> Float[Array, "states n_functions"]:
+        if self.directions is None:
+            return observables(self.model)
+        return spread(self._along(lambda model: spread(model.energies())))
+
+    def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
+        del chain
+        return (
+            self._along(lambda model: model.free_energies()),
+            self._along(lambda model: model.hidden_free_energies()),
+        )
+
+    def mean_given_visible(
+        self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
+    ) -> Array:
+        if pairing == "gram" or not self.model.is_linear:
+            return Table(self.table()).mean_given_visible(chain, given_visible, pairing)
+        # Var(∂E | v) = E[∂²E | v] - ∂²F(v), and the energy has no second derivative.
+        curvature = self._along(lambda model: model.free_energies(), order=2)
+        return -jnp.exp(chain.log_visible) @ curvature
+
+    def columns(self) -> Float[Array, "n_functions n_parameters"]:
+        if self.directions is not None:
+            return self.directions
+        return jnp.eye(self._n_parameters, dtype=self.model.dtype)
+
+    def only(self, columns: Float[Array, "some n_parameters"]) -> "EnergyGradients":
+        return EnergyGradients(self.model, columns)
+
+    def _along(
+        self, fn: Callable[[Any], Float[Array, " n"]], order: int = 1
+    ) -> Float[Array, "n n_functions"]:
+        """The derivatives of `fn(model)`."""
+        params, static = eqx.partition(self.model, eqx.is_inexact_array)
+        flat, unravel = ravel_pytree(params)
+
+        def derivative(direction):
+            def along(fn):
+                return lambda p: jax.jvp(fn, (p,), (direction,))[1]
+
+            moved = lambda p: fn(eqx.combine(unravel(p), static))  # noqa: E731
+            for _ in range(order):
+                moved = along(moved)
+            return moved(flat)
+
+        return jax.vmap(derivative, out_axes=-1)(self.columns())
+
+
+def in_blocks(
+    fn: Callable[[AbstractFunctions, Any], Form],
+    functions: AbstractFunctions,
+    block: int,
+    guess: Any = None,
+) -> Form:
+    """`fn(functions, guess)` by at most `block` functions at a time.
+
+    The guess of the result has the blocks along its first axis. The backward pass keeps
+    the solutions and computes everything else anew, block by block, so that it needs no
+    more memory than the forward pass but for them.
+    """
+    n = functions.n_functions
+    n_blocks = -(-n // block)
+    if n_blocks <= 1:
+        return fn(functions, guess)
+    size = -(-n // n_blocks)
+    columns = functions.columns()
+    columns = jnp.pad(columns, ((0, n_blocks * size - n), (0, 0)))
+    columns = columns.reshape(n_blocks, size, -1)
+    policy = jax.checkpoint_policies.save_only_these_names(SOLUTION)
+
+    @partial(jax.checkpoint, policy=policy)
+    def one(args):
+        columns, guess = args
+        return fn(functions.only(columns), guess)
+
+    form = jax.lax.map(one, (columns, guess))
+
+    def flat(x):
+        return x.reshape(-1, *x.shape[2:])[:n]
+
+    return Form(flat(form.value), jax.tree.map(flat, form.stats), form.guess)

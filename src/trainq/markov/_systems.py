@@ -1,0 +1,228 @@
+"""What is left of a generator for a solver: systems with a unit diagonal, halved by
+even-odd elimination where the structure allows."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._spins import parity, spread, xor
+
+
+class AbstractSystem(eqx.Module):
+    """A regular linear system, and the way to it and back."""
+
+    is_symmetric: eqx.AbstractVar[bool]
+
+    @property
+    @abc.abstractmethod
+    def n_states(self) -> int:
+        """The size of the system."""
+
+    @property
+    @abc.abstractmethod
+    def products(self) -> int:
+        """Multiplications in one application to one column."""
+
+    @property
+    def assembly(self) -> int:
+        """Multiplications that `dense` takes."""
+        return 0
+
+    @abc.abstractmethod
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """The operator on `k` columns at once. It may annihilate a null vector that no
+        right-hand side from `restrict` has a part in."""
+
+    @abc.abstractmethod
+    def dense(self) -> Float[Array, "n n"]:
+        """The matrix, shifted away from zero on the null vector."""
+
+    def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
+        """The right-hand side that is left of `b`."""
+        return b
+
+    def prolong(
+        self, y: Float[Array, "n k"], b: Float[Array, "states k"]
+    ) -> Float[Array, "states k"]:
+        """The whole solution, from that of the system."""
+        del b
+        return y
+
+
+class AbstractFlipSystem(AbstractSystem):
+    """`L + φφᵀ` of single flips, scaled to a unit diagonal.
+
+    With `D` the diagonal of `L` and `ŷ = D^½ y`, the system `L y = b` becomes
+    `(I - Ĥ) ŷ = D^-½ b`. Constants are solved apart: on them the operator is `φφᵀ`.
+    """
+
+    root: eqx.AbstractVar[Float[Array, " states"]]  # D^½
+    null: eqx.AbstractVar[Float[Array, " states"] | None]  # φ
+    hops: eqx.AbstractVar[Array]
+
+    def _scaled(self, b: Array) -> Array:
+        if self.null is not None:
+            b = b - jnp.outer(self.null, self.null @ b)
+        return b / self.root[:, None]
+
+    def _unscaled(self, y: Array, b: Array) -> Array:
+        y = y / self.root[:, None]
+        if self.null is None:
+            return y
+        return y + jnp.outer(self.null, self.null @ b - self.null @ y)
+
+    @property
+    def products(self) -> int:
+        return self.hops.size
+
+    @property
+    def _scaled_null(self) -> Float[Array, " states"] | None:
+        return None if self.null is None else self.root * self.null
+
+
+class JacobiFlips(AbstractFlipSystem):
+    """The scaled system itself, `I - Ĥ`."""
+
+    root: Float[Array, " states"]
+    null: Float[Array, " states"] | None
+    hops: Float[Array, "masks states"]
+    masks: tuple[int, ...] = eqx.field(static=True)
+    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+
+    @property
+    def n_states(self) -> int:
+        return self.root.shape[0]
+
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return y - hop(self.hops, self.masks, y)
+
+    def dense(self) -> Float[Array, "n n"]:
+        columns = neighbours(self.masks, self.n_states)
+        rows = jnp.broadcast_to(jnp.arange(self.n_states), columns.shape)
+        matrix = jnp.eye(self.n_states, dtype=self.hops.dtype)
+        return _shifted(matrix.at[rows, columns].add(-self.hops), self._scaled_null)
+
+    def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
+        return self._scaled(b)
+
+    def prolong(
+        self, y: Float[Array, "n k"], b: Float[Array, "states k"]
+    ) -> Float[Array, "states k"]:
+        return self._unscaled(y, b)
+
+
+class EvenOddFlips(AbstractFlipSystem):
+    """The scaled system with half of its states eliminated.
+
+    If every mask has an odd number of bits, each hop changes the parity of the state
+    index, and with states of even (e) and odd (o) parity
+
+        I - Ĥ = [[I, -C], [-Cᵀ, I]].
+
+    Then `y_e = b_e + C y_o`, and `(I - CᵀC) y_o = b_o + Cᵀ b_e`: a system of half the
+    size. Its condition number is about a quarter of the whole one's, as an eigenvalue
+    `λ` of `I - Ĥ` near zero becomes `1 - (1 - λ)² ≈ 2λ`, and the one near two, if there
+    is one, goes with it.
+    """
+
+    # The bits of a state but the last, with the parity, determine it. So both halves
+    # are indexed by s >> 1, and a hop by `mask` is an exclusive or of that index by
+    # mask >> 1.
+
+    root: Float[Array, " states"]
+    null: Float[Array, " states"] | None
+    hops: Float[Array, "2 masks half"]  # C, and then Cᵀ
+    masks: tuple[int, ...] = eqx.field(static=True)
+    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+
+    @property
+    def n_states(self) -> int:
+        return self.hops.shape[-1]
+
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        # A loop of two, so that the compiler does not fuse the two products: it would
+        # compute the inner one anew for each neighbour.
+        def across(y, hops):
+            return hop(hops, self.masks, y), None
+
+        return y - jax.lax.scan(across, y, self.hops)[0]
+
+    def dense(self) -> Float[Array, "n n"]:
+        # C has as many entries in a row as there are masks, and CᵀC the square of that:
+        # it is filled in, not multiplied out.
+        row = self.hops[0]
+        to = neighbours(self.masks, self.n_states)
+        paths = row[:, None] * row[None]
+        matrix = jnp.eye(self.n_states, dtype=row.dtype)
+        matrix = matrix.at[to[:, None], to[None, :]].add(-paths)
+        null = self._scaled_null
+        return _shifted(matrix, None if null is None else split(null)[1])
+
+    def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
+        even, odd = split(self._scaled(b))
+        return odd + hop(self.hops[1], self.masks, even)
+
+    def prolong(
+        self, y: Float[Array, "n k"], b: Float[Array, "states k"]
+    ) -> Float[Array, "states k"]:
+        even = split(self._scaled(b))[0] + hop(self.hops[0], self.masks, y)
+        return self._unscaled(_join(even, y), b)
+
+
+def flip_system(
+    diagonal: Float[Array, " states"],
+    hops: Float[Array, "masks states"],
+    null: Float[Array, " states"] | None,
+    masks: tuple[int, ...],
+) -> AbstractFlipSystem:
+    """The system of `L = diag(diagonal) - Σ_i hops_i X_i`, with `X_i` the exclusive or
+    by `masks[i]`."""
+    root = jnp.sqrt(diagonal)
+    towards = jnp.stack([xor(root, mask) for mask in masks])
+    hops = spread(hops / (root[None, :] * towards), axis=1)
+    n_bits = diagonal.shape[0].bit_length() - 1
+    if not n_bits or not all(mask.bit_count() % 2 for mask in masks):
+        return JacobiFlips(root, null, hops, masks)
+    halves = jnp.stack([half.T for half in split(hops.T)])
+    halves = spread(halves, axis=2)
+    return EvenOddFlips(root, null, halves, tuple(mask >> 1 for mask in masks))
+
+
+def hop(
+    hops: Float[Array, "masks n"], masks: tuple[int, ...], y: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    """`Σ_i hops[i, s] y[s ^ masks[i]]`."""
+    total = jnp.zeros_like(y)
+    for weights, mask in zip(hops, masks, strict=True):
+        total = total + weights[:, None] * xor(y, mask)
+    return total
+
+
+def neighbours(masks: tuple[int, ...], n: int) -> Int[Array, "masks n"]:
+    """`s ^ masks[i]` for every mask and state."""
+    return jnp.arange(n)[None, :] ^ jnp.array(masks, int)[:, None]
+
+
+def split(y: Float[Array, "n *k"]) -> tuple[Array, Array]:
+    """The values at the states of even and of odd parity, each indexed by `s >> 1`."""
+    pairs = y.reshape(-1, 2, *y.shape[1:])
+    odd = parity(pairs.shape[0].bit_length() - 1)
+    odd = odd.reshape((-1,) + (1,) * (y.ndim - 1))
+    first, second = pairs[:, 0], pairs[:, 1]
+    return jnp.where(odd, second, first), jnp.where(odd, first, second)
+
+
+def _join(even: Float[Array, "half k"], odd: Float[Array, "half k"]) -> Array:
+    is_odd = parity(even.shape[0].bit_length() - 1)[:, None]
+    pairs = [jnp.where(is_odd, odd, even), jnp.where(is_odd, even, odd)]
+    return jnp.stack(pairs, axis=1).reshape(-1, even.shape[-1])
+
+
+def _shifted(matrix: Array, null: Array | None) -> Array:
+    if null is None:
+        return matrix
+    unit = null / jnp.linalg.norm(null)
+    return matrix + jnp.outer(unit, unit)
