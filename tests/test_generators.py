@@ -5,10 +5,8 @@ import pytest
 from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
 
 import trainq as tq
-from trainq._spins import xor
 from trainq.markov._chains import DenseChain
 from trainq.markov._forms import solver_of
-from trainq.markov._systems import JacobiFlips
 
 
 MODELS = {"even N": rbm(3, 3), "odd N": rbm(3, 2), "biased": machine(4, biased=True)}
@@ -91,46 +89,3 @@ def test_what_is_left_of_the_system_solves_the_whole(generator, solver):
         expected = np.linalg.solve(matrix.T if transpose else matrix, np.asarray(b))
         assert_close(y, expected, DIRECT)
         assert stats.ok and jnp.max(stats.residual) <= 1e-12
-
-
-def test_a_system_is_its_matrix(generator):
-    # Up to the null vector, which `mv` may annihilate and `dense` shifts away from it.
-    system = generator.system()
-    n = system.n_states
-    matrix, applied = system.dense(), system.mv(jnp.eye(n))
-    shift = matrix - applied
-    assert jnp.linalg.matrix_rank(shift, rtol=1e-9) <= 1
-    if generator.null is None:
-        assert_close(applied, matrix, IDENTITY)
-    assert jnp.linalg.norm(matrix @ shift - shift @ matrix) <= IDENTITY * n
-
-
-@pytest.mark.parametrize(
-    ("m", "n", "biased", "size"),
-    # 2^(N-2) for even N, 2^(N-1) for odd N, and by the elimination alone with biases.
-    [(3, 3, False, 2**4), (3, 2, False, 2**4), (3, 3, True, 2**5), (3, 2, True, 2**4)],
-)
-def test_elimination_leaves_the_promised_size(m, n, biased, size):
-    chain = KERNELS["gibbs"].chain(rbm(m, n, biased=biased))
-    assert chain.generator(chain.sectors()[0]).system().n_states == size
-
-
-def test_elimination_halves_the_iterations():
-    # The condition number is a quarter, and iterations go as its square root.
-    generator = KERNELS["gibbs"].chain(rbm(4, 4)).generator("even")
-    b = jr.normal(jr.key(0), (generator.n_states, 8))
-    whole = JacobiFlips(
-        jnp.sqrt(generator.diagonal), generator.null, *_scaled_hops(generator)
-    )
-    solver, floor = tq.ConjugateGradient(), jnp.asarray(0.0)
-    counts = [
-        jnp.max(solver.solve(s, None, s.restrict(b), None, floor, False)[1])
-        for s in (generator.system(), whole)
-    ]
-    assert 1.6 <= counts[1] / counts[0] <= 2.4, counts
-
-
-def _scaled_hops(generator):
-    root = jnp.sqrt(generator.diagonal)
-    towards = jnp.stack([xor(root, mask) for mask in generator.masks])
-    return generator.hops / (root[None] * towards), generator.masks

@@ -1,3 +1,6 @@
+import jax
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import oracle
 import pytest
@@ -6,6 +9,7 @@ from helpers import (
     IDENTITY,
     KERNELS,
     MODELS,
+    SIGMAS,
     assert_close,
     dense,
     random_law,
@@ -61,3 +65,57 @@ def test_deterministic_flips_have_no_noise_in_the_sokal_convention():
     data = np.array([0.2, 0.8])
     snr = tq.QStruct(KERNELS["metropolis"], 10, "sokal")(model, data)
     assert snr.mse <= IDENTITY
+
+
+@pytest.mark.parametrize("name", ["gibbs", "alternating"])
+def test_projections_on_directions(name):
+    model, window, data = MODELS["biased rbm 2x3"], 73, random_law(2)
+    pi, matrix = dense(name, model)
+    f = np.asarray(tq.observables(model))
+    gradient = oracle.kl_gradient(pi, 2, np.asarray(data), f)
+    noise = oracle.noise_matrix(matrix, pi, f)
+    predictor = tq.QStruct(KERNELS[name], window)
+    directions = np.random.default_rng(0).normal(size=(3, f.shape[1]))
+    found = predictor.along(model, data, directions)
+    assert_close(found.parameter_signal, (directions @ gradient) ** 2, DIRECT)
+    expected = 2 * np.einsum("da,ab,db->d", directions, noise, directions) / window
+    assert_close(found.parameter_mse, expected, DIRECT)
+    # By default the direction of the gradient: all of the signal, some of the noise.
+    alone = predictor.along(model, data)
+    assert_close(alone.signal, gradient @ gradient, DIRECT)
+    expected = 2 * gradient @ noise @ gradient / (gradient @ gradient) / window
+    assert_close(alone.mse, expected, DIRECT)
+
+
+@pytest.mark.parametrize("convention", ["resolvent", "sokal"])
+def test_random_probes_estimate_the_noise(convention):
+    model, data = rbm(3, 3), random_law(3)
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, convention)
+    exact = predictor(model, data)
+    keys = jr.split(jr.key(0), 400)
+    found = jax.vmap(lambda key: predictor.randomised(key, model, data, 8))(keys)
+    assert_close(found.signal[0], exact.signal, DIRECT)
+    # Unbiased, and the standard errors are those of the scatter.
+    deviation = (found.mse - exact.mse) / jnp.std(found.mse)
+    assert abs(jnp.mean(deviation)) * np.sqrt(400) <= SIGMAS
+    ratio = jnp.sqrt(jnp.mean(found.mse_error**2)) / jnp.std(found.mse)
+    assert 0.8 <= ratio <= 1.25
+    # Within the promised bound, as the matrix of the noise is positive.
+    assert jnp.std(found.mse) / exact.mse <= np.sqrt(2 / 8)
+    assert_close(found.t_o_error, 50 * found.mse_error, IDENTITY)
+    assert_close(jnp.exp(found.log_q), found.q, DIRECT)
+    assert_close(found.q, found.signal / (2 * found.t_o / 100), DIRECT)
+
+
+def test_the_derivative_of_random_probes_is_unbiased():
+    model, data = rbm(2, 2), random_law(2)
+    predictor = tq.QStruct(KERNELS["gibbs"], 100)
+    expected = jax.grad(lambda w: predictor(tq.RBM(w), data).mse)(model.weights)
+
+    def slope(key):
+        fn = lambda w: predictor.randomised(key, tq.RBM(w), data, 4).mse  # noqa: E731
+        return jax.grad(fn)(model.weights)
+
+    slopes = jax.jit(jax.vmap(slope))(jr.split(jr.key(0), 400))
+    error = jnp.std(slopes, axis=0) / np.sqrt(400)
+    assert jnp.all(jnp.abs(jnp.mean(slopes, axis=0) - expected) <= SIGMAS * error)

@@ -1,20 +1,16 @@
-"""The primitive: its derivatives, its cost, and what it refuses."""
-
-import re
+"""Strategies against each other, and what they say of themselves."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import pytest
 from helpers import (
     AUTODIFF,
-    DIFFERENCES,
     DIRECT,
     KERNELS,
+    MODELS,
     assert_close,
-    central_difference,
     flatten,
     machine,
     neural,
@@ -25,217 +21,239 @@ from helpers import (
 import trainq as tq
 
 
-SMALL = {
-    "rbm 2x2": rbm(2, 2),
-    "rbm 2x3": rbm(2, 3),
-    "biased rbm 2x2": rbm(2, 2, biased=True),
-    "machine 2+1": machine(3, 2),
-    "neural 2+1": neural(2, 1),
-}
-PLAIN = tq.Direct(plain_autodiff=True)
+CG = tq.ConjugateGradient()
 
 
-def log_q(kernel, build, data, solver=None):
-    """log Q as a function of the flat parameters."""
-    predictor = tq.QStruct(KERNELS[kernel], 100, solver=solver)
-    return lambda flat: predictor(build(flat), data).log_q
+def value_and_gradient(kernel, model, solver, convention="resolvent"):
+    predictor = tq.QStruct(KERNELS[kernel], 100, convention, solver=solver)
+    flat, build = flatten(model)
+    data = random_law(model.n_visible)
+    fn = lambda x: predictor(build(x), data).log_q  # noqa: E731
+    return jax.jit(jax.value_and_grad(fn))(flat)
 
 
-@pytest.fixture(params=KERNELS)
-def kernel(request):
-    return request.param
+def assert_agree(kernel, model, solver, other=None, tolerance=AUTODIFF):
+    value, gradient = value_and_gradient(kernel, model, solver)
+    expected, slopes = value_and_gradient(kernel, model, other or tq.Direct())
+    assert abs(value - expected) <= tolerance
+    assert_close(gradient, slopes, tolerance)
 
 
-# Every kernel, symmetric and not; and every kind of model.
-PROBLEMS = [
-    *((kernel, name) for kernel in KERNELS for name in ("rbm 2x3", "biased rbm 2x2")),
-    *(("gibbs", name) for name in ("rbm 2x2", "machine 2+1", "neural 2+1")),
-]
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kernel", ["gibbs", "metropolis"])
+def test_conjugate_gradients_agree_with_a_factorisation(kernel, name):
+    if name == "visible machine 4" and kernel == "metropolis":
+        pytest.skip("the same path as the other machines")
+    assert_agree(kernel, MODELS[name], tq.ConjugateGradient(block=4))
 
 
-@pytest.mark.parametrize(("kernel", "name"), PROBLEMS)
-def test_gradient(kernel, name):
-    flat, build = flatten(SMALL[name])
-    data = random_law(SMALL[name].n_visible)
-    fn, plain = log_q(kernel, build, data), log_q(kernel, build, data, PLAIN)
-    custom, expected = jax.jit(lambda x: (jax.grad(fn)(x), jax.grad(plain)(x)))(flat)
-    assert_close(custom, expected, AUTODIFF)
-    # Relative to the scale of the gradient: a slope may cancel.
-    direction = jr.normal(jr.key(3), flat.shape)
-    scale = jnp.linalg.norm(custom) * jnp.linalg.norm(direction)
-    slope = central_difference(jax.jit(fn), flat, direction)
-    assert abs(slope - custom @ direction) <= DIFFERENCES * scale
+@pytest.mark.parametrize("kernel", ["random", "palindromic", "alternating"])
+def test_they_agree_on_layers(kernel):
+    assert_agree(kernel, rbm(4, 3), CG)
 
 
-def test_the_custom_rule_does_run(kernel):
-    # Bit for bit the same gradient as by plain autodiff would mean that it did not.
-    flat, build = flatten(rbm(3, 3))
-    custom = jax.jit(jax.grad(log_q(kernel, build, random_law(3))))(flat)
-    plain = jax.jit(jax.grad(log_q(kernel, build, random_law(3), PLAIN)))(flat)
-    assert_close(custom, plain, AUTODIFF)
-    assert not np.array_equal(custom, plain)
+@pytest.mark.parametrize("block", [1, 4, 5, None])
+def test_blocks_and_memory_change_nothing(block):
+    whole = value_and_gradient("gibbs", rbm(3, 3), CG)
+    solver = tq.ConjugateGradient(block=block, memory=1e-5)
+    blocked = value_and_gradient("gibbs", rbm(3, 3), solver)
+    assert_close(blocked[0], whole[0], DIRECT)
+    assert_close(blocked[1], whole[1], DIRECT)
 
 
-def some_slow(*fast):
-    """Every kernel, of which all but the named ones only in the complete tests."""
-    slow = pytest.mark.slow
-    return [k if k in fast else pytest.param(k, marks=slow) for k in KERNELS]
+def test_single_precision_is_refined():
+    # In float32 alone the error would be 1e-6.
+    assert_agree("gibbs", rbm(3, 3), tq.ConjugateGradient(inner_dtype=jnp.float32))
 
 
-@pytest.mark.parametrize("name", some_slow("gibbs"))
-def test_second_derivatives(name):
+def test_second_derivatives_by_conjugate_gradients():
     flat, build = flatten(rbm(2, 2))
-    fn = log_q(name, build, random_law(2))
-    hessian = jax.jit(jax.hessian(fn))(flat)  # forward over reverse
-    twice = jax.jit(jax.jacrev(jax.grad(fn)))(flat)  # reverse over reverse
-    plain = jax.jit(jax.hessian(log_q(name, build, random_law(2), PLAIN)))(flat)
-    assert_close(hessian, plain, AUTODIFF)
-    assert_close(twice, plain, AUTODIFF)
-    direction = jr.normal(jr.key(3), flat.shape)
-    differences = central_difference(jax.jit(jax.grad(fn)), flat, direction)
-    assert_close(hessian @ direction, differences, DIFFERENCES)
+    data = random_law(2)
+
+    def log_q(solver):
+        predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=solver)
+        return lambda x: predictor(build(x), data).log_q
+
+    for solver in (CG, tq.ConjugateGradient(block=2)):
+        hessian = jax.jit(jax.hessian(log_q(solver)))(flat)
+        assert_close(hessian, jax.jit(jax.hessian(log_q(tq.Direct())))(flat), AUTODIFF)
+
+
+def test_a_batch_of_models():
+    flats = jnp.stack([flatten(rbm(3, 3, scale=s))[0] for s in (0.1, 1.0, 1.5)])
+    _, build = flatten(rbm(3, 3))
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
+    fn = lambda x: predictor(build(x), random_law(3))  # noqa: E731
+    together = jax.jit(jax.vmap(fn))(flats)
+    for i, flat in enumerate(flats):
+        alone = jax.jit(fn)(flat)
+        assert_close(together.parameter_mse[i], alone.parameter_mse, DIRECT)
+        assert jnp.array_equal(together.stats.iterations[i], alone.stats.iterations)
+    # The cold model takes longer, and the others do not wait for it.
+    counts = together.stats.iterations.max(axis=1)
+    assert counts[0] < counts[1] < counts[2]
+
+
+@pytest.mark.parametrize("block", [9, 4])
+def test_the_backward_pass_repeats_no_solve(block):
+    solver = tq.ConjugateGradient(block=block)
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=solver)
+    fn = lambda w: predictor(tq.RBM(w), random_law(3)).log_q  # noqa: E731
+
+    def loops(fn):
+        shape = jax.ShapeDtypeStruct((3, 3), jnp.float64)
+        return jax.jit(fn).lower(shape).compile().as_text().count(" while(")
+
+    # One loop over blocks, backwards, and no other iteration.
+    assert loops(jax.value_and_grad(fn)) == loops(fn) + (1 if block < 9 else 0)
+
+
+def test_memory_of_the_gradient_is_that_of_the_value():
+    # 36 observables of 12 units, four at a time.
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
+    data = random_law(6)
+    fn = lambda w: predictor(tq.RBM(w), data).log_q  # noqa: E731
+
+    def peak(fn):
+        shape = jax.ShapeDtypeStruct((6, 6), jnp.float64)
+        stats = jax.jit(fn).lower(shape).compile().memory_analysis()
+        return stats.temp_size_in_bytes
+
+    table = 2**12 * 36 * 8
+    assert peak(fn) < 2 * table
+    # The solutions are kept, on half of the states at most, and hardly anything else.
+    assert peak(jax.value_and_grad(fn)) < peak(fn) + 1.5 * table
+
+
+def test_statistics():
+    snr = tq.QStruct(KERNELS["gibbs"], 100, solver=CG)(rbm(3, 3), random_law(3))
+    stats = snr.stats
+    assert stats.ok and stats.residual.shape == stats.iterations.shape == (9,)
+    assert 0 < stats.iterations.min() <= stats.iterations.max() < 16
+    assert 0 < stats.residual.max() < 1e-10
+    assert "9 right-hand sides" in str(stats) and "9  successful" in str(stats)
+    direct = tq.QStruct(KERNELS["gibbs"], 100)(rbm(3, 3), random_law(3)).stats
+    assert direct.ok and direct.iterations.max() == 0 and direct.residual.max() < 1e-13
+
+
+def test_the_residual_is_the_true_one():
+    # Of a solve that is stopped early, against the residual of what it returns.
+    chain = KERNELS["gibbs"].chain(machine(4, biased=True))
+    f = jr.normal(jr.key(0), (16, 2))
+    solver = tq.ConjugateGradient(max_steps=3, throw=False)
+    y, stats = chain.resolvent(chain.centre(f), solver=solver)
+    del y
+    assert list(stats.result) == [1, 1] and not stats.ok
+    assert "max_steps" in str(stats)
+    assert jnp.all(stats.iterations == 3) and jnp.all(stats.residual > 1e-6)
+    more = tq.ConjugateGradient(max_steps=5, throw=False)
+    assert jnp.all(
+        chain.resolvent(chain.centre(f), solver=more)[1].residual < stats.residual
+    )
+
+
+def test_solve_resolvent_returns_both():
+    chain = KERNELS["gibbs"].chain(rbm(2, 2))
+    f = jr.normal(jr.key(0), (16,))
+    found = tq.markov.solve_resolvent(chain, f, solver=CG)
+    assert_close(found.value, tq.markov.resolvent(chain, f), DIRECT)
+    assert found.stats.ok and found.stats.residual.shape == (2 - 1,)
+
+
+def test_tolerances_are_kept():
+    f = tq.observables(rbm(3, 3))
+    chain = KERNELS["gibbs"].chain(rbm(3, 3))
+    counts = []
+    for solver in (
+        tq.ConjugateGradient(1e-3),
+        tq.ConjugateGradient(1e-9),
+        tq.ConjugateGradient(0.0, 1e-12),
+    ):
+        stats = tq.markov.solve_resolvent(chain, f, solver=solver).stats
+        bound = max(solver.rtol, solver.atol * 10)
+        assert stats.ok and stats.residual.max() <= 10 * bound
+        counts.append(int(stats.iterations.max()))
+    assert counts == sorted(counts) and counts[0] < counts[-1]
+
+
+def test_warm_starts_take_fewer_iterations():
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=CG)
+    model, data = rbm(3, 3), random_law(3)
+    cold, guess = predictor.warm(model, data, predictor.cold(model, data))
+    again, _ = predictor.warm(model, data, guess)
+    near, _ = predictor.warm(model.tempered(1 + 1e-6), data, guess)
+    assert again.stats.iterations.max() == 0
+    assert 0 < near.stats.iterations.max() < cold.stats.iterations.max()
+    expected = predictor(model.tempered(1 + 1e-6), data)
+    assert_close(near.parameter_mse, expected.parameter_mse, DIRECT)
+
+
+def test_warm_starts_in_a_training_loop():
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
+    data, model = random_law(3), rbm(3, 3)
+
+    @eqx.filter_value_and_grad(has_aux=True)
+    def loss(model, guess):
+        snr, guess = predictor.warm(model, data, guess)
+        return -snr.log_q, (snr.stats.iterations, guess)
+
+    def step(carry, _):
+        model, guess = carry
+        (value, (count, guess)), grads = loss(model, guess)
+        model = jax.tree.map(lambda p, g: p - 1e-4 * g, model, grads)
+        return (model, guess), (value, count.max())
+
+    start = (model, predictor.cold(model, data))
+    _, (values, counts) = jax.jit(lambda s: jax.lax.scan(step, s, length=5))(start)
+    assert jnp.all(jnp.diff(values) < 0)
+    assert jnp.all(counts[1:] < counts[0])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "m", "n", "biased", "chosen"),
+    [
+        ("gibbs", 6, 6, False, tq.Direct),
+        ("gibbs", 7, 7, False, tq.ConjugateGradient),
+        ("metropolis", 5, 6, True, tq.Direct),
+        ("metropolis", 7, 7, True, tq.ConjugateGradient),
+        ("random", 10, 10, False, tq.Direct),
+    ],
+)
+def test_auto_factorises_up_to_the_promised_size(kernel, m, n, biased, chosen):
+    model = rbm(m, n, biased=biased)
+
+    def select():
+        chain = KERNELS[kernel].chain(model)
+        if kernel == "random":
+            generator = chain._layers(chain.sectors()[0], True).generator
+        else:
+            generator = chain.generator(chain.sectors()[0])
+        found.append(tq.Auto().select(generator.system(), m * n))
+
+    found = []
+    jax.eval_shape(select)  # without computing the arrays
+    assert isinstance(found[0], chosen)
+
+
+def test_auto_minds_the_memory():
+    system = KERNELS["gibbs"].chain(rbm(4, 4)).generator("even").system()
+    assert isinstance(tq.Auto().select(system, 16), tq.Direct)
+    small = tq.Auto(memory=1e-6).select(system, 16)
+    assert isinstance(small, tq.ConjugateGradient) and small.memory == 1e-6
 
 
 @pytest.mark.slow
-def test_third_derivative():
-    flat, build = flatten(rbm(2, 1))
-    fn = log_q("gibbs", build, random_law(2))
-    third = jax.jit(jax.jacrev(jax.hessian(fn)))(flat)
-    differences = central_difference(
-        jax.jit(jax.hessian(fn)), flat, jnp.eye(2)[0], 1e-3
-    )
-    assert_close(third[..., 0], differences, DIFFERENCES)
-
-
-@pytest.mark.parametrize("name", some_slow("gibbs", "alternating"))
-def test_the_resolvent_itself_is_differentiable(name):
-    # With a cotangent of the solution, not of the form.
-    model = rbm(2, 2, biased=True)
-    flat, build = flatten(model)
-    f, weight = jr.normal(jr.key(1), (2, 16, 3))
-
-    def fn(flat, solver=None):
-        chain = KERNELS[name].chain(build(flat))
-        return jnp.sum(weight * tq.markov.resolvent(chain, f, solver=solver))
-
-    gradient = jax.jit(jax.grad(fn))(flat)
-    plain = jax.jit(jax.grad(lambda x: fn(x, PLAIN)))(flat)
-    assert_close(gradient, plain, AUTODIFF)
-    tangent = jr.normal(jr.key(2), flat.shape)
-    _, forward = jax.jit(lambda x, t: jax.jvp(fn, (x,), (t,)))(flat, tangent)
-    assert_close(forward, gradient @ tangent, AUTODIFF)
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_covariance_gradient(name):
-    flat, build = flatten(rbm(2, 2))
-    weight = jr.normal(jr.key(1), (4, 4))
-
-    def fn(flat, solver=None):
-        model = build(flat)
-        chain, f = KERNELS[name].chain(model), tq.observables(model)
-        return jnp.sum(
-            weight * tq.markov.asymptotic_covariance(chain, f, solver=solver)
-        )
-
-    plain = jax.jit(jax.grad(lambda x: fn(x, PLAIN)))(flat)
-    assert_close(jax.jit(jax.grad(fn))(flat), plain, AUTODIFF)
-
-
-@pytest.mark.parametrize("kernel", some_slow("gibbs", "alternating"))
-def test_batched_by_vmap_both_ways(kernel):
-    data = random_law(2)
-    flats = jnp.stack([flatten(rbm(2, 2, seed=seed))[0] for seed in range(3)])
-    _, build = flatten(rbm(2, 2))
-    fn = log_q(kernel, build, data)
-    grad_of_vmap = jax.jit(jax.grad(lambda x: jnp.sum(jax.vmap(fn)(x))))(flats)
-    vmap_of_grad = jax.jit(jax.vmap(jax.grad(fn)))(flats)
-    grad = jax.jit(jax.grad(fn))
-    one_by_one = jnp.stack([grad(flat) for flat in flats])
-    assert_close(grad_of_vmap, one_by_one, AUTODIFF)
-    assert_close(vmap_of_grad, one_by_one, AUTODIFF)
-
-
-def count(fn, *args):
-    """How often the value and gradient of `fn` factorise, and solve triangles."""
-    text = str(jax.make_jaxpr(jax.value_and_grad(fn))(*args))
-    names = re.findall(r"= (cholesky|lu|triangular_solve)\b", text)
-    return {name: names.count(name) for name in set(names)}
-
-
-@pytest.mark.parametrize("name", KERNELS)
-def test_one_factorisation_and_no_solve_in_the_backward_pass(name):
-    flat, build = flatten(rbm(3, 3))
-    fn = log_q(name, build, random_law(3))
-    # The triangle is inverted with its factorisation, and everything else is products.
-    assert count(fn, flat) == {"cholesky": 1, "triangular_solve": 1}
-    forward = str(jax.make_jaxpr(fn)(flat))
-    assert len(re.findall(r"= triangular_solve\b", forward)) == 1
-
-
-def test_plain_autodiff_does_solve_in_the_backward_pass():
-    flat, build = flatten(rbm(2, 2))
-    counts = count(log_q("gibbs", build, random_law(2), PLAIN), flat)
-    assert counts["triangular_solve"] > 2
-
-
-def test_a_dense_reversible_chain_is_factorised_once_too():
-    matrix = KERNELS["gibbs"].chain(rbm(2, 2)).matrix()
-    law = KERNELS["gibbs"].chain(rbm(2, 2)).stationary
-    f = jr.normal(jr.key(0), (16, 3))
-
-    def fn(f):
-        chain = tq.markov.DenseChain(matrix, law, is_reversible=True)
-        return tq.markov.resolvent_trace(chain, f)
-
-    assert count(fn, f) == {"cholesky": 1, "triangular_solve": 1}
-
-
-def test_new_weights_never_recompile():
-    traces = []
-    predictor = tq.QStruct(KERNELS["gibbs"], 100)
-
-    @eqx.filter_jit
-    @eqx.filter_value_and_grad
-    def fn(model, data):
-        traces.append(None)
-        return predictor(model, data).log_q
-
-    for seed in range(4):
-        fn(rbm(2, 2, seed=seed), random_law(2, seed))
-    assert len(traces) == 1
-    fn(rbm(2, 3), random_law(2))
-    assert len(traces) == 2
-
-
-def test_forward_mode_alone_needs_plain_autodiff():
-    flat, build = flatten(rbm(2, 2))
-    data, tangent = random_law(2), jnp.ones_like(flat)
-    with pytest.raises(TypeError, match="custom_vjp"):
-        jax.jvp(log_q("gibbs", build, data), (flat,), (tangent,))
-    fn = log_q("gibbs", build, data, PLAIN)
-    _, slope = jax.jit(lambda x: jax.jvp(fn, (x,), (tangent,)))(flat)
-    assert_close(slope, jax.jit(jax.grad(fn))(flat) @ tangent, AUTODIFF)
-
-
-def test_an_observable_without_variance_is_no_fault():
-    chain = KERNELS["gibbs"].chain(rbm(2, 2))
-    f = jnp.stack([jnp.ones(16), chain.log_stationary], axis=1)
-    noise = tq.markov.asymptotic_covariance(chain, f)
-    assert abs(noise[0, 0]) <= DIRECT and noise[1, 1] > 0
-    assert tq.markov.resolvent_trace(chain, jnp.ones(16)) <= DIRECT
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_results_have_the_precision_of_the_model(dtype):
-    model = jax.tree.map(lambda x: x.astype(dtype), rbm(3, 3))
-    data = random_law(3).astype(dtype)
-    expected = tq.QStruct(KERNELS["gibbs"], 100)(rbm(3, 3), random_law(3)).q
-    for name, kernel in KERNELS.items():
-        predictor = tq.QStruct(kernel, 100)
-        fn = eqx.filter_value_and_grad(lambda m, predict=predictor: predict(m, data).q)
-        q, grads = eqx.filter_jit(fn)(model)
-        assert q.dtype == grads.weights.dtype == dtype, name
-    found = tq.QStruct(KERNELS["gibbs"], 100)(model, data).q
-    # float32 keeps about its 7 digits less those of the condition number, here 1e2.
-    assert_close(found, expected, 1e-4 if dtype == jnp.float32 else DIRECT)
+@pytest.mark.parametrize(
+    ("kernel", "model"),
+    [
+        ("gibbs", rbm(7, 7, scale=0.3)),
+        ("metropolis", rbm(7, 7, scale=0.3)),
+        ("gibbs", rbm(7, 6, scale=0.3)),
+        ("gibbs", machine(12, 6, biased=True, scale=0.2)),
+        ("gibbs", neural(6, 6)),
+        ("random", rbm(10, 10, scale=0.2)),
+    ],
+    ids=["gibbs 14", "metropolis 14", "odd 13", "biased 12", "neural 12", "block 20"],
+)
+def test_strategies_agree_at_medium_size(kernel, model):
+    assert_agree(kernel, model, CG)

@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._spins import check_enumerable, fold, unfold
 from ._forms import Form, Pairing, bilinear_form, solver_of
-from ._functions import AbstractFunctions
+from ._functions import AbstractFunctions, in_blocks
 from ._generators import AbstractGenerator, DenseGenerator
-from ._solvers import AbstractStrategy, SolverStats
+from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats
 
 
 Sector = Literal["even", "odd"]
@@ -116,8 +116,14 @@ class AbstractChain(eqx.Module):
 
     def variance(self, f: AbstractFunctions) -> Float[Array, " n_obs"]:
         """`Var_π f_a`."""
-        root = scale(self.root, self.centre(f.table()))
-        return jnp.sum(root**2, axis=0)
+
+        def some(f, _):
+            root = scale(self.root, self.centre(f.table()))
+            return Form(jnp.sum(root**2, axis=0), None, None)
+
+        dtype = self.log_stationary.dtype
+        block = ConjugateGradient().block_size(self.n_states, f.n_functions, dtype)
+        return in_blocks(some, f, block).value
 
     def holding(self) -> Float[Array, " states"]:
         """`P(x, x)`, the probability to stay; or zero, where a step forgets the

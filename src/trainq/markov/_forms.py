@@ -49,14 +49,14 @@ class Form(eqx.Module):
     """
 
     value: Array
-    stats: SolverStats
+    stats: SolverStats | None
     guess: Any
 
 
 def total(forms: Sequence[Form]) -> Form:
     """The sum of forms over the sectors of a chain."""
     value = sum((form.value for form in forms[1:]), forms[0].value)
-    stats = worst([form.stats for form in forms])
+    stats = worst([form.stats for form in forms if form.stats is not None])
     return Form(value, stats, [form.guess for form in forms])
 
 
@@ -118,8 +118,8 @@ def _plain_solver(generator: AbstractGenerator) -> Callable[..., Any]:
 
     def solve(b, guess=None, transpose=False):
         y = jnp.linalg.solve(matrix.T if transpose else matrix, b)
-        none = jnp.zeros(b.shape[1])
-        return y, SolverStats(none, none.astype(int), none.astype(int)), None
+        none = jnp.zeros(b.shape[1], int)
+        return y, SolverStats(none.astype(b.dtype), none, none), None
 
     return solve
 
@@ -137,12 +137,14 @@ def _judged(fixed, solver, y, b, norm, floor, count) -> tuple[Array, SolverStats
     good = exact & regular
     limit = getattr(solver, "max_steps", None)
     exhausted = jnp.zeros_like(good) if limit is None else count >= limit
-    result = jnp.where(good, jnp.where(exhausted, 1, 0), 2)
+    result = jnp.where(exhausted, 1, jnp.where(good, 0, 2))
     relative = jnp.where(scale > 0, residual / jnp.where(scale > 0, scale, 1), residual)
     stats = SolverStats(relative, count, result)
     if solver.throw:
-        y = eqx.error_if(
-            y,
+        # A factor of one carries the check: passing `y` itself through the conditional
+        # would gather it on one device.
+        y = y * eqx.error_if(
+            jnp.ones((), y.dtype),
             jnp.any(result > 0),
             "The resolvent could not be solved: a relative residual is above "
             f"{accuracy:.0e}, or the solution has an error above "

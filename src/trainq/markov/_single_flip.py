@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._spins import unit_mask, xor
+from .._spins import spread, unit_mask, xor
 from ._chains import (
     AbstractChain,
     EigenProblem,
@@ -106,8 +106,9 @@ class SingleFlipChain(AbstractChain):
             # the remaining units flipped, and an odd function changes sign there.
             log_law = log_law[:half]
             masks[0] = half - 1
+        log_law = spread(log_law)
         delta = jnp.stack([xor(log_law, mask) - log_law for mask in masks])
-        hops = self.rule.symmetrised(delta) / n
+        hops = spread(self.rule.symmetrised(delta) / n, axis=1)
         if sector == "odd":
             hops = hops.at[0].multiply(-1)
         diagonal = jnp.sum(self.rule.acceptance(delta), axis=0) / n
@@ -128,11 +129,11 @@ class SingleFlipChain(AbstractChain):
         generators = {s: self.generator(s) for s in self.sectors(sector)}
 
         def form(f, guesses):
-            u = scale(self.root, self.centre(f.table()))
+            u = spread(scale(self.root, self.centre(f.table())))
             forms = [
                 bilinear_form(
                     generator,
-                    fold_sector(u, s),
+                    spread(fold_sector(u, s)),
                     pairing=pairing,
                     solver=solver,
                     size=column_size(u),

@@ -163,7 +163,7 @@ class EvenOddFlips(AbstractFlipSystem):
 
     def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
         even, odd = split(self._scaled(b))
-        return odd + hop(self.hops[1], self.masks, even)
+        return spread(odd + hop(self.hops[1], self.masks, even))
 
     def prolong(
         self, y: Float[Array, "n k"], b: Float[Array, "states k"]

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
-from .._spins import check_enumerable, check_spins, map_states, spins, state_index
+from .._spins import (
+    check_enumerable,
+    check_spins,
+    map_states,
+    spins,
+    spread,
+    state_index,
+)
 from ._base import AbstractEnergyModel, checked
 
 
@@ -35,7 +42,7 @@ def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_s
 @eqx.filter_jit
 def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
     """`log π(x)` for every state, in order, nats."""
-    return jax.nn.log_softmax(-checked(model).energies())
+    return jax.nn.log_softmax(-spread(checked(model).energies()))
 
 
 @eqx.filter_jit

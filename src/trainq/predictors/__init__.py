@@ -2,4 +2,8 @@
 
 from ._qstruct import QStruct as QStruct
 from ._single_gap import SingleGap as SingleGap
-from ._snr import GradientSNR as GradientSNR, pool as pool
+from ._snr import (
+    GradientSNR as GradientSNR,
+    RandomisedSNR as RandomisedSNR,
+    pool as pool,
+)

@@ -3,14 +3,15 @@
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, PyTree
 
 from ..markov import AbstractKernel, AbstractStrategy, Auto
 from ..markov._functions import EnergyGradients
 from ..markov._resolvent import Convention, check_convention
 from ..models import AbstractEnergyModel, kl_gradient
-from ._snr import GradientSNR
+from ._snr import GradientSNR, RandomisedSNR
 
 
 class QStruct(eqx.Module):
@@ -74,19 +75,135 @@ class QStruct(eqx.Module):
         if `data` is not a law, a parameter is not finite, or the chain is reducible in
         floating point.
         """
+        return self._snr(model, data, EnergyGradients(model))[0]
+
+    @eqx.filter_jit
+    def along(
+        self,
+        model: AbstractEnergyModel,
+        data: Float[Array, " visible_states"],
+        directions: Float[Array, "n_directions n_parameters"] | None = None,
+    ) -> GradientSNR:
+        """The signal and the noise of projections of the gradient, one right-hand side
+        each in place of one for every parameter.
+
+        **Arguments:**
+
+        - `model`, `data`: as above.
+        - `directions`: `(n_directions, n_parameters)` vectors `d`, in the order of
+            [`trainq.observables`][], with signals `(d · g)²` and noises
+            `E(d · (ĝ - g))²`. By default the direction of the gradient itself,
+            `g / ‖g‖`, held fixed under differentiation: how well its length is known.
+
+        **Returns:** a [`trainq.GradientSNR`][], with directions for parameters.
+
+        **Raises:** also `ValueError` if the directions have another shape.
+        """
+        if directions is None:
+            gradient = jax.lax.stop_gradient(kl_gradient(data, model))
+            norm = jnp.linalg.norm(gradient)
+            directions = (gradient / jnp.where(norm > 0, norm, 1))[None]
+        size = EnergyGradients(model).n_functions
+        if directions.ndim != 2 or directions.shape[1] != size:
+            raise ValueError(
+                f"directions has shape (n_directions, {size}), one entry for each "
+                f"parameter, but {directions.shape} was given."
+            )
+        directions = directions.astype(model.dtype)
+        return self._snr(model, data, EnergyGradients(model, directions))[0]
+
+    @eqx.filter_jit
+    def randomised(
+        self,
+        key: Key[Array, ""],
+        model: AbstractEnergyModel,
+        data: Float[Array, " visible_states"],
+        n_probes: int = 16,
+    ) -> RandomisedSNR:
+        """An unbiased estimate of the noise from a few random combinations of the
+        observables, for models with so many parameters that a right-hand side for each
+        is too many.
+
+        With signs `s_a = ±1` at random, `E[⟨s·f̃, R s·f̃⟩] = Σ_a ⟨f̃_a, R f̃_a⟩`. The
+        signal is exact. Differentiable: the derivative of the estimate is an unbiased
+        estimate of the derivative.
+
+        **Arguments:**
+
+        - `key`: random key of the signs. Keep it through a training run for a smooth
+            loss, or change it at every step for one that is right on average.
+        - `model`, `data`: as above.
+        - `n_probes`: number of combinations, at least 2. The relative standard error is
+            at most `√(2 / n_probes)`.
+
+        **Returns:** a [`trainq.predictors.RandomisedSNR`][].
+
+        **Raises:** also `ValueError` for fewer than 2 probes.
+
+        ??? cite "Source"
+
+            Hutchinson, *A stochastic estimator of the trace of the influence matrix for
+            Laplacian smoothing splines*, Commun. Stat. Simul. Comput. 19, 433, 1990.
+        """
+        if n_probes < 2:
+            raise ValueError(
+                f"A standard error needs at least 2 probes, but {n_probes} was given."
+            )
+        shape = (n_probes, EnergyGradients(model).n_functions)
+        signs = jax.random.rademacher(key, shape, model.dtype)
+        probes, _ = self._snr(model, data, EnergyGradients(model, signs))
+        signal = jnp.sum(kl_gradient(data, model) ** 2)
+        return RandomisedSNR(signal, probes.parameter_mse, self.window, probes.stats)
+
+    @eqx.filter_jit
+    def warm(
+        self,
+        model: AbstractEnergyModel,
+        data: Float[Array, " visible_states"],
+        guess: PyTree = None,
+    ) -> tuple[GradientSNR, PyTree]:
+        """As a call, from the solutions for a model nearby, such as the last one of a
+        training loop: conjugate gradients then need fewer iterations.
+
+        **Arguments:**
+
+        - `model`, `data`: as above.
+        - `guess`: what this returned for the other model, in the same shapes; None to
+            start from zero. `cold` makes one for `jax.lax.scan`.
+
+        **Returns:** a [`trainq.GradientSNR`][], and the guess for the next call.
+        """
+        return self._snr(model, data, EnergyGradients(model), guess)
+
+    def cold(
+        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+    ) -> PyTree:
+        """The guess to start `warm` with: zeros."""
+        _, shapes = eqx.filter_eval_shape(self.warm, model, data)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def _snr(
+        self,
+        model: AbstractEnergyModel,
+        data: Array,
+        f: EnergyGradients,
+        guess: PyTree = None,
+    ) -> tuple[GradientSNR, PyTree]:
         chain = self.kernel.chain(model)
-        f = EnergyGradients(model)
         # The observables of a symmetric model are even at every value of its
         # parameters.
         sector = "even" if model.is_symmetric and chain.is_symmetric else None
         form = chain.resolvent_form(
-            f, pairing="diagonal", solver=self.solver, sector=sector
+            f, pairing="diagonal", solver=self.solver, sector=sector, guess=guess
         )
         noise = 2 * form.value
         if self.convention == "sokal":
             noise = jnp.maximum(noise - chain.variance(f), 0)
         gradient = kl_gradient(data, model)
-        return GradientSNR(gradient**2, noise / self.window, self.window)
+        if f.directions is not None:
+            gradient = f.directions @ gradient
+        snr = GradientSNR(gradient**2, noise / self.window, self.window, form.stats)
+        return snr, form.guess
 
 
 def check_window(window: int | float) -> int | float:

@@ -1,8 +1,12 @@
 """The signal-to-noise ratio of a gradient: what predictors return."""
 
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ..markov import SolverStats
 
 
 class GradientSNR(eqx.Module):
@@ -11,12 +15,13 @@ class GradientSNR(eqx.Module):
 
     A batch of models, by `eqx.filter_vmap`, has leading axes. Attributes are derived
     from the contributions of each parameter, which are in the order of
-    [`trainq.observables`][].
+    [`trainq.observables`][]. `stats` tells how well the system of each was solved.
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
     parameter_mse: Float[Array, "*batch n_parameters"]
     window: int | float = eqx.field(static=True)
+    stats: SolverStats | None = None
 
     @property
     def signal(self) -> Float[Array, "*batch"]:
@@ -49,6 +54,47 @@ class GradientSNR(eqx.Module):
     def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
         """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
         return _ratio(self.parameter_signal, self.parameter_mse)
+
+
+class RandomisedSNR(eqx.Module):
+    """The exact signal of a gradient, and an estimate of its noise from random probes,
+    each of which is unbiased."""
+
+    signal: Float[Array, "*batch"]
+    probe_mse: Float[Array, "*batch n_probes"]
+    window: int | float = eqx.field(static=True)
+    stats: SolverStats | None = None
+
+    @property
+    def mse(self) -> Float[Array, "*batch"]:
+        """The estimate of `E‖ĝ - g‖²`."""
+        return jnp.mean(self.probe_mse, axis=-1)
+
+    @property
+    def mse_error(self) -> Float[Array, "*batch"]:
+        """The standard error of `mse`, from the scatter of the probes."""
+        n_probes = self.probe_mse.shape[-1]
+        return jnp.std(self.probe_mse, axis=-1, ddof=1) / math.sqrt(n_probes)
+
+    @property
+    def q(self) -> Float[Array, "*batch"]:
+        """`signal / mse`, with a relative error of `mse_error / mse`."""
+        return _ratio(self.signal, self.mse)
+
+    @property
+    def log_q(self) -> Float[Array, "*batch"]:
+        """`log Q`, for a loss; its standard error is about `mse_error / mse`."""
+        return _log(self.signal) - _log(self.mse)
+
+    @property
+    def t_o(self) -> Float[Array, "*batch"]:
+        """`T_O = window · mse / 2`, in kernel steps."""
+        return self.window * self.mse / 2
+
+    @property
+    def t_o_error(self) -> Float[Array, "*batch"]:
+        """The standard error of `t_o`."""
+        return self.window * self.mse_error / 2
 
 
 def pool(snr: GradientSNR) -> GradientSNR:

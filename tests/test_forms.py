@@ -1,0 +1,244 @@
+"""The primitive: its derivatives, its cost, and what it refuses."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import (
+    AUTODIFF,
+    DIFFERENCES,
+    DIRECT,
+    KERNELS,
+    assert_close,
+    central_difference,
+    flatten,
+    machine,
+    neural,
+    random_law,
+    rbm,
+)
+
+import trainq as tq
+
+
+SMALL = {
+    "rbm 2x2": rbm(2, 2),
+    "rbm 2x3": rbm(2, 3),
+    "biased rbm 2x2": rbm(2, 2, biased=True),
+    "machine 2+1": machine(3, 2),
+    "neural 2+1": neural(2, 1),
+}
+PLAIN = tq.Direct(plain_autodiff=True)
+
+
+def log_q(kernel, build, data, solver=None):
+    """log Q as a function of the flat parameters."""
+    predictor = tq.QStruct(KERNELS[kernel], 100, solver=solver)
+    return lambda flat: predictor(build(flat), data).log_q
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request):
+    return request.param
+
+
+# Every kernel, symmetric and not; and every kind of model.
+PROBLEMS = [
+    *((kernel, name) for kernel in KERNELS for name in ("rbm 2x3", "biased rbm 2x2")),
+    *(("gibbs", name) for name in ("rbm 2x2", "machine 2+1", "neural 2+1")),
+]
+
+
+@pytest.mark.parametrize(("kernel", "name"), PROBLEMS)
+def test_gradient(kernel, name):
+    flat, build = flatten(SMALL[name])
+    data = random_law(SMALL[name].n_visible)
+    fn, plain = log_q(kernel, build, data), log_q(kernel, build, data, PLAIN)
+    custom, expected = jax.jit(lambda x: (jax.grad(fn)(x), jax.grad(plain)(x)))(flat)
+    assert_close(custom, expected, AUTODIFF)
+    # Relative to the scale of the gradient: a slope may cancel.
+    direction = jr.normal(jr.key(3), flat.shape)
+    scale = jnp.linalg.norm(custom) * jnp.linalg.norm(direction)
+    slope = central_difference(jax.jit(fn), flat, direction)
+    assert abs(slope - custom @ direction) <= DIFFERENCES * scale
+
+
+def test_the_custom_rule_does_run(kernel):
+    # Bit for bit the same gradient as by plain autodiff would mean that it did not.
+    flat, build = flatten(rbm(3, 3))
+    custom = jax.jit(jax.grad(log_q(kernel, build, random_law(3))))(flat)
+    plain = jax.jit(jax.grad(log_q(kernel, build, random_law(3), PLAIN)))(flat)
+    assert_close(custom, plain, AUTODIFF)
+    assert not np.array_equal(custom, plain)
+
+
+def some_slow(*fast):
+    """Every kernel, of which all but the named ones only in the complete tests."""
+    slow = pytest.mark.slow
+    return [k if k in fast else pytest.param(k, marks=slow) for k in KERNELS]
+
+
+@pytest.mark.parametrize("name", some_slow("gibbs"))
+def test_second_derivatives(name):
+    flat, build = flatten(rbm(2, 2))
+    fn = log_q(name, build, random_law(2))
+    hessian = jax.jit(jax.hessian(fn))(flat)  # forward over reverse
+    twice = jax.jit(jax.jacrev(jax.grad(fn)))(flat)  # reverse over reverse
+    plain = jax.jit(jax.hessian(log_q(name, build, random_law(2), PLAIN)))(flat)
+    assert_close(hessian, plain, AUTODIFF)
+    assert_close(twice, plain, AUTODIFF)
+    direction = jr.normal(jr.key(3), flat.shape)
+    differences = central_difference(jax.jit(jax.grad(fn)), flat, direction)
+    assert_close(hessian @ direction, differences, DIFFERENCES)
+
+
+@pytest.mark.slow
+def test_third_derivative():
+    flat, build = flatten(rbm(2, 1))
+    fn = log_q("gibbs", build, random_law(2))
+    third = jax.jit(jax.jacrev(jax.hessian(fn)))(flat)
+    differences = central_difference(
+        jax.jit(jax.hessian(fn)), flat, jnp.eye(2)[0], 1e-3
+    )
+    assert_close(third[..., 0], differences, DIFFERENCES)
+
+
+@pytest.mark.parametrize("name", some_slow("gibbs", "alternating"))
+def test_the_resolvent_itself_is_differentiable(name):
+    # With a cotangent of the solution, not of the form.
+    model = rbm(2, 2, biased=True)
+    flat, build = flatten(model)
+    f, weight = jr.normal(jr.key(1), (2, 16, 3))
+
+    def fn(flat, solver=None):
+        chain = KERNELS[name].chain(build(flat))
+        return jnp.sum(weight * tq.markov.resolvent(chain, f, solver=solver))
+
+    gradient = jax.jit(jax.grad(fn))(flat)
+    plain = jax.jit(jax.grad(lambda x: fn(x, PLAIN)))(flat)
+    assert_close(gradient, plain, AUTODIFF)
+    tangent = jr.normal(jr.key(2), flat.shape)
+    _, forward = jax.jit(lambda x, t: jax.jvp(fn, (x,), (t,)))(flat, tangent)
+    assert_close(forward, gradient @ tangent, AUTODIFF)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_covariance_gradient(name):
+    flat, build = flatten(rbm(2, 2))
+    weight = jr.normal(jr.key(1), (4, 4))
+
+    def fn(flat, solver=None):
+        model = build(flat)
+        chain, f = KERNELS[name].chain(model), tq.observables(model)
+        return jnp.sum(
+            weight * tq.markov.asymptotic_covariance(chain, f, solver=solver)
+        )
+
+    plain = jax.jit(jax.grad(lambda x: fn(x, PLAIN)))(flat)
+    assert_close(jax.jit(jax.grad(fn))(flat), plain, AUTODIFF)
+
+
+@pytest.mark.parametrize("kernel", some_slow("gibbs", "alternating"))
+def test_batched_by_vmap_both_ways(kernel):
+    data = random_law(2)
+    flats = jnp.stack([flatten(rbm(2, 2, seed=seed))[0] for seed in range(3)])
+    _, build = flatten(rbm(2, 2))
+    fn = log_q(kernel, build, data)
+    grad_of_vmap = jax.jit(jax.grad(lambda x: jnp.sum(jax.vmap(fn)(x))))(flats)
+    vmap_of_grad = jax.jit(jax.vmap(jax.grad(fn)))(flats)
+    grad = jax.jit(jax.grad(fn))
+    one_by_one = jnp.stack([grad(flat) for flat in flats])
+    assert_close(grad_of_vmap, one_by_one, AUTODIFF)
+    assert_close(vmap_of_grad, one_by_one, AUTODIFF)
+
+
+def count(fn, *args):
+    """How often the value and gradient of `fn` factorise, and solve triangles."""
+    text = str(jax.make_jaxpr(jax.value_and_grad(fn))(*args))
+    names = re.findall(r"= (cholesky|lu|triangular_solve)\b", text)
+    return {name: names.count(name) for name in set(names)}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_one_factorisation_and_no_solve_in_the_backward_pass(name):
+    flat, build = flatten(rbm(3, 3))
+    fn = log_q(name, build, random_law(3))
+    # `custom_linear_solve` shows its solve twice; the transposed one is not used.
+    assert count(fn, flat) == {"cholesky": 1, "triangular_solve": 4}
+    forward = str(jax.make_jaxpr(fn)(flat))
+    assert len(re.findall(r"= triangular_solve\b", forward)) == 4
+    # What is compiled has one forward and one backward substitution.
+    text = jax.jit(jax.value_and_grad(fn)).lower(flat).as_text()
+    assert text.count("lapack_dpotrf_ffi") == 1 and text.count("lapack_dtrsm_ffi") == 2
+
+
+def test_plain_autodiff_does_solve_in_the_backward_pass():
+    flat, build = flatten(rbm(2, 2))
+    counts = count(log_q("gibbs", build, random_law(2), PLAIN), flat)
+    assert counts["triangular_solve"] > 2
+
+
+def test_a_dense_reversible_chain_is_factorised_once_too():
+    matrix = KERNELS["gibbs"].chain(rbm(2, 2)).matrix()
+    law = KERNELS["gibbs"].chain(rbm(2, 2)).stationary
+    f = jr.normal(jr.key(0), (16, 3))
+
+    def fn(f):
+        chain = tq.markov.DenseChain(matrix, law, is_reversible=True)
+        return tq.markov.resolvent_trace(chain, f)
+
+    assert count(fn, f) == {"cholesky": 1, "triangular_solve": 4}
+
+
+def test_new_weights_never_recompile():
+    traces = []
+    predictor = tq.QStruct(KERNELS["gibbs"], 100)
+
+    @eqx.filter_jit
+    @eqx.filter_value_and_grad
+    def fn(model, data):
+        traces.append(None)
+        return predictor(model, data).log_q
+
+    for seed in range(4):
+        fn(rbm(2, 2, seed=seed), random_law(2, seed))
+    assert len(traces) == 1
+    fn(rbm(2, 3), random_law(2))
+    assert len(traces) == 2
+
+
+def test_forward_mode_alone_needs_plain_autodiff():
+    flat, build = flatten(rbm(2, 2))
+    data, tangent = random_law(2), jnp.ones_like(flat)
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(log_q("gibbs", build, data), (flat,), (tangent,))
+    fn = log_q("gibbs", build, data, PLAIN)
+    _, slope = jax.jit(lambda x: jax.jvp(fn, (x,), (tangent,)))(flat)
+    assert_close(slope, jax.jit(jax.grad(fn))(flat) @ tangent, AUTODIFF)
+
+
+def test_an_observable_without_variance_is_no_fault():
+    chain = KERNELS["gibbs"].chain(rbm(2, 2))
+    f = jnp.stack([jnp.ones(16), chain.log_stationary], axis=1)
+    noise = tq.markov.asymptotic_covariance(chain, f)
+    assert abs(noise[0, 0]) <= DIRECT and noise[1, 1] > 0
+    assert tq.markov.resolvent_trace(chain, jnp.ones(16)) <= DIRECT
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_results_have_the_precision_of_the_model(dtype):
+    model = jax.tree.map(lambda x: x.astype(dtype), rbm(3, 3))
+    data = random_law(3).astype(dtype)
+    expected = tq.QStruct(KERNELS["gibbs"], 100)(rbm(3, 3), random_law(3)).q
+    for name, kernel in KERNELS.items():
+        predictor = tq.QStruct(kernel, 100)
+        fn = eqx.filter_value_and_grad(lambda m, predict=predictor: predict(m, data).q)
+        q, grads = eqx.filter_jit(fn)(model)
+        assert q.dtype == grads.weights.dtype == dtype, name
+    found = tq.QStruct(KERNELS["gibbs"], 100)(model, data).q
+    # float32 keeps about its 7 digits less those of the condition number, here 1e2.
+    assert_close(found, expected, 1e-4 if dtype == jnp.float32 else DIRECT)

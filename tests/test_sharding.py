@@ -1,0 +1,96 @@
+"""The states spread over several devices, and over several processes."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import DIRECT, assert_close
+
+from trainq._spins import spread
+
+
+SCRIPT = Path(__file__).parent / "sharded.py"
+
+
+def start(*args):
+    command = [sys.executable, str(SCRIPT), *map(str, args)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def report(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    # Rematerialisation is what XLA calls a transfer that it could not avoid.
+    assert "rematerialization" not in err
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return report(start())
+
+
+def assert_same(found, expected):
+    assert_close(found["value"], expected["value"], DIRECT)
+    assert_close(found["grads"], expected["grads"], DIRECT)
+
+
+def test_eight_devices_share_the_memory(alone):
+    found = report(start("--devices", 8))
+    assert found["devices"] == 8 and alone["devices"] == 1
+    assert_same(found, alone)
+    # Flips of the leading units are exchanges between pairs, sums are reductions, and
+    # nothing is ever gathered.
+    assert found["operations"] == ["all-reduce", "collective-permute"]
+    assert alone["operations"] == []
+    # An eighth, and the small arrays that every device has.
+    assert found["bytes"] <= alone["bytes"] / 5
+
+
+@pytest.mark.slow
+def test_biased_models_and_odd_numbers_of_units():
+    for options in (["--biased"], ["--units", 11]):
+        found = report(start("--devices", 4, *options))
+        assert_same(found, report(start(*options)))
+        assert found["operations"] == ["all-reduce", "collective-permute"]
+
+
+def test_two_processes(alone):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        start("--devices", 4, "--process", i, "--port", port) for i in range(2)
+    ]
+    for found in [report(process) for process in processes]:
+        assert found["devices"] == 8
+        assert_same(found, alone)
+        assert found["bytes"] <= alone["bytes"] / 5
+
+
+def test_without_a_mesh_nothing_happens():
+    f = jnp.arange(8.0)
+    assert spread(f) is f
+    other = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(other):
+        assert spread(f) is f
+    # Fewer states than devices stay where they are.
+    mesh = jax.make_mesh((1,), ("states",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        assert np.array_equal(jax.jit(spread)(f), f)
+
+
+def test_another_type_of_axis_is_refused():
+    mesh = jax.make_mesh(
+        (1,), ("states",), axis_types=(jax.sharding.AxisType.Explicit,)
+    )
+    with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"AxisType\.Auto"):
+        spread(jnp.arange(8.0))
