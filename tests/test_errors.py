@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
@@ -170,11 +171,40 @@ STATIC = {
         lambda: tq.markov.spectral_gap(chain(rbm(2, 2, biased=True)), "even"),
         "even sector was asked for, but this chain is not symmetric",
     ),
+    "conjugate gradients of a chain that is not reversible": (
+        lambda: tq.markov.resolvent_trace(
+            DenseChain(ALTERNATING.chain(rbm(2, 2)).matrix(), is_reversible=False),
+            jnp.ones(16),
+            solver=tq.ConjugateGradient(),
+        ),
+        r"Conjugate gradients need a symmetric system.* Use `Direct\(\)`",
+    ),
+    "tolerance": (
+        lambda: tq.ConjugateGradient(rtol=-1.0),
+        "rtol of a `ConjugateGradient` is a finite number of at least 0, but -1.0",
+    ),
+    "no tolerance": (
+        lambda: tq.ConjugateGradient(rtol=0.0),
+        "with rtol = 0 and atol = 0 never stops",
+    ),
+    "no steps": (
+        lambda: tq.ConjugateGradient(max_steps=0),
+        "max_steps of a `ConjugateGradient` is a finite number of at least 1, but 0",
+    ),
+    "empty block": (lambda: tq.ConjugateGradient(block=0), "block of a .* but 0 was"),
+    "shape of directions": (
+        lambda: tq.QStruct(GIBBS, 10).along(rbm(2, 2), LAW, jnp.ones((1, 3))),
+        r"directions has shape \(n_directions, 4\).* but \(1, 3\) was given",
+    ),
+    "one probe": (
+        lambda: tq.QStruct(GIBBS, 10).randomised(jr.key(0), rbm(2, 2), LAW, 1),
+        "A standard error needs at least 2 probes, but 1 was given",
+    ),
     "direct solve too large": (
         lambda: tq.markov.resolvent_trace(
-            chain(), jnp.ones(16), solver=tq.Direct(max_states=4)
+            chain(), jnp.ones(16), solver=tq.Direct(max_states=2)
         ),
-        "direct solve of 8 states is too large: at most 4",
+        "direct solve of 4 states is too large: at most 2",
     ),
     "convention": (
         lambda: tq.QStruct(GIBBS, 10, "exact"),

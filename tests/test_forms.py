@@ -69,7 +69,7 @@ def test_gradient(kernel, name):
 
 def test_the_custom_rule_does_run(kernel):
     # Bit for bit the same gradient as by plain autodiff would mean that it did not.
-    flat, build = flatten(rbm(3, 3))
+    flat, build = flatten(rbm(3, 4))
     custom = jax.jit(jax.grad(log_q(kernel, build, random_law(3))))(flat)
     plain = jax.jit(jax.grad(log_q(kernel, build, random_law(3), PLAIN)))(flat)
     assert_close(custom, plain, AUTODIFF)
@@ -167,13 +167,11 @@ def count(fn, *args):
 def test_one_factorisation_and_no_solve_in_the_backward_pass(name):
     flat, build = flatten(rbm(3, 3))
     fn = log_q(name, build, random_law(3))
-    # `custom_linear_solve` shows its solve twice; the transposed one is not used.
-    assert count(fn, flat) == {"cholesky": 1, "triangular_solve": 4}
-    forward = str(jax.make_jaxpr(fn)(flat))
-    assert len(re.findall(r"= triangular_solve\b", forward)) == 4
-    # What is compiled has one forward and one backward substitution.
+    assert count(fn, flat)["cholesky"] == 1
+    # What is compiled has one forward and one backward substitution in all.
     text = jax.jit(jax.value_and_grad(fn)).lower(flat).as_text()
-    assert text.count("lapack_dpotrf_ffi") == 1 and text.count("lapack_dtrsm_ffi") == 2
+    assert len(re.findall(r"lapack_\w*potrf", text)) == 1
+    assert len(re.findall(r"lapack_\w*trsm", text)) == 2
 
 
 def test_plain_autodiff_does_solve_in_the_backward_pass():
@@ -191,7 +189,7 @@ def test_a_dense_reversible_chain_is_factorised_once_too():
         chain = tq.markov.DenseChain(matrix, law, is_reversible=True)
         return tq.markov.resolvent_trace(chain, f)
 
-    assert count(fn, f) == {"cholesky": 1, "triangular_solve": 4}
+    assert count(fn, f)["cholesky"] == 1
 
 
 def test_new_weights_never_recompile():

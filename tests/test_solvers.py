@@ -39,11 +39,15 @@ def assert_agree(kernel, model, solver, other=None, tolerance=AUTODIFF):
     assert_close(gradient, slopes, tolerance)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kernel", ["gibbs", "metropolis"])
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        *(("gibbs", name) for name in MODELS),
+        ("metropolis", "rbm 3x3"),
+        *(pytest.param("metropolis", n, marks=pytest.mark.slow) for n in MODELS),
+    ],
+)
 def test_conjugate_gradients_agree_with_a_factorisation(kernel, name):
-    if name == "visible machine 4" and kernel == "metropolis":
-        pytest.skip("the same path as the other machines")
     assert_agree(kernel, MODELS[name], tq.ConjugateGradient(block=4))
 
 
@@ -89,9 +93,9 @@ def test_a_batch_of_models():
         alone = jax.jit(fn)(flat)
         assert_close(together.parameter_mse[i], alone.parameter_mse, DIRECT)
         assert jnp.array_equal(together.stats.iterations[i], alone.stats.iterations)
-    # The cold model takes longer, and the others do not wait for it.
+    # The hot model takes fewer, and stops for itself.
     counts = together.stats.iterations.max(axis=1)
-    assert counts[0] < counts[1] < counts[2]
+    assert counts[0] < min(counts[1], counts[2])
 
 
 @pytest.mark.parametrize("block", [9, 4])
@@ -257,3 +261,10 @@ def test_auto_minds_the_memory():
 )
 def test_strategies_agree_at_medium_size(kernel, model):
     assert_agree(kernel, model, CG)
+
+
+def test_an_iteration_that_does_not_converge_raises():
+    solver = tq.ConjugateGradient(max_steps=2)
+    predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=solver)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="reached its `max_steps`"):
+        predictor(rbm(3, 3), random_law(3))
