@@ -18,7 +18,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 test test-all lint format types docs docs-serve clean clean-all
+.PHONY: help venv exp9 test test-all bench bench-all lint format types docs docs-serve \
+  clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -34,6 +35,18 @@ test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 
 test-all: $(VENV)/.installed-dev ## run every test
 	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+
+SHORT := naive_jax scipy_solvers lineax_solvers deeptime_chains large import_time
+LONG := scaling sharding exp9_time
+# Contenders may have all the threads that they want.
+BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
+
+bench: $(VENV)/.installed-bench ## check the claims of speed that take seconds each
+	for name in $(SHORT); do $(BENCH) benchmarks/$$name.py || exit 1; done
+
+bench-all: $(VENV)/.installed-bench ## check all of them, and write docs/performance
+	for name in $(SHORT) $(LONG); do $(BENCH) benchmarks/$$name.py --all || exit 1; done
+	$(BENCH) benchmarks/table.py
 
 lint: $(VENV)/.installed-dev ## check style and formatting
 	$(BIN)/ruff check

@@ -11,25 +11,24 @@ from measure import claim, finish, in_own_process
 
 
 BLOCKS = ("RandomScanBlockGibbs", "PalindromicBlockGibbs", "AlternatingBlockGibbs")
-# (kernel, units a layer, right-hand sides or all, most seconds, most GiB)
+# (kernel, units a layer, most seconds, most GiB)
 SHORT = [
-    *((kernel, 12, None, 15, 16) for kernel in BLOCKS),
-    ("RandomScanGibbs", 8, None, 10, 12),
-    ("RandomScanMetropolis", 8, None, 10, 12),
+    *((kernel, 12, 15, 16) for kernel in BLOCKS),
+    ("RandomScanGibbs", 8, 10, 12),
+    ("RandomScanMetropolis", 8, 10, 12),
 ]
 LONG = [
-    *((kernel, 14, None, 300, 16) for kernel in BLOCKS),
-    ("RandomScanGibbs", 10, None, 1200, 12),
-    ("RandomScanMetropolis", 10, None, 1200, 12),
+    *((kernel, 14, 300, 16) for kernel in BLOCKS),
+    ("RandomScanGibbs", 10, 1200, 12),
+    ("RandomScanMetropolis", 10, 1200, 12),
 ]
 
 
 def main():
     everything = "--all" in sys.argv
     rows, claims = [], []
-    for kernel, m, some, seconds, memory in SHORT + LONG * everything:
-        few = [] if some is None else ["--observables", some]
-        row = in_own_process("one_case.py", kernel, m, m, "--once", *few)
+    for kernel, m, seconds, memory in SHORT + LONG * everything:
+        row = in_own_process("one_case.py", kernel, m, m, "--once")
         rows.append(row)
         name = f"{kernel}, {row['units']} units"
         total = row["seconds"] + row["compile s"]

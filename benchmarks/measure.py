@@ -24,7 +24,7 @@ import numpy as np
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
 def environment(*packages: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def finish(
             f"{'holds ' if one['holds'] else 'FAILS '} {one['claim']}: "
             f"{show(one['value'])}"
         )
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     record = {"environment": environment(*packages), "rows": rows, "claims": claims}
     path = RESULTS / f"{Path(script).stem}.json"
     path.write_text(json.dumps(record, indent=2) + "\n")

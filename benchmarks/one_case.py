@@ -9,32 +9,43 @@ import time
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from measure import peak_gib
-from problems import WINDOW, data, model
+from problems import WINDOW, data, model, naive_log_q
 
 import trainq as tq
 
 
+def naive(m):
+    log_q = naive_log_q(m)
+    return lambda machine: (log_q(machine.weights), None)
+
+
+def summary(stats):
+    return {
+        "iterations": int(stats.iterations.max()),
+        "residual": float(stats.residual.max()),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kernel")
+    parser.add_argument("kernel", help="its name, or `naive`")
     parser.add_argument("n_visible", type=int)
     parser.add_argument("n_hidden", type=int)
-    parser.add_argument("--observables", type=int, help="how many, not all")
     parser.add_argument("--solver", default="Auto()")
     parser.add_argument("--once", action="store_true")
     args = parser.parse_args()
-    solver = eval(f"tq.{args.solver}", {"tq": tq, "jnp": jax.numpy})
     machine, law = model(args.n_visible, args.n_hidden), data(args.n_visible)
-    predictor = tq.QStruct(getattr(tq, args.kernel)(), WINDOW, solver=solver)
+    if args.kernel == "naive":
+        log_q = naive(args.n_visible)
+    else:
+        solver = eval(f"tq.{args.solver}", {"tq": tq, "jnp": jnp})
+        predictor = tq.QStruct(getattr(tq, args.kernel)(), WINDOW, solver=solver)
 
-    def log_q(machine):
-        if args.observables is None:
+        def log_q(machine):
             snr = predictor(machine, law)
-        else:
-            axes = jax.numpy.eye(args.observables, machine.weights.size)
-            snr = predictor.along(machine, law, axes)
-        return snr.log_q, snr.stats
+            return snr.log_q, snr.stats
 
     fn = eqx.filter_jit(eqx.filter_value_and_grad(log_q, has_aux=True))
     start = time.perf_counter()
@@ -50,14 +61,13 @@ def main():
             {
                 "kernel": args.kernel,
                 "units": machine.n_units,
-                "right-hand sides": stats.residual.size,
+                "right-hand sides": machine.weights.size,
                 "compile s": compiling,
                 "seconds": min(times),
                 "peak GiB": peak_gib(),
-                "iterations": int(stats.iterations.max()),
-                "residual": float(stats.residual.max()),
+                **({} if stats is None else summary(stats)),
                 "value": float(value),
-                "slope": float(jax.numpy.linalg.norm(grads.weights)),
+                "slope": float(jnp.linalg.norm(grads.weights)),
             }
         )
     )

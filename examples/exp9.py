@@ -111,7 +111,7 @@ class Constants:
 PROTOCOL = Constants()
 KERNEL = tq.RandomScanGibbs()
 OPTIMISER = optax.adam(PROTOCOL.learning_rate)
-CHUNK = 10  # steps per compiled call: how often bars move and the baseline's Q is drawn
+CHUNK = 20  # steps per compiled call: how often bars move and the baseline's Q is drawn
 
 
 # ------------------------------------------------------------------- problem and losses

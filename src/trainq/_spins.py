@@ -83,18 +83,16 @@ def spread(f: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     if mesh.empty or "states" not in mesh.axis_names:
         return f
     n_devices = mesh.shape["states"]
-    if f.shape[axis] % n_devices:
-        return f
-    if n_devices & (n_devices - 1) or mesh.axis_types[
-        mesh.axis_names.index("states")
-    ] != (jax.sharding.AxisType.Auto):
+    kind = mesh.axis_types[mesh.axis_names.index("states")]
+    if n_devices & (n_devices - 1) or kind != jax.sharding.AxisType.Auto:
         raise ValueError(
             'The mesh axis "states" has a power of two of devices and the type '
-            f"`AxisType.Auto`, but {n_devices} of {mesh.axis_types} were given. Make "
-            'it by `jax.make_mesh((n,), ("states",), axis_types=(AxisType.Auto,))`.'
+            f"AxisType.Auto, but {n_devices} devices and {kind} were given. Make it by "
+            '`jax.make_mesh((n,), ("states",), axis_types=(AxisType.Auto,))`.'
         )
-    spec = [None] * f.ndim
-    spec[axis] = "states"
+    if f.shape[axis] % n_devices:
+        return f
+    spec = ["states" if i == axis else None for i in range(f.ndim)]
     return jax.lax.with_sharding_constraint(f, jax.P(*spec))
 
 

@@ -39,7 +39,7 @@ class AbstractFunctions(eqx.Module):
         `(hidden_states, n_functions)`."""
 
     @abc.abstractmethod
-    def mean_given_visible(
+    def covariance_given_visible(
         self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
     ) -> Array:
         """`E[Cov(f_a, f_b | v)]` for `a = b` or for all pairs."""
@@ -69,7 +69,7 @@ class Table(AbstractFunctions):
     def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
         return chain.layer_means(self.values)
 
-    def mean_given_visible(
+    def covariance_given_visible(
         self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
     ) -> Array:
         table = self.values.reshape(given_visible.shape[0], -1, self.n_functions)
@@ -117,11 +117,13 @@ class EnergyGradients(AbstractFunctions):
             self._along(lambda model: model.hidden_free_energies()),
         )
 
-    def mean_given_visible(
+    def covariance_given_visible(
         self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
     ) -> Array:
         if pairing == "gram" or not self.model.is_linear:
-            return Table(self.table()).mean_given_visible(chain, given_visible, pairing)
+            return Table(self.table()).covariance_given_visible(
+                chain, given_visible, pairing
+            )
         # Var(∂E | v) = E[∂²E | v] - ∂²F(v), and the energy has no second derivative.
         curvature = self._along(lambda model: model.free_energies(), order=2)
         return -jnp.exp(chain.log_visible) @ curvature

@@ -126,29 +126,31 @@ class SingleFlipChain(AbstractChain):
         sector: Sector | None,
         guess: Any = None,
     ) -> Form:
-        generators = {s: self.generator(s) for s in self.sectors(sector)}
+        sectors = self.sectors(sector)
+        generators = [self.generator(s) for s in sectors]
 
         def form(f, guesses):
             u = spread(scale(self.root, self.centre(f.table())))
-            forms = [
-                bilinear_form(
-                    generator,
-                    spread(fold_sector(u, s)),
-                    pairing=pairing,
-                    solver=solver,
-                    size=column_size(u),
-                    guess=guess,
-                )
-                for (s, generator), guess in zip(
-                    generators.items(), guesses or [None] * len(generators), strict=True
-                )
-            ]
-            return total(forms)
+            guesses = guesses or [None] * len(sectors)
+            return total(
+                [
+                    bilinear_form(
+                        generator,
+                        spread(fold_sector(u, s)),
+                        pairing=pairing,
+                        solver=solver,
+                        size=column_size(u),
+                        guess=start,
+                    )
+                    for s, generator, start in zip(
+                        sectors, generators, guesses, strict=True
+                    )
+                ]
+            )
 
         if pairing == "gram":
             return form(f, guess)
-        some = next(iter(generators.values())).system()
-        chosen = solver.select(some, f.n_functions)
+        chosen = solver.select(generators[0].system(), f.n_functions)
         dtype = self.log_stationary.dtype
         block = chosen.block_size(self.n_states, f.n_functions, dtype)
         return in_blocks(form, f, block, guess)

@@ -65,14 +65,14 @@ class AbstractFlipSystem(AbstractSystem):
 
     def _scaled(self, b: Array) -> Array:
         if self.null is not None:
-            b = b - jnp.outer(self.null, self.null @ b)
+            b = b - jnp.outer(self.null, _overlap(self.null, b))
         return b / self.root[:, None]
 
     def _unscaled(self, y: Array, b: Array) -> Array:
         y = y / self.root[:, None]
         if self.null is None:
             return y
-        return y + jnp.outer(self.null, self.null @ b - self.null @ y)
+        return y + jnp.outer(self.null, _overlap(self.null, b - y))
 
     @property
     def products(self) -> int:
@@ -186,7 +186,7 @@ def flip_system(
     n_bits = diagonal.shape[0].bit_length() - 1
     if not n_bits or not all(mask.bit_count() % 2 for mask in masks):
         return JacobiFlips(root, null, hops, masks)
-    halves = jnp.stack([half.T for half in split(hops.T)])
+    halves = jnp.stack(split(hops, axis=1))
     halves = spread(halves, axis=2)
     return EvenOddFlips(root, null, halves, tuple(mask >> 1 for mask in masks))
 
@@ -206,13 +206,19 @@ def neighbours(masks: tuple[int, ...], n: int) -> Int[Array, "masks n"]:
     return jnp.arange(n)[None, :] ^ jnp.array(masks, int)[:, None]
 
 
-def split(y: Float[Array, "n *k"]) -> tuple[Array, Array]:
+def split(y: Float[Array, "..."], axis: int = 0) -> tuple[Array, Array]:
     """The values at the states of even and of odd parity, each indexed by `s >> 1`."""
-    pairs = y.reshape(-1, 2, *y.shape[1:])
-    odd = parity(pairs.shape[0].bit_length() - 1)
-    odd = odd.reshape((-1,) + (1,) * (y.ndim - 1))
-    first, second = pairs[:, 0], pairs[:, 1]
+    pairs = y.reshape(*y.shape[:axis], -1, 2, *y.shape[axis + 1 :])
+    odd = parity(pairs.shape[axis].bit_length() - 1)
+    odd = odd.reshape((1,) * axis + (-1,) + (1,) * (y.ndim - axis - 1))
+    first = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
+    second = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
     return jnp.where(odd, second, first), jnp.where(odd, first, second)
+
+
+def _overlap(u: Float[Array, " n"], y: Float[Array, "n k"]) -> Float[Array, " k"]:
+    # As a reduction, which the compiler fuses: products with one row are slow.
+    return jnp.sum(u[:, None] * y, axis=0)
 
 
 def _join(even: Float[Array, "half k"], odd: Float[Array, "half k"]) -> Array:

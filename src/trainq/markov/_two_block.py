@@ -155,7 +155,7 @@ class TwoBlockChain(AbstractChain):
         """`√π(v) E[f̃ | v]`, `√π(h) E[f̃ | h]` and the covariance of `f`: that of its
         means given `v`, and the mean of that given `v`."""
         on_visible, on_hidden = f.layer_means(self)
-        within = f.mean_given_visible(self, on_visible, pairing)
+        within = f.covariance_given_visible(self, on_visible, pairing)
         mean = (jnp.exp(self.log_visible) @ on_visible)[None]
         on_visible = scale(jnp.exp(self.log_visible / 2), on_visible - mean)
         on_hidden = scale(jnp.exp(self.log_hidden / 2), on_hidden - mean)

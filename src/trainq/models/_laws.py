@@ -75,8 +75,11 @@ def kl_divergence(
     **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
     or a parameter is not finite.
     """
-    data = check_law(data, model)
-    log_model = jax.nn.log_softmax(-free_energy(model))
+    return _kl(check_law(data, model), checked(model))
+
+
+def _kl(data: Array, model: AbstractEnergyModel) -> Float[Array, ""]:
+    log_model = jax.nn.log_softmax(-model.free_energies())
     # Where p = 0 the summand is 0, and so is its derivative in the model.
     positive = data > 0
     log_data = jnp.log(jnp.where(positive, data, 1))
@@ -92,8 +95,13 @@ def kl_gradient(
     Parameters are in the order of `observables`. Arguments and errors are those of
     `kl_divergence`.
     """
+    return gradient_of_kl(check_law(data, model), checked(model))
+
+
+def gradient_of_kl(data: Array, model: AbstractEnergyModel) -> Array:
+    """`kl_gradient` of what has been checked."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    gradient = jax.grad(lambda p: kl_divergence(data, eqx.combine(p, static)))(params)
+    gradient = jax.grad(lambda p: _kl(data, eqx.combine(p, static)))(params)
     return ravel_pytree(gradient)[0]
 
 

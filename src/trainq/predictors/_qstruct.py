@@ -11,6 +11,7 @@ from ..markov import AbstractKernel, AbstractStrategy, Auto
 from ..markov._functions import EnergyGradients
 from ..markov._resolvent import Convention, check_convention
 from ..models import AbstractEnergyModel, kl_gradient
+from ..models._laws import check_law, gradient_of_kl
 from ._snr import GradientSNR, RandomisedSNR
 
 
@@ -199,7 +200,8 @@ class QStruct(eqx.Module):
         noise = 2 * form.value
         if self.convention == "sokal":
             noise = jnp.maximum(noise - chain.variance(f), 0)
-        gradient = kl_gradient(data, model)
+        # The chain has checked the model.
+        gradient = gradient_of_kl(check_law(data, model), model)
         if f.directions is not None:
             gradient = f.directions @ gradient
         snr = GradientSNR(gradient**2, noise / self.window, self.window, form.stats)

@@ -1,0 +1,57 @@
+"""The wall time of the complete exp9, one process, compiling included, and the compile
+time of its training step alone. Takes about two minutes."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+import equinox as eqx  # noqa: E402
+import exp9  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+from measure import claim, finish  # noqa: E402
+
+
+def compiling(m: int) -> float:
+    task, network = exp9.make_task(0, m, 2)
+    state = exp9.State.start(network, len(exp9.PROTOCOL.crossings))
+    arguments = state, task, jnp.asarray(0.01), exp9.augmented_loss, exp9.CHUNK
+    start = time.perf_counter()
+    eqx.filter_jit(exp9.advance).lower(*arguments).compile()
+    return time.perf_counter() - start
+
+
+def main():
+    rows, claims = [], []
+    for m in (4, 5):
+        seconds = compiling(m)
+        rows.append({"what": f"compiling the step, m = {m}", "seconds": seconds})
+        claims.append(claim(f"m = {m}: seconds of compiling", seconds, most=5))
+    with tempfile.TemporaryDirectory() as out:
+        command = [sys.executable, str(EXAMPLES / "exp9.py"), "--out", out]
+        start = time.perf_counter()
+        # As `make exp9` does.
+        setting = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        subprocess.run(command, check=True, capture_output=True, env=setting)
+        seconds = time.perf_counter() - start
+        summary = json.loads((Path(out) / "summary.json").read_text())
+    rows.append({"what": "exp9, the whole process", "seconds": seconds})
+    rows += [
+        {"what": f"exp9, {name}", "seconds": value}
+        for name, value in summary["timing"].items()
+    ]
+    claims.append(
+        claim("seconds of exp9, by its own clock", summary["wall_seconds"], most=120)
+    )
+    finish(__file__, rows, claims)
+
+
+if __name__ == "__main__":
+    main()

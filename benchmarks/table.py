@@ -1,0 +1,43 @@
+"""Write what the benchmarks found to docs/performance/results.md."""
+
+import json
+from pathlib import Path
+
+from measure import RESULTS, show
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance" / "results.md"
+TITLES = {
+    "naive_jax": "Against a dense solve with autodiff in JAX",
+    "scipy_solvers": "Against NumPy and SciPy, values only",
+    "lineax_solvers": "Against lineax on the same operator",
+    "deeptime_chains": "Against deeptime",
+    "large": "Large systems",
+    "scaling": "Every path against the number of units",
+    "sharding": "States spread over devices",
+    "exp9_time": "exp9",
+    "import_time": "Import",
+}
+
+
+def main():
+    parts = []
+    for name, title in TITLES.items():
+        path = RESULTS / f"{name}.json"
+        if not path.exists():
+            raise SystemExit(f"{path} is missing: run benchmarks/{name}.py first.")
+        record = json.loads(path.read_text())
+        columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
+        lines = [f"### {title}", "", f"`benchmarks/{name}.py`", ""]
+        lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+        for row in record["rows"]:
+            cells = [show(row.get(column, "")) for column in columns]
+            lines.append(f"| {' | '.join(cells)} |")
+        environment = ", ".join(f"{k} {v}" for k, v in record["environment"].items())
+        parts.append("\n".join([*lines, "", f"{environment}."]))
+    PAGE.write_text("\n\n".join(parts) + "\n")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
