@@ -196,6 +196,12 @@ STATIC = {
         lambda: tq.QStruct(GIBBS, 10).along(rbm(2, 2), LAW, jnp.ones((1, 3))),
         r"directions has shape \(n_directions, 4\).* but \(1, 3\) was given",
     ),
+    "guess of another model": (
+        lambda: tq.QStruct(GIBBS, 10).warm(
+            rbm(2, 2), LAW, tq.QStruct(GIBBS, 10).cold(rbm(2, 3), LAW)
+        ),
+        "The guess has shape .* needed: it is of another model",
+    ),
     "one probe": (
         lambda: tq.QStruct(GIBBS, 10).randomised(jr.key(0), rbm(2, 2), LAW, 1),
         "A standard error needs at least 2 probes, but 1 was given",

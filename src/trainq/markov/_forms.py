@@ -80,7 +80,7 @@ def solver_of(
     right-hand side is not solved: the chain is then reducible in floating point.
     """
     if isinstance(strategy, Direct) and strategy.plain_autodiff:
-        return _plain_solver(generator)
+        return _plain_solver(generator, strategy)
     frozen = _freeze(generator)
     system = frozen.system()
     solver = strategy.select(system, n_columns)
@@ -94,6 +94,12 @@ def solver_of(
 
         def run(b, transpose):
             reduced = system.restrict(b)
+            if guess is not None and guess.shape != reduced.shape:
+                raise ValueError(
+                    f"The guess has shape {guess.shape} where {reduced.shape} is "
+                    "needed: it is of another model, kernel or solver. Start anew, "
+                    "with None or `cold`."
+                )
             y, count = solver.solve(system, prepared, reduced, guess, floor, transpose)
             return system.prolong(y, b), (y, count)
 
@@ -113,13 +119,20 @@ def solver_of(
     return solve
 
 
-def _plain_solver(generator: AbstractGenerator) -> Callable[..., Any]:
+def _plain_solver(generator: AbstractGenerator, solver: Direct) -> Callable[..., Any]:
+    solver.select(generator, 1)  # raises if it is too large
     matrix = generator.dense()
 
     def solve(b, guess=None, transpose=False):
+        del guess
         y = jnp.linalg.solve(matrix.T if transpose else matrix, b)
+        fixed = _freeze(generator)
+        fixed = fixed.transposed() if transpose else fixed
+        norm = jnp.linalg.norm(lax.stop_gradient(b), axis=0)
+        floor = 16 * float(jnp.finfo(b.dtype).eps) ** 0.5 * jnp.max(norm, initial=0)
         none = jnp.zeros(b.shape[1], int)
-        return y, SolverStats(none.astype(b.dtype), none, none), None
+        y, stats = _judged(fixed, solver, y, b, norm, floor, none)
+        return y, stats, None
 
     return solve
 

@@ -19,14 +19,18 @@ RESULTS = (
     "the number of iterations reached max_steps",
     "the residual is large, or the operator so close to singular that it says nothing",
 )
+"""What the codes in `SolverStats.result` mean, in order."""
 
 
 class SolverStats(eqx.Module):
     """How well each right-hand side was solved, and at what price.
 
-    `residual` is `‖b - (L + φφᵀ) y‖ / ‖b‖` of the symmetrised system, computed from the
-    solution and not from a recurrence; `iterations` is zero for a factorisation;
-    `result` is an index into `trainq.markov.RESULTS`, zero for success.
+    Right-hand sides are in the order of the observables. `residual` is
+    `‖b - (L + φφᵀ) y‖ / ‖b‖` of the symmetrised system, computed from the solution and
+    not from a recurrence (a column `b` that is zero but for rounding is compared with
+    the others instead); `iterations` is zero for a factorisation; `result` is an index
+    into [`trainq.markov.RESULTS`][], zero for success: a residual of at most the square
+    root of the machine epsilon, or 100 times the tolerance asked for if that is more.
     """
 
     residual: Float[Array, "*batch n_columns"]
@@ -109,8 +113,9 @@ class Direct(AbstractSolver):
     """Solve by one factorisation, for all right-hand sides at once.
 
     The cost is that of a Cholesky factorisation of `n` states (LU for a chain that is
-    not reversible), `n³/3` multiplications and `8 n²` bytes in float64, with `n` what
-    the chain's own reductions leave: with `N` units, `2**(N - 2)` for single flips
+    not reversible), `n³/3` multiplications, and `n³` more for the matrix of a block
+    kernel; it takes the memory of two to four matrices of `8 n²` bytes. The `n` is
+    what the chain's own reductions leave: with `N` units, `2**(N - 2)` for single flips
     without biases and even `N`, `2**(N - 1)` for other single flips, and
     `2**(min(n_visible, n_hidden) - 1)` for two blocks without biases, `2**min(...)`
     with them. It does not depend on how cold the model is.
@@ -211,7 +216,8 @@ class ConjugateGradient(AbstractSolver):
             norm of the scaled system. The error of a noise `⟨u, L⁺u⟩` is of second
             order in it, that of a gradient of first order. No residual below 32 times
             the machine epsilon is asked for.
-        - `max_steps`: largest number of iterations.
+        - `max_steps`: largest number of iterations; a right-hand side that takes as
+            many counts as failed. With `inner_dtype`, of each inner solve.
         - `block`: how many right-hand sides to solve at once; by default as many as fit
             in the memory, and at most 64.
         - `memory`: GiB that the vectors of one block may take.
@@ -327,7 +333,7 @@ class Auto(AbstractStrategy):
     """Factorise where that is cheaper than iterating, and where the matrix fits.
 
     With `k` right-hand sides and `n` states left, [`trainq.Direct`][] takes `n³/3`
-    multiplications, and as many again for each product that makes the matrix, and
+    multiplications, `n³` more for the matrix of a block kernel, and
     [`trainq.ConjugateGradient`][] is taken to need 64 applications of the operator to
     each right-hand side. Those of a sparse operator count tenfold, as memory limits
     them. So single flips are factorised up to 12 units and block kernels up to 14 units

@@ -132,7 +132,8 @@ class QStruct(eqx.Module):
         **Arguments:**
 
         - `key`: random key of the signs. Keep it through a training run for a smooth
-            loss, or change it at every step for one that is right on average.
+            loss; with a new one at every step `mse` and its gradient are right on
+            average, and `log_q` is too large by about `(mse_error / mse)² / 2`.
         - `model`, `data`: as above.
         - `n_probes`: number of combinations, at least 2. The relative standard error is
             at most `√(2 / n_probes)`.
@@ -164,13 +165,15 @@ class QStruct(eqx.Module):
         guess: PyTree = None,
     ) -> tuple[GradientSNR, PyTree]:
         """As a call, from the solutions for a model nearby, such as the last one of a
-        training loop: conjugate gradients then need fewer iterations.
+        training loop: conjugate gradients then need fewer iterations. A factorisation,
+        which [`trainq.Auto`][] takes for small models, has no use for it.
 
         **Arguments:**
 
         - `model`, `data`: as above.
         - `guess`: what this returned for the other model, in the same shapes; None to
-            start from zero. `cold` makes one for `jax.lax.scan`.
+            start from zero. `cold` makes one to start a loop with: it is compiled once,
+            and `jax.lax.scan` needs it.
 
         **Returns:** a [`trainq.GradientSNR`][], and the guess for the next call.
         """

@@ -83,7 +83,8 @@ class RandomisedSNR(eqx.Module):
 
     @property
     def log_q(self) -> Float[Array, "*batch"]:
-        """`log Q`, for a loss; its standard error is about `mse_error / mse`."""
+        """`log Q`, for a loss; its standard error is about `mse_error / mse`, and it is
+        too large on average by half the square of that."""
         return _log(self.signal) - _log(self.mse)
 
     @property
@@ -102,6 +103,7 @@ def pool(snr: GradientSNR) -> GradientSNR:
 
     Signals and mean squared errors are summed over all leading axes:
     `Q_pool = Σ signal / Σ mse` is that of one gradient with a block for each model.
+    The statistics of the solver are not kept: look at them before.
     """
     n_parameters = snr.parameter_signal.shape[-1]
 
