@@ -48,7 +48,16 @@ def kernel(request):
 
 # Every kernel, symmetric and not; and every kind of model.
 PROBLEMS = [
-    *((kernel, name) for kernel in KERNELS for name in ("rbm 2x3", "biased rbm 2x2")),
+    *(
+        # Metropolis and the palindrome take the paths of the others.
+        pytest.param(
+            kernel,
+            name,
+            marks=pytest.mark.slow if kernel in ("metropolis", "palindromic") else (),
+        )
+        for kernel in KERNELS
+        for name in ("rbm 2x3", "biased rbm 2x2")
+    ),
     *(("gibbs", name) for name in ("rbm 2x2", "machine 2+1", "neural 2+1")),
 ]
 
@@ -142,7 +151,7 @@ def test_covariance_gradient(name):
     assert_close(jax.jit(jax.grad(fn))(flat), plain, AUTODIFF)
 
 
-@pytest.mark.parametrize("kernel", some_slow("gibbs", "alternating"))
+@pytest.mark.parametrize("kernel", some_slow("gibbs"))
 def test_batched_by_vmap_both_ways(kernel):
     data = random_law(2)
     flats = jnp.stack([flatten(rbm(2, 2, seed=seed))[0] for seed in range(3)])
@@ -227,7 +236,9 @@ def test_an_observable_without_variance_is_no_fault():
     assert tq.markov.resolvent_trace(chain, jnp.ones(16)) <= DIRECT
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)]
+)
 def test_results_have_the_precision_of_the_model(dtype):
     model = jax.tree.map(lambda x: x.astype(dtype), rbm(3, 3))
     data = random_law(3).astype(dtype)
