@@ -9,17 +9,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import equinox as eqx
+import jax.numpy as jnp
+from measure import claim, finish
+
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import equinox as eqx  # noqa: E402
-import exp9  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from measure import claim, finish  # noqa: E402
 
 
 def compiling(m: int) -> float:
+    sys.path.insert(0, str(EXAMPLES))
+    import exp9
+
     task, network = exp9.make_task(0, m, 2)
     state = exp9.State.start(network, len(exp9.PROTOCOL.crossings))
     arguments = state, task, jnp.asarray(0.01), exp9.augmented_loss, exp9.CHUNK

@@ -30,7 +30,10 @@ def by_lineax(m: int, solver):
                 jax.ShapeDtypeStruct((half,), u.dtype),
                 lx.positive_semidefinite_tag,
             )
-        solve = lambda b: lx.linear_solve(operator, b, solver).value  # noqa: E731
+
+        def solve(b):
+            return lx.linear_solve(operator, b, solver).value
+
         return jnp.sum(u * jax.vmap(solve, 1, 1)(u))
 
     return jax.jit(jax.value_and_grad(noise))

@@ -113,8 +113,10 @@ def test_the_derivative_of_random_probes_is_unbiased():
     expected = jax.grad(lambda w: predictor(tq.RBM(w), data).mse)(model.weights)
 
     def slope(key):
-        fn = lambda w: predictor.randomised(key, tq.RBM(w), data, 4).mse  # noqa: E731
-        return jax.grad(fn)(model.weights)
+        def mse(weights):
+            return predictor.randomised(key, tq.RBM(weights), data, 4).mse
+
+        return jax.grad(mse)(model.weights)
 
     slopes = jax.jit(jax.vmap(slope))(jr.split(jr.key(0), 400))
     error = jnp.std(slopes, axis=0) / np.sqrt(400)

@@ -30,7 +30,10 @@ def value_and_gradient(kernel, model, solver, convention="resolvent"):
     predictor = tq.QStruct(KERNELS[kernel], 100, convention, solver=solver)
     flat, build = flatten(model)
     data = random_law(model.n_visible)
-    fn = lambda x: predictor(build(x), data).log_q  # noqa: E731
+
+    def fn(x):
+        return predictor(build(x), data).log_q
+
     return jax.jit(jax.value_and_grad(fn))(flat)
 
 
@@ -91,7 +94,10 @@ def test_a_batch_of_models():
     flats = jnp.stack([flatten(rbm(3, 3, scale=s))[0] for s in (0.1, 1.0, 1.5)])
     _, build = flatten(rbm(3, 3))
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
-    fn = lambda x: predictor(build(x), random_law(3))  # noqa: E731
+
+    def fn(x):
+        return predictor(build(x), random_law(3))
+
     together = jax.jit(jax.vmap(fn))(flats)
     for i, flat in enumerate(flats):
         alone = jax.jit(fn)(flat)
@@ -106,7 +112,9 @@ def test_a_batch_of_models():
 def test_the_backward_pass_repeats_no_solve(block):
     solver = tq.ConjugateGradient(block=block)
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=solver)
-    fn = lambda w: predictor(tq.RBM(w), random_law(3)).log_q  # noqa: E731
+
+    def fn(w):
+        return predictor(tq.RBM(w), random_law(3)).log_q
 
     def loops(fn):
         shape = jax.ShapeDtypeStruct((3, 3), jnp.float64)
@@ -120,7 +128,9 @@ def test_memory_of_the_gradient_is_that_of_the_value():
     # 36 observables of 12 units, four at a time.
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
     data = random_law(6)
-    fn = lambda w: predictor(tq.RBM(w), data).log_q  # noqa: E731
+
+    def fn(w):
+        return predictor(tq.RBM(w), data).log_q
 
     def peak(fn):
         shape = jax.ShapeDtypeStruct((6, 6), jnp.float64)

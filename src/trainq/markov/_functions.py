@@ -147,7 +147,9 @@ class EnergyGradients(AbstractFunctions):
             def along(fn):
                 return lambda p: jax.jvp(fn, (p,), (direction,))[1]
 
-            moved = lambda p: fn(eqx.combine(unravel(p), static))  # noqa: E731
+            def moved(p):
+                return fn(eqx.combine(unravel(p), static))
+
             for _ in range(order):
                 moved = along(moved)
             return moved(flat)

@@ -105,19 +105,6 @@ def gradient_of_kl(data: Array, model: AbstractEnergyModel) -> Array:
     return ravel_pytree(gradient)[0]
 
 
-def data_excess(
-    data: Float[Array, " visible_states"],
-    model: AbstractEnergyModel,
-    log_law: Float[Array, " states"],
-) -> Float[Array, " states"]:
-    """`p(v) π(h | v) - π(v, h)`: what the data phase has above the model's law."""
-    data = check_law(data, model)
-    table = log_law.reshape(data.shape[0], -1)
-    visible = jax.nn.logsumexp(table, axis=1, keepdims=True)
-    excess = data[:, None] * jnp.exp(table - visible) - jnp.exp(table)
-    return excess.reshape(-1)
-
-
 @eqx.filter_jit
 def entropy(model: AbstractEnergyModel) -> Float[Array, ""]:
     """The entropy `-Σ_x π(x) log π(x)` of the law of all units, nats."""

@@ -4,8 +4,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..markov import AbstractKernel, slowest_mode
-from ..models import AbstractEnergyModel, observables
-from ..models._laws import data_excess
+from ..models import AbstractEnergyModel, kl_gradient, observables
 from ._qstruct import check_window
 from ._snr import GradientSNR
 
@@ -43,7 +42,7 @@ class SingleGap(eqx.Module):
         if the kernel is not reversible."""
         chain = self.kernel.chain(model)
         f = chain.centre(observables(model))
-        gradient = data_excess(data, model, chain.log_stationary) @ f
+        gradient = kl_gradient(data, model)
         slowest = slowest_mode(chain)
         overlap = (chain.stationary * slowest.mode) @ f
         mse = 2 / self.window * overlap**2 / slowest.gap
