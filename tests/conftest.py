@@ -1,5 +1,7 @@
 """Strict settings for every test, and types checked at run time."""
 
+import pathlib
+
 import jax
 import jax.random as jr
 import pytest
@@ -20,6 +22,16 @@ install_import_hook("trainq", "beartype.beartype")
 # Compiling takes longer than any deadline, and failures must be repeatable.
 settings.register_profile("trainq", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("trainq")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Linux gives a process 65530 memory maps, and XLA crashes when its programs have
+    taken them all."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import oracle
+import pytest
 
 import trainq as tq
 
@@ -34,7 +35,19 @@ KERNELS = {
     "palindromic": tq.PalindromicBlockGibbs(),
     "alternating": tq.AlternatingBlockGibbs(),
 }
+
 REVERSIBLE = [name for name, kernel in KERNELS.items() if kernel.is_reversible]
+
+
+def some_slow(names, *fast):
+    """Parameters, of which all but the named ones are for the complete tests only."""
+    slow = pytest.mark.slow
+    return [
+        name
+        if name in fast
+        else pytest.param(*(name if isinstance(name, tuple) else [name]), marks=slow)
+        for name in names
+    ]
 
 
 class NeuralEnergy(tq.AbstractEnergyModel):

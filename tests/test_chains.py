@@ -4,7 +4,17 @@ import jax.random as jr
 import numpy as np
 import oracle
 import pytest
-from helpers import DIRECT, IDENTITY, KERNELS, MODELS, assert_close, dense, machine, rbm
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    MODELS,
+    assert_close,
+    dense,
+    machine,
+    rbm,
+    some_slow,
+)
 
 import trainq as tq
 
@@ -59,7 +69,7 @@ def test_a_chain_is_symmetric_only_if_its_model_says_so(model):
     assert chain.sectors() == (("even", "odd") if model.is_symmetric else (None,))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", some_slow(KERNELS, "gibbs", "alternating"))
 def test_a_dense_chain_of_the_matrix_gives_the_same_answers(name):
     model = rbm(2, 3, biased=True)
     chain = KERNELS[name].chain(model)

@@ -271,6 +271,39 @@ STATIC = {
         "positive .* but -5 was given",
     ),
     "window that is no number": (lambda: tq.QStruct(GIBBS, NAN), "but nan was given"),
+    "half a step": (
+        lambda: tq.QOperational(GIBBS, 2.5),
+        "window is a whole number of kernel steps, at least 1, but 2.5 was given",
+    ),
+    "no step": (lambda: tq.QOperational(GIBBS, 0), "window .* at least 1, but 0 was"),
+    "negative burn-in": (
+        lambda: tq.QOperational(GIBBS, 5, -1),
+        "burn_in is a whole number of kernel steps, at least 0, but -1 was given",
+    ),
+    "no chain": (
+        lambda: tq.QOperational(GIBBS, 5, chains=0),
+        "chains is a whole number, at least 1, but 0 was given",
+    ),
+    "no data": (
+        lambda: tq.QOperational(GIBBS, 5, batch=0),
+        "batch is a whole number, at least 1, but 0 was given",
+    ),
+    "start by an unknown name": (
+        lambda: tq.QOperational(GIBBS, 5, start="cold"),
+        "start is \"stationary\".* but 'cold' was given",
+    ),
+    "shape of a start": (
+        lambda: tq.QOperational(GIBBS, 5, start=jnp.ones(3))(rbm(2, 2), LAW),
+        r"shape \(16,\), or one state, of shape \(4,\), but \(3,\) was given",
+    ),
+    "law of a window": (
+        lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=LAW),
+        r"law is a law of the 16 states, of shape \(16,\), but \(4,\) was given",
+    ),
+    "steps of a window": (
+        lambda: tq.markov.window_moments(chain(), jnp.ones(16), True),
+        "window is a whole number of kernel steps, at least 1, but True was given",
+    ),
 }
 
 
@@ -310,6 +343,18 @@ FAULTS = {
     "data that are not numbers": (
         lambda: tq.kl_divergence(jnp.full(4, NAN), rbm(2, 2)),
         "data is not a law",
+    ),
+    "start that is not a law": (
+        lambda: tq.QOperational(GIBBS, 5, start=jnp.ones(16))(rbm(2, 2), LAW),
+        "start is not a law",
+    ),
+    "window from what is not a law": (
+        lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=jnp.ones(16)),
+        "law is not a law",
+    ),
+    "start of 0 and 1": (
+        lambda: tq.QOperational(GIBBS, 5, start=jnp.zeros(4))(rbm(2, 2), LAW),
+        r"Spins are -1 or \+1, but another value was given",
     ),
     "samples of 0 and 1": (
         lambda: tq.empirical_distribution(jnp.zeros((3, 2))),

@@ -1,5 +1,6 @@
 """The forms in which chains ask for functions of the state."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -39,16 +40,22 @@ def test_moments_given_a_layer_are_those_of_the_table(model):
     on_hidden = np.einsum("vh,vha->ha", law, cube) / law.sum(0)[:, None]
     within = np.einsum("vh,vha->a", law, (cube - on_visible[:, None]) ** 2)
     chain = KERNELS["random"].chain(model)
-    for f in (_functions.EnergyGradients(model), _functions.Table(jnp.array(table))):
+
+    @eqx.filter_jit
+    def moments(f):
         means = f.layer_means(chain)
+        return means, f.covariance_given_visible(chain, means[0], "diagonal")
+
+    for f in (_functions.EnergyGradients(model), _functions.Table(jnp.array(table))):
+        means, found = moments(f)
         assert_close(means[0], on_visible, DIRECT)
         assert_close(means[1], on_hidden, DIRECT)
-        found = f.covariance_given_visible(chain, means[0], "diagonal")
         assert jnp.max(jnp.abs(found - within)) <= DIRECT * np.max(table**2)
     mean = law.reshape(-1) @ table
     variance = law.reshape(-1) @ (table - mean) ** 2
     for name in ("random", "gibbs"):
-        found = KERNELS[name].chain(model).variance(_functions.EnergyGradients(model))
+        chain = KERNELS[name].chain(model)
+        found = eqx.filter_jit(chain.variance)(_functions.EnergyGradients(model))
         assert jnp.max(jnp.abs(found - variance)) <= DIRECT * np.max(table**2)
 
 

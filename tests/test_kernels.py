@@ -130,10 +130,10 @@ class Lazy(tq.markov.AbstractKernel):
     kernel: tq.markov.AbstractKernel
     is_reversible = True
 
-    def step(self, key, model, x):
+    def transition(self, key, model, x):
         coin, move = jr.split(key)
         heads = jr.bernoulli(coin, shape=(*x.shape[:-1], 1))
-        return jnp.where(heads, self.kernel.step(move, model, x), x)
+        return jnp.where(heads, self.kernel.transition(move, model, x), x)
 
     def chain(self, model):
         inner = self.kernel.chain(model)

@@ -16,6 +16,7 @@ from helpers import (
     neural,
     random_law,
     rbm,
+    some_slow,
 )
 
 import trainq as tq
@@ -59,12 +60,15 @@ def test_conjugate_gradients_agree_with_a_factorisation(kernel, name):
     assert_agree(kernel, MODELS[name], tq.ConjugateGradient(block=4))
 
 
-@pytest.mark.parametrize("kernel", ["random", "palindromic", "alternating"])
+BLOCKS = ["random", "palindromic", "alternating"]
+
+
+@pytest.mark.parametrize("kernel", some_slow(BLOCKS, "random", "alternating"))
 def test_they_agree_on_layers(kernel):
     assert_agree(kernel, rbm(4, 3), CG)
 
 
-@pytest.mark.parametrize("block", [pytest.param(1, marks=pytest.mark.slow), 5, None])
+@pytest.mark.parametrize("block", some_slow([1, 5, None], None))
 def test_blocks_and_memory_change_nothing(block):
     whole = value_and_gradient("gibbs", rbm(3, 3), CG)
     solver = tq.ConjugateGradient(block=block, memory=1e-5)
@@ -78,6 +82,7 @@ def test_single_precision_is_refined():
     assert_agree("gibbs", rbm(3, 3), tq.ConjugateGradient(inner_dtype=jnp.float32))
 
 
+@pytest.mark.slow
 def test_second_derivatives_by_conjugate_gradients():
     flat, build = flatten(rbm(2, 2))
     data = random_law(2)
@@ -108,7 +113,7 @@ def test_a_batch_of_models():
     assert counts[0] < min(counts[1], counts[2])
 
 
-@pytest.mark.parametrize("block", [9, 4])
+@pytest.mark.parametrize("block", some_slow([9, 4], 4))
 def test_the_backward_pass_repeats_no_solve(block):
     solver = tq.ConjugateGradient(block=block)
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=solver)

@@ -2,7 +2,12 @@
 
 from importlib.metadata import version
 
-from . import markov as markov, models as models, predictors as predictors
+from . import (
+    markov as markov,
+    models as models,
+    predictors as predictors,
+    sampling as sampling,
+)
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
     Auto as Auto,
@@ -33,6 +38,8 @@ from .models import (
 )
 from .predictors import (
     GradientSNR as GradientSNR,
+    OperationalSNR as OperationalSNR,
+    QOperational as QOperational,
     QStruct as QStruct,
     SingleGap as SingleGap,
     pool as pool,

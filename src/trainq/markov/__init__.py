@@ -56,3 +56,7 @@ from ._spectrum import (
     spectral_gap as spectral_gap,
 )
 from ._two_block import TwoBlockChain as TwoBlockChain
+from ._windows import (
+    WindowMoments as WindowMoments,
+    window_moments as window_moments,
+)

@@ -20,6 +20,7 @@ from .._spins import check_enumerable, fold, unfold
 from ._forms import Form, Pairing, bilinear_form, solver_of
 from ._functions import AbstractFunctions, in_blocks
 from ._generators import AbstractGenerator, DenseGenerator
+from ._polynomials import Contraction, WindowPolynomial, polynomial_form
 from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats
 
 
@@ -69,12 +70,19 @@ class AbstractChain(eqx.Module):
         return jnp.exp(self.log_stationary / 2)
 
     @abc.abstractmethod
+    def stepper(self) -> Callable[[Array], Array]:
+        """`apply` as a function, with what every application needs computed once."""
+
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         """`(P f)(x) = E[f(X₁) | X₀ = x]`."""
+        return self.stepper()(f)
 
-    def push(self, law: Float[Array, " states"]) -> Float[Array, " states"]:
-        """`law P`: the law one step after `law`."""
-        return jax.linear_transpose(self.apply, law)(law)[0]
+    def push(
+        self, law: Float[Array, " states"], steps: int = 1
+    ) -> Float[Array, " states"]:
+        """`law P^steps`: the law some steps after `law`."""
+        back = jax.linear_transpose(self.stepper(), law)
+        return loop(lambda law: back(law)[0], law, steps)
 
     def matrix(self) -> Float[Array, "states states"]:
         """The transition matrix `P`, with rows that sum to one.
@@ -114,6 +122,33 @@ class AbstractChain(eqx.Module):
         """`R f`, the solution of `(I - P) x = f` with `π(x) = 0`, for `f` of mean
         zero."""
 
+    @abc.abstractmethod
+    def window_variance(
+        self, f: AbstractFunctions, window: int, sector: Sector | None = None
+    ) -> Float[Array, " n_obs"]:
+        """The variance of the average of `f_a` over `window` steps of the chain, from
+        its stationary law. `sector` promises a parity of `f` under the global flip."""
+
+    def window_moments(
+        self, f: Float[Array, "states n_obs"], window: int
+    ) -> tuple[Float[Array, "states n_obs"], Float[Array, "states n_obs"]]:
+        """First and second moment of the average of `f` over `window` steps, given the
+        first state. It takes as many applications of the chain as there are steps.
+        """
+        # With s_n(x) the mean and h_n(x) the mean square of f(X_0) + … + f(X_n-1),
+        #   s_n+1 = f + P s_n,
+        #   h_n+1 = f² + 2 f P s_n + P h_n = f (2 s_n+1 - f) + P h_n.
+        step, n_obs = self.stepper(), f.shape[1]
+
+        def longer(moments):
+            s, h = jnp.split(step(moments), [n_obs], axis=1)
+            s = f + s
+            return jnp.concatenate([s, f * (2 * s - f) + h], axis=1)
+
+        zero = jnp.zeros((self.n_states, 2 * n_obs), f.dtype)
+        s, h = jnp.split(loop(longer, zero, window), [n_obs], axis=1)
+        return s / window, h / window**2
+
     def variance(self, f: AbstractFunctions) -> Float[Array, " n_obs"]:
         """`Var_π f_a`."""
 
@@ -147,8 +182,10 @@ class AbstractChain(eqx.Module):
         leave = 1 / (1 - self.holding())
         leave = leave if killed is None else jnp.where(killed, 0, leave)
 
+        step = self.stepper()
+
         def sweep(_, x):
-            return x + scale(leave, f - x + self.apply(x))
+            return x + scale(leave, f - x + step(x))
 
         return jax.lax.fori_loop(0, (self.n_states - 1).bit_length(), sweep, x)
 
@@ -198,6 +235,24 @@ class AbstractChain(eqx.Module):
         if not self.is_symmetric:
             return (None,)
         return ("even", "odd") if sector is None else (sector,)
+
+
+def loop(body: Callable[[Any], Any], carry: Any, steps: int) -> Any:
+    """`body` applied `steps` times. The backward pass keeps about `2 √steps` of the
+    states in between, and computes the others anew."""
+
+    def some(carry, length):
+        if length == 0:
+            return carry
+        return jax.lax.scan(lambda x, _: (body(x), None), carry, length=length)[0]
+
+    inner = math.isqrt(steps)
+    if inner < 2:
+        return some(carry, steps)
+    outer, rest = divmod(steps, inner)
+    segment = jax.checkpoint(lambda carry: some(carry, inner))
+    carry, _ = jax.lax.scan(lambda x, _: (segment(x), None), carry, length=outer)
+    return some(carry, rest)
 
 
 def require_reversible(chain: AbstractChain, what: str) -> None:
@@ -330,8 +385,8 @@ class DenseChain(AbstractChain):
         self.log_stationary = jnp.log(stationary)
         self.is_reversible = is_reversible
 
-    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
-        return self.transition @ f
+    def stepper(self) -> Callable[[Array], Array]:
+        return lambda f: self.transition @ f
 
     def _generator(self) -> DenseGenerator:
         symmetrised = symmetrise(
@@ -361,6 +416,17 @@ class DenseChain(AbstractChain):
             solver=solver,
             guess=guess,
         )
+
+    def window_variance(
+        self, f: AbstractFunctions, window: int, sector: Sector | None = None
+    ) -> Float[Array, " n_obs"]:
+        self.sectors(sector)
+        centred = self.centre(f.table())
+        if not self.is_reversible:
+            return self.stationary @ self.window_moments(centred, window)[1]
+        contraction = Contraction(generator=self._generator(), lowest=-1)
+        u = scale(self.root, centred)
+        return polynomial_form(contraction, WindowPolynomial(window), u)
 
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy

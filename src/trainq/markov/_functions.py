@@ -112,10 +112,12 @@ class EnergyGradients(AbstractFunctions):
 
     def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
         del chain
-        return (
-            self._along(lambda model: model.free_energies()),
-            self._along(lambda model: model.hidden_free_energies()),
-        )
+        hidden_means = self._along(lambda model: model.hidden_free_energies())
+        return self.visible_means(), hidden_means
+
+    def visible_means(self) -> Float[Array, "visible_states n_functions"]:
+        """`E[f | v]`."""
+        return self._along(lambda model: model.free_energies())
 
     def covariance_given_visible(
         self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing

@@ -36,7 +36,7 @@ class AbstractKernel(eqx.Module):
 
     is_reversible: AbstractClassVar[bool]
 
-    @abc.abstractmethod
+    @eqx.filter_jit
     def step(
         self,
         key: Key[Array, ""],
@@ -56,6 +56,16 @@ class AbstractKernel(eqx.Module):
         **Raises:** `ValueError` for a wrong shape or dtype; a run-time error for
         another value than ±1, or a parameter that is not finite.
         """
+        return self.transition(key, checked(model), check_spins(x, model.n_units))
+
+    @abc.abstractmethod
+    def transition(
+        self,
+        key: Key[Array, ""],
+        model: AbstractEnergyModel,
+        x: Num[Array, "*batch n_units"],
+    ) -> Num[Array, "*batch n_units"]:
+        """What `step` does, for what has been checked: the body of a loop."""
 
     @abc.abstractmethod
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
@@ -75,14 +85,12 @@ class AbstractSingleFlipKernel(AbstractKernel):
 
     rule: AbstractClassVar[AbstractFlipRule]
 
-    @eqx.filter_jit
-    def step(
+    def transition(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
         x: Num[Array, "*batch n_units"],
     ) -> Num[Array, "*batch n_units"]:
-        model, x = checked(model), check_spins(x, model.n_units)
 
         def one(key, x):
             unit_key, accept_key = jr.split(key)
@@ -169,14 +177,12 @@ class RandomScanBlockGibbs(AbstractBlockKernel):
     scan: ClassVar[Scan] = "random"
     is_reversible: ClassVar[bool] = True
 
-    @eqx.filter_jit
-    def step(
+    def transition(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
         x: Num[Array, "*batch n_units"],
     ) -> Num[Array, "*batch n_units"]:
-        model, x = checked(model), check_spins(x, model.n_units)
         coin, visible, hidden = jr.split(key, 3)
         heads = jr.bernoulli(coin, shape=(*x.shape[:-1], 1))
         return jnp.where(
@@ -204,14 +210,12 @@ class PalindromicBlockGibbs(AbstractBlockKernel):
     scan: ClassVar[Scan] = "palindromic"
     is_reversible: ClassVar[bool] = True
 
-    @eqx.filter_jit
-    def step(
+    def transition(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
         x: Num[Array, "*batch n_units"],
     ) -> Num[Array, "*batch n_units"]:
-        model, x = checked(model), check_spins(x, model.n_units)
         first, middle, last = jr.split(key, 3)
         x = model.sample_block(first, x, "visible")
         x = model.sample_block(middle, x, "hidden")
@@ -238,14 +242,12 @@ class AlternatingBlockGibbs(AbstractBlockKernel):
     scan: ClassVar[Scan] = "alternating"
     is_reversible: ClassVar[bool] = False
 
-    @eqx.filter_jit
-    def step(
+    def transition(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
         x: Num[Array, "*batch n_units"],
     ) -> Num[Array, "*batch n_units"]:
-        model, x = checked(model), check_spins(x, model.n_units)
         visible, hidden = jr.split(key)
         x = model.sample_block(visible, x, "visible")
         return model.sample_block(hidden, x, "hidden")

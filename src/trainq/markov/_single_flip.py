@@ -1,6 +1,7 @@
 """Kernels that flip one unit at a time, on the hypercube."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -21,7 +22,8 @@ from ._chains import (
 from ._forms import Form, Pairing, bilinear_form, column_size, solver_of, total
 from ._functions import AbstractFunctions, in_blocks
 from ._generators import FlipGenerator
-from ._solvers import AbstractStrategy, SolverStats, worst
+from ._polynomials import Contraction, WindowPolynomial, polynomial_form
+from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats, worst
 
 
 class AbstractFlipRule(eqx.Module):
@@ -32,6 +34,12 @@ class AbstractFlipRule(eqx.Module):
         """The probability to flip. Detailed balance needs
         `acceptance(δ) = exp(δ) acceptance(-δ)`."""
 
+    @property
+    def is_positive(self) -> bool:
+        """Whether the chain has no negative eigenvalues: sums over its powers then need
+        fewer terms."""
+        return False
+
     @abc.abstractmethod
     def symmetrised(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """`exp(-δ/2) acceptance(δ)`, without overflow: an even function of `δ`."""
@@ -39,6 +47,10 @@ class AbstractFlipRule(eqx.Module):
 
 class HeatBath(AbstractFlipRule):
     """Redraw the unit from its law given the others: flip with probability `σ(δ)`."""
+
+    @property
+    def is_positive(self) -> bool:
+        return True
 
     def acceptance(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         return jax.nn.sigmoid(delta)
@@ -89,12 +101,17 @@ class SingleFlipChain(AbstractChain):
     def holding(self) -> Float[Array, " states"]:
         return 1 - jnp.sum(self.flip_probabilities(), axis=0)
 
-    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
-        flips = self.flip_probabilities()
-        out = scale(1 - jnp.sum(flips, axis=0), f)
-        for flip, mask in zip(flips, self._masks, strict=True):
-            out = out + scale(flip, xor(f, mask))
-        return out
+    def stepper(self) -> Callable[[Array], Array]:
+        flips, masks = self.flip_probabilities(), self._masks
+        holding = 1 - jnp.sum(flips, axis=0)
+
+        def step(f):
+            out = scale(holding, f)
+            for flip, mask in zip(flips, masks, strict=True):
+                out = out + scale(flip, xor(f, mask))
+            return out
+
+        return step
 
     def generator(self, sector: Sector | None = None) -> FlipGenerator:
         """The symmetrised `I - P`, in one sector of the global flip or in all."""
@@ -154,6 +171,29 @@ class SingleFlipChain(AbstractChain):
         dtype = self.log_stationary.dtype
         block = chosen.block_size(self.n_states, f.n_functions, dtype)
         return in_blocks(form, f, block, guess)
+
+    def window_variance(
+        self, f: AbstractFunctions, window: int, sector: Sector | None = None
+    ) -> Float[Array, " n_obs"]:
+        sectors = self.sectors(sector)
+        lowest = 0 if self.rule.is_positive else -1
+        contractions = [
+            Contraction(generator=self.generator(s), lowest=lowest) for s in sectors
+        ]
+
+        def form(f, _):
+            u = spread(scale(self.root, self.centre(f.table())))
+            forms = [
+                polynomial_form(
+                    contraction, WindowPolynomial(window), spread(fold_sector(u, s))
+                )
+                for s, contraction in zip(sectors, contractions, strict=True)
+            ]
+            return Form(sum(forms[1:], forms[0]), None, None)
+
+        dtype = self.log_stationary.dtype
+        block = ConjugateGradient().block_size(self.n_states, f.n_functions, dtype)
+        return in_blocks(form, f, block).value
 
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy

@@ -1,5 +1,7 @@
 """Kernels that redraw all visible units, or all hidden ones, at once."""
 
+import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -27,6 +29,7 @@ from ._forms import (
 )
 from ._functions import AbstractFunctions
 from ._generators import DenseGenerator, GramGenerator
+from ._polynomials import Contraction, Exchange, WindowPolynomial, polynomial_form
 from ._solvers import AbstractStrategy, SolverStats, worst
 
 
@@ -102,27 +105,29 @@ class TwoBlockChain(AbstractChain):
         joint, visible, hidden = self._log_laws()
         return jnp.exp(joint - visible[:, None]), jnp.exp(joint - hidden[None, :])
 
-    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+    def stepper(self) -> Callable[[Array], Array]:
         given_visible, given_hidden = self._conditionals()
-        shape = (*self._shape, *f.shape[1:])
 
         def redraw_visible(f):
             mean = jnp.einsum("vh,vh...->h...", given_hidden, f)
-            return jnp.broadcast_to(mean[None], shape)
+            return jnp.broadcast_to(mean[None], f.shape)
 
         def redraw_hidden(f):
             mean = jnp.einsum("vh,vh...->v...", given_visible, f)
-            return jnp.broadcast_to(mean[:, None], shape)
+            return jnp.broadcast_to(mean[:, None], f.shape)
 
-        table = f.reshape(shape)
-        match self.scan:
-            case "random":
-                out = (redraw_visible(table) + redraw_hidden(table)) / 2
-            case "palindromic":
-                out = redraw_visible(redraw_hidden(redraw_visible(table)))
-            case "alternating":
-                out = redraw_visible(redraw_hidden(table))
-        return out.reshape(f.shape)
+        def step(f):
+            table = f.reshape(*self._shape, *f.shape[1:])
+            match self.scan:
+                case "random":
+                    out = (redraw_visible(table) + redraw_hidden(table)) / 2
+                case "palindromic":
+                    out = redraw_visible(redraw_hidden(redraw_visible(table)))
+                case "alternating":
+                    out = redraw_visible(redraw_hidden(table))
+            return out.reshape(f.shape)
+
+        return step
 
     def _on_hidden(self, larger: bool = False) -> bool:
         n_visible, n_hidden = self._shape
@@ -220,6 +225,41 @@ class TwoBlockChain(AbstractChain):
             )
         form = total(forms)
         return Form(outer + form.value, form.stats, form.guess)
+
+    # Powers of the chain, for sums over a finite time. For t ≥ 1, on f of mean zero,
+    #
+    #   random       ⟨f, P^t f⟩ = ½ ⟨r, S^(t-1) r⟩,  r = (f_v, f_h),
+    #                S = ½ [[I, B], [Bᵀ, I]]
+    #   palindromic  ⟨f, P^t f⟩ = ⟨f_h, M_h^t f_h⟩
+    #   alternating  ⟨f, P^t f⟩ = ⟨f_h, M_h^(t-1) Bᵀ f_v⟩,
+    #
+    # because one step maps f to a sum of functions of one layer each, and S is what the
+    # random chain does to the two parts of such a sum.
+
+    def window_variance(
+        self, f: AbstractFunctions, window: int, sector: Sector | None = None
+    ) -> Float[Array, " n_obs"]:
+        on_visible, on_hidden, variance = self._moments(f, "diagonal")
+        polynomial = WindowPolynomial(window, divided=True)
+        out = variance / window
+        for s in self.sectors(sector):
+            layers = self._layers(s, on_hidden=True)
+            contraction = Contraction(generator=layers.generator, lowest=0)
+            f_v, f_h = fold_sector(on_visible, s), fold_sector(on_hidden, s)
+            pulled = layers.across.T @ f_v
+            match self.scan:
+                case "random":
+                    both = jnp.concatenate([f_v, f_h]) / math.sqrt(2)
+                    exchange = Exchange(overlap=layers.across)
+                    form = polynomial_form(exchange, polynomial, both)
+                case "palindromic":
+                    whole = WindowPolynomial(window)
+                    out = out - jnp.sum(f_h**2, axis=0) / window
+                    form = polynomial_form(contraction, whole, f_h)
+                case "alternating":
+                    form = polynomial_form(contraction, polynomial, f_h, pulled)
+            out = out + form
+        return out
 
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy

@@ -72,6 +72,21 @@ class AbstractEnergyModel(eqx.Module):
         leaves = jax.tree.leaves(parameters(self))
         return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
+    def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
+        """`F(v) = -log Σ_h exp(-E(v, h))` of some visible states, nats.
+
+        The default enumerates the states of the hidden units, at most 20 of them.
+        """
+        check_enumerable(self.n_hidden, 20, "hidden units")
+        hidden = spins(self.n_hidden, self.dtype)
+
+        def one(v):
+            states = merge((v, hidden), self.dtype)
+            return -jax.nn.logsumexp(-jax.vmap(self.energy)(states))
+
+        flat = jax.vmap(one)(v.reshape(-1, self.n_visible).astype(self.dtype))
+        return flat.reshape(v.shape[:-1])
+
     # What follows has closed forms in the models that know them.
 
     def energies(self) -> Float[Array, " states"]:

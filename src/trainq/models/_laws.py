@@ -196,15 +196,20 @@ def check_law(
             f"(2**{model.n_visible},) = ({size},), but {data.shape} was given. "
             "`trainq.empirical_distribution` makes one from samples."
         )
-    if not jnp.issubdtype(data.dtype, jnp.floating):
-        data = data.astype(model.dtype)
+    return require_law(data, model.dtype, "data")
+
+
+def require_law(law: Array, dtype: Any, what: str) -> Array:
+    """Return `law` in another dtype, having checked that it is one."""
+    if not jnp.issubdtype(law.dtype, jnp.floating):
+        law = law.astype(dtype)
     # A law that was computed in float32 sums to one in float32.
-    tolerance = math.sqrt(max(jnp.finfo(t).eps for t in (data.dtype, model.dtype)))
-    data = data.astype(model.dtype)
-    is_law = (jnp.abs(jnp.sum(data) - 1) <= tolerance) & jnp.all(data >= 0)
+    tolerance = math.sqrt(max(jnp.finfo(t).eps for t in (law.dtype, dtype)))
+    law = law.astype(dtype)
+    is_law = (jnp.abs(jnp.sum(law) - 1) <= tolerance) & jnp.all(law >= 0)
     return eqx.error_if(
-        data,
+        law,
         ~is_law,
-        "data is not a law: its entries must be at least 0 and sum to 1. "
+        f"{what} is not a law: its entries must be at least 0 and sum to 1. "
         "Divide counts by their sum.",
     )

@@ -105,11 +105,14 @@ class RBM(AbstractEnergyModel):
         table = self.hidden_field(v) @ h.T + _dot(v, self.visible_bias)[:, None]
         return -table.reshape(-1)
 
+    def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
+        """`-Σ_j log(2 cosh(Wᵀ v + b)_j) - aᵀ v` of some visible states, nats."""
+        v = as_spins(v, self.dtype)
+        hidden = jnp.sum(log_2cosh(self.hidden_field(v)), axis=-1)
+        return -hidden - _dot(v, self.visible_bias)
+
     def free_energies(self) -> Float[Array, " visible_states"]:
-        v = spins(self.n_visible, self.dtype)
-        return -jnp.sum(log_2cosh(self.hidden_field(v)), -1) - _dot(
-            v, self.visible_bias
-        )
+        return self.free_energy(spins(self.n_visible, self.dtype))
 
     def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
         return self._swapped.free_energies()
@@ -132,9 +135,17 @@ class RBM(AbstractEnergyModel):
     def flip_energy(
         self, x: Num[Array, " n_units"], unit: Int[Array, ""]
     ) -> Float[Array, ""]:
+        # The field of one unit only: a row of the weights, or a column.
         v, h = self._split(x)
-        fields = jnp.concatenate([self.visible_field(h), self.hidden_field(v)])
-        return 2 * x[unit].astype(self.dtype) * fields[unit]
+        i = jnp.minimum(unit, self.n_visible - 1)
+        j = jnp.maximum(unit - self.n_visible, 0)
+        visible, hidden = self.weights[i] @ h, self.weights[:, j] @ v
+        if self.visible_bias is not None:
+            visible += self.visible_bias[i]
+        if self.hidden_bias is not None:
+            hidden += self.hidden_bias[j]
+        field = jnp.where(unit < self.n_visible, visible, hidden)
+        return 2 * x[unit].astype(self.dtype) * field
 
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block

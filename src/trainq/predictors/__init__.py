@@ -1,9 +1,12 @@
 """Predictors of the signal-to-noise ratio of a sampled gradient."""
 
+from ._qoperational import QOperational as QOperational
 from ._qstruct import QStruct as QStruct
 from ._single_gap import SingleGap as SingleGap
 from ._snr import (
+    AbstractSNR as AbstractSNR,
     GradientSNR as GradientSNR,
+    OperationalSNR as OperationalSNR,
     RandomisedSNR as RandomisedSNR,
     pool as pool,
 )

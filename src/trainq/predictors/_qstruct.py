@@ -154,8 +154,12 @@ class QStruct(eqx.Module):
         shape = (n_probes, EnergyGradients(model).n_functions)
         signs = jax.random.rademacher(key, shape, model.dtype)
         probes, _ = self._snr(model, data, EnergyGradients(model, signs))
-        signal = jnp.sum(kl_gradient(data, model) ** 2)
-        return RandomisedSNR(signal, probes.parameter_mse, self.window, probes.stats)
+        return RandomisedSNR(
+            parameter_signal=kl_gradient(data, model) ** 2,
+            probe_mse=probes.parameter_mse,
+            window=self.window,
+            stats=probes.stats,
+        )
 
     @eqx.filter_jit
     def warm(
@@ -207,7 +211,12 @@ class QStruct(eqx.Module):
         gradient = gradient_of_kl(check_law(data, model), model)
         if f.directions is not None:
             gradient = f.directions @ gradient
-        snr = GradientSNR(gradient**2, noise / self.window, self.window, form.stats)
+        snr = GradientSNR(
+            parameter_signal=gradient**2,
+            parameter_mse=noise / self.window,
+            window=self.window,
+            stats=form.stats,
+        )
         return snr, form.guess
 
 

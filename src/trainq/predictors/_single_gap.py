@@ -46,4 +46,6 @@ class SingleGap(eqx.Module):
         slowest = slowest_mode(chain)
         overlap = (chain.stationary * slowest.mode) @ f
         mse = 2 / self.window * overlap**2 / slowest.gap
-        return GradientSNR(gradient**2, mse, self.window)
+        return GradientSNR(
+            parameter_signal=gradient**2, parameter_mse=mse, window=self.window
+        )

@@ -1,5 +1,6 @@
 """The signal-to-noise ratio of a gradient: what predictors return."""
 
+import abc
 import math
 
 import equinox as eqx
@@ -9,9 +10,41 @@ from jaxtyping import Array, Float
 from ..markov import SolverStats
 
 
-class GradientSNR(eqx.Module):
-    """The signal and the noise of a gradient `ĝ` estimated from a window of a chain:
-    `Q = ‖g‖² / E‖ĝ - g‖²`.
+class AbstractSNR(eqx.Module):
+    """The signal and the noise of an estimated gradient: `Q = ‖g‖² / E‖ĝ - g‖²`."""
+
+    window: eqx.AbstractVar[int | float]
+
+    @property
+    @abc.abstractmethod
+    def signal(self) -> Float[Array, "*batch"]:
+        """`‖g‖²`."""
+
+    @property
+    @abc.abstractmethod
+    def mse(self) -> Float[Array, "*batch"]:
+        """`E‖ĝ - g‖²`, the mean squared error of one estimate."""
+
+    @property
+    def q(self) -> Float[Array, "*batch"]:
+        """`Q = signal / mse`. Above one, a single estimate points the right way."""
+        return _ratio(self.signal, self.mse)
+
+    @property
+    def log_q(self) -> Float[Array, "*batch"]:
+        """`log Q`, for a loss. It is `-inf` where the signal is zero, and its
+        derivative is taken to be zero there."""
+        return _log(self.signal) - _log(self.mse)
+
+    @property
+    def t_o(self) -> Float[Array, "*batch"]:
+        """`T_O = window · mse / 2`, in kernel steps: the noise with the window taken
+        out. In the resolvent convention it is `Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
+        return self.window * self.mse / 2
+
+
+class GradientSNR(AbstractSNR):
+    """The signal and the noise of a gradient `ĝ` estimated from a window of a chain.
 
     A batch of models, by `eqx.filter_vmap`, has leading axes. Attributes are derived
     from the contributions of each parameter, which are in the order of
@@ -34,21 +67,55 @@ class GradientSNR(eqx.Module):
         return jnp.sum(self.parameter_mse, axis=-1)
 
     @property
-    def q(self) -> Float[Array, "*batch"]:
-        """`Q = signal / mse`. Above one, a single estimate points the right way."""
-        return _ratio(self.signal, self.mse)
+    def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
+        """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
+        return _ratio(self.parameter_signal, self.parameter_mse)
+
+
+class OperationalSNR(AbstractSNR):
+    """The signal of a gradient, and the error of an actual estimate of it, in parts:
+    `E‖ĝ - g‖² = Σ_a bias_a² + variance_a / chains + data variance_a / batch`.
+
+    A batch of models, by `eqx.filter_vmap`, has leading axes.
+    """
+
+    parameter_signal: Float[Array, "*batch n_parameters"]
+    parameter_bias: Float[Array, "*batch n_parameters"]
+    parameter_variance: Float[Array, "*batch n_parameters"]
+    parameter_data_variance: Float[Array, "*batch n_parameters"]
+    window: int = eqx.field(static=True)
+    chains: int = eqx.field(static=True)
 
     @property
-    def log_q(self) -> Float[Array, "*batch"]:
-        """`log Q`, for a loss. It is `-inf` where the signal is zero, and its
-        derivative is taken to be zero there."""
-        return _log(self.signal) - _log(self.mse)
+    def signal(self) -> Float[Array, "*batch"]:
+        """`‖g‖²`."""
+        return jnp.sum(self.parameter_signal, axis=-1)
 
     @property
-    def t_o(self) -> Float[Array, "*batch"]:
-        """`T_O = window · mse / 2`, in kernel steps: the noise with the window taken
-        out. In the resolvent convention it is `Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
-        return self.window * self.mse / 2
+    def parameter_mse(self) -> Float[Array, "*batch n_parameters"]:
+        """`E(ĝ_a - g_a)²` for each parameter."""
+        noise = self.parameter_variance + self.parameter_data_variance
+        return self.parameter_bias**2 + noise
+
+    @property
+    def mse(self) -> Float[Array, "*batch"]:
+        """`E‖ĝ - g‖²`, the mean squared error of one estimate."""
+        return jnp.sum(self.parameter_mse, axis=-1)
+
+    @property
+    def bias2(self) -> Float[Array, "*batch"]:
+        """`‖E ĝ - g‖²`: what no number of chains takes away."""
+        return jnp.sum(self.parameter_bias**2, axis=-1)
+
+    @property
+    def variance(self) -> Float[Array, "*batch"]:
+        """`E‖ĝ - E ĝ‖²` from the chains: that of one, over their number."""
+        return jnp.sum(self.parameter_variance, axis=-1)
+
+    @property
+    def data_variance(self) -> Float[Array, "*batch"]:
+        """The part of `E‖ĝ - g‖²` that comes from a finite batch of data."""
+        return jnp.sum(self.parameter_data_variance, axis=-1)
 
     @property
     def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
@@ -56,14 +123,23 @@ class GradientSNR(eqx.Module):
         return _ratio(self.parameter_signal, self.parameter_mse)
 
 
-class RandomisedSNR(eqx.Module):
+class RandomisedSNR(AbstractSNR):
     """The exact signal of a gradient, and an estimate of its noise from random probes,
-    each of which is unbiased."""
+    each of which is unbiased.
 
-    signal: Float[Array, "*batch"]
+    `q` has a relative error of about `mse_error / mse`, and `log_q` is too large on
+    average by half the square of that.
+    """
+
+    parameter_signal: Float[Array, "*batch n_parameters"]
     probe_mse: Float[Array, "*batch n_probes"]
     window: int | float = eqx.field(static=True)
     stats: SolverStats | None = None
+
+    @property
+    def signal(self) -> Float[Array, "*batch"]:
+        """`‖g‖²`, exact."""
+        return jnp.sum(self.parameter_signal, axis=-1)
 
     @property
     def mse(self) -> Float[Array, "*batch"]:
@@ -77,28 +153,12 @@ class RandomisedSNR(eqx.Module):
         return jnp.std(self.probe_mse, axis=-1, ddof=1) / math.sqrt(n_probes)
 
     @property
-    def q(self) -> Float[Array, "*batch"]:
-        """`signal / mse`, with a relative error of `mse_error / mse`."""
-        return _ratio(self.signal, self.mse)
-
-    @property
-    def log_q(self) -> Float[Array, "*batch"]:
-        """`log Q`, for a loss; its standard error is about `mse_error / mse`, and it is
-        too large on average by half the square of that."""
-        return _log(self.signal) - _log(self.mse)
-
-    @property
-    def t_o(self) -> Float[Array, "*batch"]:
-        """`T_O = window · mse / 2`, in kernel steps."""
-        return self.window * self.mse / 2
-
-    @property
     def t_o_error(self) -> Float[Array, "*batch"]:
         """The standard error of `t_o`."""
         return self.window * self.mse_error / 2
 
 
-def pool(snr: GradientSNR) -> GradientSNR:
+def pool(snr: GradientSNR | OperationalSNR) -> GradientSNR:
     """The signal-to-noise ratio of a batch of models taken together.
 
     Signals and mean squared errors are summed over all leading axes:
@@ -111,7 +171,9 @@ def pool(snr: GradientSNR) -> GradientSNR:
         return jnp.sum(x.reshape(-1, n_parameters), axis=0)
 
     return GradientSNR(
-        total(snr.parameter_signal), total(snr.parameter_mse), snr.window
+        parameter_signal=total(snr.parameter_signal),
+        parameter_mse=total(snr.parameter_mse),
+        window=snr.window,
     )
 
 

@@ -1,0 +1,368 @@
+"""The sampled signal-to-noise ratio of a gradient, with confidence intervals."""
+
+import math
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key, Num
+from scipy.special import stdtrit
+
+from .._spins import check_spins, state_spins
+from ..markov import AbstractKernel
+from ..markov._windows import check_window_steps
+from ..models import AbstractEnergyModel, log_stationary
+from ..models._base import checked
+from ..models._laws import check_law
+from ..predictors import AbstractSNR
+from ..predictors._qoperational import check_counts
+from ._autocorrelation import autocovariance, sokal_window
+from ._run import ChainState, run
+
+
+SampledStart = Literal["uniform", "data", "stationary"]
+
+
+class SampledSNR(AbstractSNR):
+    """The signal-to-noise ratio of a gradient, estimated from independent replicates.
+
+    `squared_error` is that of each replicate, unbiased for `E‖ĝ - g‖²`, and `signal` is
+    either exact or estimated without bias as well: it may then be negative, where the
+    replicates do not tell it from zero, and `q` and `log_q` are zero and `-inf`.
+    """
+
+    estimated_signal: Float[Array, ""]
+    signal_error: Float[Array, ""]
+    squared_error: Float[Array, " replicates"]
+    window: int = eqx.field(static=True)
+
+    @property
+    def signal(self) -> Float[Array, ""]:
+        """`‖g‖²`, or the estimate of it."""
+        return self.estimated_signal
+
+    @property
+    def mse(self) -> Float[Array, ""]:
+        """The estimate of `E‖ĝ - g‖²`."""
+        return jnp.mean(self.squared_error)
+
+    @property
+    def mse_error(self) -> Float[Array, ""]:
+        """The standard error of `mse`."""
+        n = self.squared_error.size
+        return jnp.std(self.squared_error, ddof=1) / math.sqrt(n)
+
+    @property
+    def log_q_error(self) -> Float[Array, ""]:
+        """The standard error of `log_q`; infinite where the signal is not told from
+        zero."""
+        positive = self.signal > 0
+        relative = self.signal_error / jnp.where(positive, self.signal, 1)
+        error = jnp.hypot(self.mse_error / self.mse, relative)
+        return jnp.where(positive, error, jnp.inf)
+
+    def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
+        """A confidence interval for `Q`, from Student's `t` on the logarithm."""
+        reach = _student(confidence, self.squared_error.size - 1) * self.log_q_error
+        sides = jnp.stack([-reach, reach])
+        known = jnp.isfinite(reach)
+        wide = jnp.array([0, jnp.inf], sides.dtype)
+        return jnp.where(known, self.q * jnp.exp(jnp.where(known, sides, 0)), wide)
+
+
+class QSampled(eqx.Module):
+    """The signal-to-noise ratio of an actual estimate of the gradient, found by running
+    it many times: for models too large for [`trainq.QOperational`][], which is the same
+    number without the noise.
+
+    Every replicate is a complete estimate: `chains` chains of its own start anew, drop
+    `burn_in` steps and average the observables over the next `window`.
+    """
+
+    kernel: AbstractKernel
+    window: int = eqx.field(static=True)
+    burn_in: int = eqx.field(static=True)
+    start: SampledStart = eqx.field(static=True)
+    chains: int = eqx.field(static=True)
+    batch: int | None = eqx.field(static=True)
+    replicates: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        kernel: AbstractKernel,
+        window: int,
+        burn_in: int = 0,
+        start: SampledStart = "uniform",
+        chains: int = 1,
+        *,
+        batch: int | None = None,
+        replicates: int = 64,
+    ):
+        """**Arguments:**
+
+        - `kernel`: the kernel that samples the model.
+        - `window`: the number of states that a chain averages over, one a step.
+        - `burn_in`: the number of states dropped before, the first included.
+        - `start`: where chains start. `"uniform"`, over all states; `"data"`, visible
+            units from the data and hidden ones from their law given these, which is
+            contrastive divergence; `"stationary"`, drawn exactly from the model by
+            enumeration. For a stationary start of a large model, burn in.
+        - `chains`: the number of independent chains of a replicate.
+        - `batch`: the number of independent samples in the data phase, or None for all.
+        - `replicates`: the number of replicates, at least 8. The relative error of `Q`
+            is about `√(2 / replicates)` or less.
+
+        **Raises:** `ValueError` for numbers that are not whole, or too small.
+        """
+        check_window_steps(window, burn_in)
+        check_counts(chains=chains, batch=batch)
+        if replicates < 8:
+            raise ValueError(
+                f"An interval needs at least 8 replicates, but {replicates} was given."
+            )
+        if start not in ("uniform", "data", "stationary"):
+            raise ValueError(
+                f'start is "uniform", "data" or "stationary", but {start!r} was given.'
+            )
+        self.kernel = kernel
+        self.window = window
+        self.burn_in = burn_in
+        self.start = start
+        self.chains = chains
+        self.batch = batch
+        self.replicates = replicates
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        model: AbstractEnergyModel,
+        data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
+        *,
+        gradient: Float[Array, " n_parameters"] | None = None,
+        progress: bool = False,
+    ) -> SampledSNR:
+        """**Arguments:**
+
+        - `key`: random key.
+        - `model`: the model.
+        - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)`
+            spins.
+        - `gradient`: the exact gradient, where it is known, as from
+            [`trainq.kl_gradient`][]. Otherwise errors are taken about the mean of the
+            replicates: the bias of the start is then not in them.
+        - `progress`: show a bar; needs `rich`.
+
+        **Returns:** a [`trainq.sampling.SampledSNR`][].
+
+        **Raises:** `ValueError` for a wrong shape, or an exact start of a model with
+        more than 20 units; a run-time error if `data` is not a law, or a parameter is
+        not finite.
+        """
+        data = _checked_data(data, model)
+        starts, data_key, chain_key = jr.split(key, 3)
+        n_chains = self.replicates * self.chains
+        x = _starts(starts, model, data, n_chains, self.start)
+        state = ChainState(x, chain_key, jnp.zeros((), int))
+        if self.burn_in:
+            state = run(
+                self.kernel,
+                model,
+                state,
+                self.burn_in,
+                functions=_nothing,
+                progress=progress,
+            ).state
+        found = run(self.kernel, model, state, self.window, progress=progress)
+        means = found.moments.mean.reshape(self.replicates, self.chains, -1)
+        return self._snr(data_key, model, data, jnp.mean(means, axis=1), gradient)
+
+    @eqx.filter_jit
+    def _snr(
+        self,
+        key: Array,
+        model: AbstractEnergyModel,
+        data: Array,
+        means: Float[Array, "replicates n_parameters"],
+        gradient: Array | None,
+    ) -> SampledSNR:
+        if self.batch is None:
+            phase = data_phase(model, data)[None]
+        else:
+            batches = _draw(key, model, data, (self.replicates, self.batch))
+            phase = jax.vmap(lambda v: data_phase(model, v))(batches)
+        estimates = phase - means
+        n = self.replicates
+        if gradient is not None:
+            squares = jnp.sum((estimates - gradient[None]) ** 2, axis=1)
+            signal = jnp.sum(gradient**2)
+            return SampledSNR(
+                estimated_signal=signal,
+                signal_error=jnp.zeros_like(signal),
+                squared_error=squares,
+                window=self.window,
+            )
+        mean = jnp.mean(estimates, axis=0)
+        rest = estimates - mean[None]
+        squares = jnp.sum(rest**2, axis=1) * n / (n - 1)
+        # ‖mean‖² is too large by the variance of the mean. Leaving out one replicate at
+        # a time gives the error of what is left (the jackknife).
+        signal = jnp.sum(mean**2) - jnp.mean(squares) / n
+        others = jnp.sum((mean[None] - rest / (n - 1)) ** 2, axis=1)
+        spread = (jnp.sum(squares) * (n - 1) / n - squares) / (n - 2)
+        others = others - spread / (n - 1)
+        error = jnp.sqrt((n - 1) * jnp.mean((others - jnp.mean(others)) ** 2))
+        return SampledSNR(
+            estimated_signal=signal,
+            signal_error=error,
+            squared_error=squares,
+            window=self.window,
+        )
+
+
+def _nothing(x: Array) -> Array:
+    return jnp.zeros((x.shape[0], 0), x.dtype)
+
+
+def _checked_data(data: Array, model: AbstractEnergyModel) -> Array:
+    data = jnp.asarray(data)
+    if data.ndim == 1:
+        return check_law(data, model)
+    if data.ndim != 2 or data.shape[1] != model.n_visible or data.shape[0] == 0:
+        raise ValueError(
+            f"data is a law of shape (2**{model.n_visible},), or samples of shape "
+            f"(samples, {model.n_visible}), but {data.shape} was given."
+        )
+    return check_spins(data, model.n_visible).astype(model.dtype)
+
+
+def data_phase(
+    model: AbstractEnergyModel, data: Array
+) -> Float[Array, " n_parameters"]:
+    """`E_data[f_a]`, for a law of the visible states or for samples: the derivative of
+    the mean free energy."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def mean(p):
+        whole = eqx.combine(p, static)
+        if data.ndim == 1:
+            return data @ whole.free_energies()
+        return jnp.mean(whole.free_energy(data))
+
+    return ravel_pytree(jax.grad(mean)(params))[0]
+
+
+def _draw(
+    key: Array, model: AbstractEnergyModel, data: Array, shape: tuple[int, ...]
+) -> Array:
+    """Visible states from the data."""
+    if data.ndim == 1:
+        index = jr.choice(key, data.shape[0], shape, p=data)
+        return state_spins(index, model.n_visible, model.dtype)
+    return data[jr.randint(key, shape, 0, data.shape[0])]
+
+
+@eqx.filter_jit
+def _starts(
+    key: Array, model: AbstractEnergyModel, data: Array, n_chains: int, start: str
+) -> Float[Array, "chains n_units"]:
+    shape = (n_chains, model.n_units)
+    if start == "uniform":
+        return jr.rademacher(key, shape, model.dtype)
+    first, second = jr.split(key)
+    if start == "stationary":
+        if model.n_units > 20:
+            raise ValueError(
+                "An exact start enumerates all states: at most 20 units, but there are "
+                f'{model.n_units}. Use start="uniform" and a burn-in.'
+            )
+        index = jr.categorical(first, log_stationary(model), shape=(n_chains,))
+        return state_spins(index, model.n_units, model.dtype)
+    hidden = jnp.ones((n_chains, model.n_hidden), model.dtype)
+    x = jnp.concatenate([_draw(first, model, data, (n_chains,)), hidden], axis=1)
+    return checked(model).sample_block(second, x, "hidden") if model.n_hidden else x
+
+
+class SampledTime(eqx.Module):
+    """`T_O` estimated from a trajectory, in steps of the series.
+
+    `segments` are the estimates from the pieces that it was cut into, whose scatter
+    gives the error. It is `resolved` where a piece is at least 10 times as long as the
+    window of the autocorrelation.
+    """
+
+    segments: Float[Array, " segments"]
+    variance: Float[Array, ""]
+    resolved: Array
+
+    @property
+    def t_o(self) -> Float[Array, ""]:
+        """`T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
+        return jnp.mean(self.segments)
+
+    @property
+    def t_o_error(self) -> Float[Array, ""]:
+        """The standard error of `t_o`."""
+        n = self.segments.size
+        return jnp.std(self.segments, ddof=1) / math.sqrt(n)
+
+    def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
+        """A confidence interval for `T_O`, from Student's `t` on the logarithm."""
+        relative = self.t_o_error / self.t_o
+        reach = _student(confidence, self.segments.size - 1) * relative
+        return self.t_o * jnp.exp(jnp.stack([-reach, reach]))
+
+
+@eqx.filter_jit
+def sampled_time(
+    values: Float[Array, "chains steps n_obs"], *, segments: int = 32
+) -> SampledTime:
+    """`T_O` from the values of the observables along chains that have burnt in:
+    `½ Σ_a Var f_a (τ_a + 1)`, with the window of each sum set by Sokal's rule from all
+    of the data, and the error from pieces of the trajectory.
+
+    **Arguments:**
+
+    - `values`: `(chains, steps, n_obs)`.
+    - `segments`: the number of pieces for the error, at least. Each chain is cut into
+        equal ones.
+
+    **Returns:** a [`trainq.sampling.SampledTime`][]. Look at `resolved`.
+
+    **Raises:** `ValueError` if a piece would have fewer than 8 steps.
+    """
+    n_chains, n_steps, n_obs = values.shape
+    pieces = -(-segments // n_chains)
+    length = n_steps // pieces
+    if length < 8 or segments < 8:
+        raise ValueError(
+            f"{n_steps} steps of {n_chains} chains cannot be cut into at least 8 "
+            f"pieces of at least 8 steps each ({segments} segments were asked for)."
+        )
+    covariance = jnp.mean(autocovariance(values), axis=0)
+    variance = covariance[0]
+    rho = covariance / jnp.where(variance > 0, variance, 1)[None]
+    _, window = sokal_window(rho)
+    parts = values[:, : pieces * length].reshape(n_chains * pieces, length, n_obs)
+    # Fewer pairs of times have a larger lag, and the common mean takes away a little of
+    # every one of them.
+    lags = jnp.arange(length)
+    pairs = length / (length - lags).astype(values.dtype)
+    local = autocovariance(parts) * pairs[None, :, None]
+    inside = lags[:, None] <= window[None, :]
+    sums = jnp.sum(jnp.where(inside[None], local, 0), axis=1)
+    lost = (2 * window + 1) / (n_chains * n_steps)
+    sums = sums / (1 - jnp.minimum(lost, 0.5))[None]
+    return SampledTime(
+        segments=jnp.sum(sums, axis=1),
+        variance=jnp.sum(variance),
+        resolved=10 * jnp.max(window) <= length,
+    )
+
+
+def _student(confidence: float, degrees: int) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is between 0 and 1, but {confidence} was given.")
+    return float(stdtrit(degrees, (1 + confidence) / 2))

@@ -1,0 +1,186 @@
+"""The exact signal-to-noise of an estimate, and what it tends to."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    DIFFERENCES,
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    assert_close,
+    central_difference,
+    dense,
+    flatten,
+    machine,
+    neural,
+    random_law,
+    rbm,
+    some_slow,
+)
+from test_windows import moments
+
+import trainq as tq
+
+
+def laws(model, data):
+    """Every start, and its law by the oracle's order of states."""
+    pi, _ = dense("gibbs", model)
+    joint = pi.reshape(len(data), -1)
+    given = joint / joint.sum(axis=1, keepdims=True)
+    state = np.array([1, -1, 1, 1, -1])
+    point = np.all(oracle.states(5) == state, axis=1).astype(float)
+    return {
+        "stationary": pi,
+        "uniform": np.full(32, 1 / 32),
+        "data": (np.asarray(data)[:, None] * given).reshape(-1),
+        "law": np.asarray(random_law(5, seed=1)),
+        "point": point,
+    }
+
+
+BLOCKS = ["random", "palindromic", "alternating"]
+STARTS = ["stationary", "uniform", "data", "law", "point"]
+
+
+def start_of(name, law):
+    return {"law": jnp.asarray(law), "point": jnp.array([1, -1, 1, 1, -1])}.get(
+        name, name
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernel", "start"),
+    [
+        *(("gibbs", start) for start in STARTS),
+        *((kernel, "stationary") for kernel in BLOCKS),
+        *(
+            pytest.param(k, s, marks=pytest.mark.slow)
+            for k in BLOCKS
+            for s in STARTS[1:]
+        ),
+    ],
+)
+def test_the_error_in_all_its_parts(kernel, start):
+    model, data = rbm(3, 2, biased=True), random_law(3)
+    law = laws(model, data)[start]
+    pi, matrix = dense(kernel, model)
+    f = oracle.rbm_observables(3, 2, biased=True)
+    bias, variance = moments(matrix, pi, f, 6, law, 2)
+    q = tq.QOperational(KERNELS[kernel], 6, 2, start_of(start, law), chains=3, batch=10)
+    snr = q(model, data)
+    gradient = oracle.kl_gradient(pi, 3, np.asarray(data), f)
+    given = pi.reshape(8, 4) / pi.reshape(8, 4).sum(axis=1, keepdims=True)
+    means = np.einsum("vh,vha->va", given, f.reshape(8, 4, -1))
+    spread = np.asarray(data) @ (means - np.asarray(data) @ means) ** 2
+    assert np.max(np.abs(snr.parameter_bias + bias)) <= IDENTITY
+    assert_close(snr.parameter_variance, variance / 3, DIRECT)
+    assert_close(snr.parameter_data_variance, spread / 10, DIRECT)
+    assert_close(snr.signal, gradient @ gradient, DIRECT)
+    mse = np.sum(bias**2 + variance / 3 + spread / 10)
+    assert_close(snr.mse, mse, DIRECT)
+    assert_close(snr.q, gradient @ gradient / mse, DIRECT)
+    assert_close(snr.log_q, np.log(gradient @ gradient / mse), DIRECT)
+    assert_close(snr.t_o, 6 * mse / 2, DIRECT)
+    assert_close(snr.bias2 + snr.variance + snr.data_variance, mse, DIRECT)
+
+
+@pytest.mark.parametrize("model", [machine(5, 3), neural(3, 2)], ids=["pairs", "net"])
+@pytest.mark.parametrize("kernel", ["metropolis", "random"])
+def test_any_model(kernel, model):
+    pi, matrix = dense(kernel, model)
+    f = np.asarray(tq.observables(model))
+    snr = tq.QOperational(KERNELS[kernel], 5)(model, random_law(3))
+    _, variance = moments(matrix, pi, f, 5, pi, 0)
+    assert_close(snr.parameter_mse, variance, DIRECT)
+
+
+@pytest.mark.parametrize("kernel", some_slow(KERNELS, "gibbs", "alternating"))
+def test_the_sokal_convention_is_its_limit(kernel):
+    model, data = rbm(3, 3), random_law(3)
+    gaps = []
+    for window in (2000, 4000, 8000):
+        exact = tq.QOperational(KERNELS[kernel], window)(model, data)
+        limit = tq.QStruct(KERNELS[kernel], window, "sokal")(model, data)
+        gaps.append(float(1 - exact.mse / limit.mse))
+    # The relative error is c/K with c > 0, up to what is exponentially small.
+    assert 0 < gaps[0] < 0.1
+    assert_close(gaps[0] / gaps[1], 2.0, 1e-6)
+    assert_close(gaps[1] / gaps[2], 2.0, 1e-6)
+
+
+def test_the_resolvent_convention_keeps_its_factor():
+    model, data, kernel = rbm(2, 2), random_law(2), KERNELS["palindromic"]
+    window = 10**6
+    snr = tq.QOperational(kernel, window)(model, data)
+    chain, f = kernel.chain(model), tq.observables(model)
+    t_o = tq.markov.resolvent_trace(chain, f)
+    variance = jnp.sum(chain.stationary @ chain.centre(f) ** 2)
+    predicted = tq.QStruct(kernel, window)(model, data)
+    assert_close(snr.q / predicted.q, 2 * t_o / (2 * t_o - variance), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "start"),
+    [
+        ("gibbs", "stationary"),
+        ("gibbs", "uniform"),
+        ("random", "stationary"),
+        ("alternating", "stationary"),
+        *(pytest.param(k, "data", marks=pytest.mark.slow) for k in KERNELS),
+    ],
+)
+def test_gradients(kernel, start):
+    model, data = rbm(2, 2, biased=True), random_law(2)
+    q = tq.QOperational(KERNELS[kernel], 13, 3, start, chains=4, batch=20)
+    flat, back = flatten(model)
+
+    def loss(flat):
+        return q(back(flat), data).log_q
+
+    direction = jnp.cos(jnp.arange(flat.size))
+    slope = jax.grad(loss)(flat) @ direction
+    assert_close(slope, central_difference(loss, flat, direction), DIFFERENCES)
+
+
+def test_batches_of_models_and_pooling():
+    q = tq.QOperational(KERNELS["gibbs"], 20)
+    models = [rbm(2, 2, seed=seed) for seed in (0, 1)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *models)
+    data = random_law(2)
+    snr = eqx.filter_vmap(lambda model: q(model, data))(stacked)
+    singles = [q(model, data) for model in models]
+    assert_close(snr.q, np.array([one.q for one in singles]), IDENTITY)
+    pooled = tq.pool(snr)
+    expected = sum(one.signal for one in singles) / sum(one.mse for one in singles)
+    assert_close(pooled.q, expected, IDENTITY)
+
+
+def test_a_long_burn_in_is_the_stationary_start():
+    model, data = rbm(2, 2), random_law(2)
+    for name in ("gibbs", "alternating"):
+        kernel = KERNELS[name]
+        late = tq.QOperational(kernel, 30, burn_in=2000, start="uniform")(model, data)
+        assert_close(late.q, tq.QOperational(kernel, 30)(model, data).q, DIRECT)
+        assert late.bias2 <= IDENTITY
+
+
+def test_more_chains_divide_the_variance_and_never_the_bias():
+    model, data = rbm(2, 2), random_law(2)
+    one = tq.QOperational(KERNELS["gibbs"], 5, start="uniform")(model, data)
+    many = tq.QOperational(KERNELS["gibbs"], 5, start="uniform", chains=9)(model, data)
+    assert_close(many.variance * 9, one.variance, IDENTITY)
+    assert many.bias2 == one.bias2 > 0
+
+
+def test_float32():
+    model, data = rbm(3, 3), random_law(3)
+    single = jax.tree.map(lambda x: x.astype(jnp.float32), model)
+    for start in ("stationary", "uniform"):
+        q = tq.QOperational(KERNELS["gibbs"], 100, start=start)
+        found = q(single, data)
+        assert found.q.dtype == jnp.float32
+        assert_close(found.q, q(model, data).q, 1e-4)

@@ -1,0 +1,93 @@
+"""Bias and variance of averages over a window, against all pairs of times."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    MODELS,
+    assert_close,
+    dense,
+    rbm,
+    some_slow,
+)
+
+import trainq as tq
+from trainq.markov._chains import loop
+
+
+def moments(matrix, pi, f, window, law, burn_in):
+    """Mean and variance of the average, by a double sum over times."""
+    f = f - pi @ f
+    at = [law @ np.linalg.matrix_power(matrix, burn_in + t) for t in range(window)]
+    powers = [np.linalg.matrix_power(matrix, lag) @ f for lag in range(window)]
+    mean = sum(at) @ f / window
+    square = 0
+    for s in range(window):
+        for t in range(window):
+            early, lag = min(s, t), abs(s - t)
+            square = square + at[early] @ (f * powers[lag])
+    return mean, square / window**2 - mean**2
+
+
+FEW = ["rbm 2x2", "rbm 3x2", "biased rbm 2x3", "visible machine 4"]
+
+
+@pytest.mark.parametrize("model", some_slow(MODELS, *FEW))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_moments(kernel, model):
+    chain = KERNELS[kernel].chain(MODELS[model])
+    pi, matrix = dense(kernel, MODELS[model])
+    f = jr.normal(jr.key(1), (len(pi), 3))
+    found = tq.markov.window_moments(chain, f, 7)
+    _, variance = moments(matrix, pi, np.asarray(f), 7, pi, 0)
+    assert_close(found.variance, variance, DIRECT)
+    assert np.all(found.bias == 0)
+    law = jr.dirichlet(jr.key(2), jnp.ones(len(pi)))
+    found = tq.markov.window_moments(chain, f, 7, law=law, burn_in=2)
+    bias, variance = moments(matrix, pi, np.asarray(f), 7, np.asarray(law), 2)
+    assert np.max(np.abs(found.bias - bias)) <= IDENTITY  # it may be zero
+    assert_close(found.variance, variance, DIRECT)
+    assert_close(found.mse, bias**2 + variance, DIRECT)
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_chains_of_your_own(reversible):
+    pi, matrix = dense("gibbs" if reversible else "alternating", rbm(2, 2))
+    chain = tq.markov.DenseChain(matrix, pi)
+    assert chain.is_reversible == reversible
+    f = np.asarray(jr.normal(jr.key(3), (16,)))
+    found = tq.markov.window_moments(chain, jnp.asarray(f), 9)
+    assert found.variance.shape == ()
+    assert_close(found.variance, moments(matrix, pi, f, 9, pi, 0)[1], IDENTITY)
+
+
+def test_a_law_and_its_own_start_agree():
+    # Two paths: a polynomial of the reduced chain, and one step after the other.
+    for name in ("metropolis", "random", "palindromic"):
+        chain = KERNELS[name].chain(rbm(3, 3, biased=True))
+        f = jr.normal(jr.key(4), (64, 2))
+        short = tq.markov.window_moments(chain, f, 60)
+        long = tq.markov.window_moments(chain, f, 60, law=chain.stationary, burn_in=5)
+        assert_close(long.variance, short.variance, DIRECT)
+        assert np.max(np.abs(long.bias)) <= IDENTITY
+
+
+def test_a_promised_sector():
+    chain = KERNELS["gibbs"].chain(rbm(3, 2))
+    f = jr.normal(jr.key(5), (32, 2))
+    even = f + f[::-1]
+    whole = tq.markov.window_moments(chain, even, 20)
+    half = tq.markov.window_moments(chain, even, 20, sector="even")
+    assert_close(half.variance, whole.variance, IDENTITY)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 4, 11, 30])
+def test_loops_apply_their_body_that_often(steps):
+    assert loop(lambda n: n + 1, jnp.array(0), steps) == steps
+    slope = eqx.filter_grad(lambda x: loop(lambda y: y * x, jnp.array(1.0), steps))
+    assert_close(slope(jnp.array(1.1)), steps * 1.1 ** (steps - 1), IDENTITY)
