@@ -451,9 +451,9 @@ def run_arm(
 
 
 def run_protocol(
-    constants: Constants, n_seeds: int, out: Path, resume: bool, threads: int
+    constants: Constants, n_seeds: int, out: Path, resume: bool
 ) -> tuple[dict[str, Any], list[Run]]:
-    """All runs; each is on disk as soon as it is finished.
+    """All runs, in order; each is on disk as soon as it is finished.
 
     A failed certificate ends them, and what there is up to then is judged.
     """
@@ -468,25 +468,22 @@ def run_protocol(
     runs: list[Run] = []
     halt = None
     with report.progress(len(plan), constants.steps) as bar:
-
-        def one(item: tuple[int, tuple[int, int], float]) -> Run:
-            name = verdict.run_name(*item)
+        for seed, cell, weight in plan:
+            name = verdict.run_name(seed, cell, weight)
             path = folder / f"{name}.npz"
             run = Run.load(path, stamp) if resume and path.exists() else None
             if reused := run is not None:
                 lab.clock.reused += run.seconds
             else:
-                with bar.running(name) as on_step:
-                    run = run_arm(lab, constants, *item, on_step)
-                support.write_atomically(path, lambda path: run.save(path, stamp))
+                bar.begin(name)
+                try:
+                    run = run_arm(lab, constants, seed, cell, weight, bar.step)
+                except Halt as failure:
+                    halt = str(failure)
+                    break
+                support.write_atomically(path, lambda path, r=run: r.save(path, stamp))
+            runs.append(run)
             bar.finish(run, reused)
-            return run
-
-        try:
-            for run in lab.map(one, plan, threads):
-                runs.append(run)
-        except Halt as failure:
-            halt = str(failure)
     return support.conclude(out, PROTOCOL, constants, runs, lab.clock, halt), runs
 
 
@@ -494,9 +491,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the experiment, writes its files, prints its report."""
     args, constants = support.parse(argv, (__doc__ or "").split("\n")[0], PROTOCOL)
     try:
-        summary, runs = run_protocol(
-            constants, args.seeds, args.out, args.resume, args.threads
-        )
+        summary, runs = run_protocol(constants, args.seeds, args.out, args.resume)
         files = [args.out / "summary.json", args.out / "trajectories.npz"]
         if summary["halt"]:
             report.halted(summary, files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,20 +53,18 @@ def passed(ok: bool, yes: str = "pass", no: str = "fail") -> str:
 
 
 class Bar:
-    """One bar for the runs, and one for the steps of each run in flight."""
+    """One bar for the runs, one for the steps of the run in flight."""
 
     def __init__(self, progress: Progress, n_runs: int, steps: int) -> None:
         self._progress = progress
         self._runs = progress.add_task("runs", total=n_runs)
-        self._steps = steps
+        self._steps = progress.add_task("steps", total=steps)
 
-    @contextmanager
-    def running(self, name: str) -> Iterator[Callable[[int], None]]:
-        task = self._progress.add_task(name, total=self._steps)
-        try:
-            yield lambda done: self._progress.update(task, completed=done)
-        finally:
-            self._progress.remove_task(task)
+    def begin(self, name: str) -> None:
+        self._progress.update(self._steps, description=name, completed=0)
+
+    def step(self, done: int) -> None:
+        self._progress.update(self._steps, completed=done)
 
     def finish(self, run: Run, reused: bool) -> None:
         reached = []
@@ -395,5 +393,6 @@ def seed_table(summary: dict[str, Any]) -> Table:
 def timing(summary: dict[str, Any]) -> str:
     total, parts = summary["wall_seconds"], summary["timing"]
     split = sorted(parts.items(), key=lambda part: -part[1])
+    split.append(("rest", total - sum(parts.values())))
     words = ", ".join(f"{name} {seconds:.1f}" for name, seconds in split)
-    return f"Wall time {total:.1f} s. Seconds of all threads: {words}"
+    return f"Wall time {total:.1f} s: {words}"

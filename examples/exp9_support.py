@@ -7,11 +7,9 @@ import json
 import math
 import os
 import platform
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -33,13 +31,12 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds by activity, summed over threads."""
+    """Seconds by activity."""
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.reused = 0.0  # seconds that runs from disk took when they were made
-        self._lock = threading.Lock()
 
     @contextmanager
     def __call__(self, activity: str) -> Iterator[None]:
@@ -47,68 +44,34 @@ class Clock:
         try:
             yield
         finally:
-            with self._lock:
-                self.seconds[activity] += time.perf_counter() - start
+            self.seconds[activity] += time.perf_counter() - start
 
     @property
     def total(self) -> float:
         return time.perf_counter() - self.start
 
 
-class Stopped(Exception):
-    """Another thread has failed, or was interrupted: there is no use in going on."""
-
-
 class Lab:
     """Calls functions under `eqx.filter_jit`, and keeps the time.
 
     They are compiled ahead of time, once for every combination of shapes and static
-    arguments, so that compiling has a clock of its own. Threads may share it.
+    arguments, so that compiling has a clock of its own.
     """
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.stop = threading.Event()
-        self._lock = threading.Lock()
-        self._compiled: dict[Any, Future[Any]] = {}
+        self._compiled: dict[Any, Any] = {}
 
     def __call__(self, activity: str, function: Callable[..., Any], *args: Any) -> Any:
-        if self.stop.is_set():
-            raise Stopped
-        compiled = self._compile(function, *args)
-        with self.clock(activity):
-            return jax.block_until_ready(compiled(*args))
-
-    def _compile(self, function: Callable[..., Any], *args: Any) -> Any:
         leaves, tree = jax.tree.flatten(args)
         shapes = [(x.shape, x.dtype) if eqx.is_array(x) else x for x in leaves]
         key = (function, tree, *shapes)
-        with self._lock:
-            future, is_mine = self._compiled.get(key), key not in self._compiled
-            if future is None:
-                future = self._compiled[key] = Future()
-        if is_mine:
-            try:
-                with self.clock("compile"):
-                    jitted: Any = eqx.filter_jit(function)
-                    future.set_result(jitted.lower(*args).compile())
-            except BaseException as error:
-                future.set_exception(error)
-        return future.result()
-
-    def map(
-        self, function: Callable[[Any], Any], items: Sequence[Any], threads: int
-    ) -> Iterator[Any]:
-        """Results in the order of the items, several at once. The first error that
-        reaches the caller, or an interrupt, stops the others at their next call."""
-        self.stop.clear()
-        pool = ThreadPoolExecutor(threads)
-        try:
-            for future in [pool.submit(function, item) for item in items]:
-                yield future.result()
-        finally:
-            self.stop.set()
-            pool.shutdown(cancel_futures=True)
+        if key not in self._compiled:
+            with self.clock("compile"):
+                jitted: Any = eqx.filter_jit(function)
+                self._compiled[key] = jitted.lower(*args).compile()
+        with self.clock(activity):
+            return jax.block_until_ready(self._compiled[key](*args))
 
 
 # -------------------------------------------------------------------------------- files
@@ -246,13 +209,6 @@ def parse(
         "baseline λ = 0 always runs (default: 0.1 0.01)",
     )
     parser.add_argument(
-        "--threads",
-        type=int,
-        default=min(4, os.cpu_count() or 1),
-        metavar="N",
-        help="runs at a time (default: %(default)s); results do not depend on it",
-    )
-    parser.add_argument(
         "--resume",
         action="store_true",
         help="keep the finished runs in DIR and do the missing ones",
@@ -260,8 +216,6 @@ def parse(
     args = parser.parse_args(argv)
     if args.steps < 1:
         parser.error(f"--steps must be at least 1, got {args.steps}")
-    if args.threads < 1:
-        parser.error(f"--threads must be at least 1, got {args.threads}")
     if not 1 <= args.seeds <= len(protocol.seeds):
         parser.error(
             f"--seeds must lie between 1 and {len(protocol.seeds)}, the length of the "

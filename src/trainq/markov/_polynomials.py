@@ -96,7 +96,7 @@ def _series(polynomial: WindowPolynomial, lowest: int, accuracy: float) -> np.nd
     # At the Chebyshev points of the first kind the series is a cosine transform.
     points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
     values = polynomial((1 + lowest) / 2 + (1 - lowest) / 2 * points)
-    series = scipy.fft.dct(values) / size
+    series = np.asarray(scipy.fft.dct(values)) / size
     series[0] /= 2
     return series
 

@@ -177,9 +177,8 @@ class SingleFlipChain(AbstractChain):
     ) -> Float[Array, " n_obs"]:
         sectors = self.sectors(sector)
         lowest = 0 if self.rule.is_positive else -1
-        contractions = [
-            Contraction(generator=self.generator(s), lowest=lowest) for s in sectors
-        ]
+        generators = [self.generator(s) for s in sectors]
+        contractions = [Contraction(generator=g, lowest=lowest) for g in generators]
 
         def form(f, _):
             u = spread(scale(self.root, self.centre(f.table())))
