@@ -116,7 +116,8 @@ def autocorrelation_time(
     value, window, moved = _time(values, windowing)
     half, _, _ = _time(values[:, : n // 2], windowing)
     value = jnp.where(moved, value, n)
-    error = value * jnp.sqrt(2 * (2 * window + 1) / (n_chains * n))
+    width = (2 * window + 1).astype(value.dtype)
+    error = value * jnp.sqrt(2 * width / (n_chains * n))
     short = n < _ENOUGH * value
     vague = (error > _PRECISION * value) | (jnp.abs(value - half) > 3 * error)
     status = jnp.where(short | ~moved, 2, jnp.where(vague, 1, 0))
@@ -145,7 +146,8 @@ def _time(values: Array, windowing: Windowing) -> tuple[Array, Array, Array]:
 def sokal_window(rho: Float[Array, "lags *obs"]) -> tuple[Array, Array]:
     """The time and the lag that its sum stops at."""
     times = 2 * jnp.cumsum(rho, axis=0) - 1
-    lags = jnp.arange(rho.shape[0]).reshape(-1, *(1,) * (rho.ndim - 1))
+    lags = jnp.arange(rho.shape[0], dtype=rho.dtype)
+    lags = lags.reshape(-1, *(1,) * (rho.ndim - 1))
     enough = lags >= _SOKAL * times
     window = jnp.where(
         jnp.any(enough, axis=0), jnp.argmax(enough, axis=0), len(rho) - 1

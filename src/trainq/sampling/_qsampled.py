@@ -165,7 +165,7 @@ class QSampled(eqx.Module):
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.chains
         x = _starts(starts, model, data, n_chains, self.start)
-        state = ChainState(x, chain_key, jnp.zeros((), int))
+        state = ChainState.begin(x, chain_key)
         if self.burn_in:
             state = run(
                 self.kernel,
@@ -353,7 +353,7 @@ def sampled_time(
     local = autocovariance(parts) * pairs[None, :, None]
     inside = lags[:, None] <= window[None, :]
     sums = jnp.sum(jnp.where(inside[None], local, 0), axis=1)
-    lost = (2 * window + 1) / (n_chains * n_steps)
+    lost = (2 * window + 1).astype(values.dtype) / (n_chains * n_steps)
     sums = sums / (1 - jnp.minimum(lost, 0.5))[None]
     return SampledTime(
         segments=jnp.sum(sums, axis=1),

@@ -1,14 +1,14 @@
 """Chains run by compiled loops, with moments that are summed up on the way."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num, UInt
 
 from .._spins import check_spins
 from ..markov import AbstractKernel
@@ -26,8 +26,22 @@ class ChainState(eqx.Module):
     """
 
     x: Num[Array, "chains n_units"]
-    key: Key[Array, ""]
+    key_data: UInt[Array, " words"]  # keys themselves cannot be saved
     step: Int[Array, ""]
+    key_impl: Hashable = eqx.field(static=True)
+
+    @classmethod
+    def begin(
+        cls, x: Num[Array, "chains n_units"], key: Key[Array, ""]
+    ) -> "ChainState":
+        """Chains at the states `x`, before their first step."""
+        data = jr.key_data(key)
+        return cls(x, data, jnp.zeros((), int), jr.key_impl(key))
+
+    @property
+    def key(self) -> Key[Array, ""]:
+        """The key that the randomness of every step comes from."""
+        return jr.wrap_key_data(self.key_data, impl=self.key_impl)
 
     @property
     def n_chains(self) -> int:
@@ -101,7 +115,7 @@ def start_chains(
                 f"{x.shape} was given."
             )
         x = jnp.broadcast_to(x.astype(model.dtype), shape)
-    return ChainState(x, rest, jnp.zeros((), int))
+    return ChainState.begin(x, rest)
 
 
 def run(
@@ -198,9 +212,11 @@ def _chunk(
         zeros = jnp.zeros(shape.shape, shape.dtype)
         moments = Moments(jnp.zeros((), int), zeros, zeros)
 
+    key = state.key
+
     def step(_, carry):
         x, number = carry
-        x = kernel.transition(jr.fold_in(state.key, number), model, x)
+        x = kernel.transition(jr.fold_in(key, number), model, x)
         return x, number + 1
 
     def body(carry, _):
@@ -212,7 +228,8 @@ def _chunk(
     start = (state.x, state.step, moments)
     (x, number, moments), values = jax.lax.scan(body, start, length=records)
     values = None if values is None else jnp.swapaxes(values, 0, 1)
-    return ChainState(x, state.key, number), moments, values
+    state = ChainState(x, state.key_data, number, state.key_impl)
+    return state, moments, values
 
 
 @contextlib.contextmanager
