@@ -67,8 +67,8 @@ def test_what_is_not_known_says_so():
     assert 0 < np.sum(slow) < 6
     assert np.all(short.status[slow] == 2) and not short.ok
     # Long enough, and only one chain: the error is still too large.
-    vague = sampling.autocorrelation_time(series("gibbs", 4000, n_chains=1)[..., 1:])
-    assert np.all(vague.status > 0)
+    vague = sampling.autocorrelation_time(series("gibbs", 4000, n_chains=1))
+    assert np.all(vague.status[slow] > 0)
     still = sampling.autocorrelation_time(jnp.ones((2, 100)))
     assert still.status == 2 and still.value == 100
     # Chains that sit in different places look mixed, each about its own mean.

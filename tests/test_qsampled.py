@@ -54,7 +54,9 @@ def test_intervals_of_t_o_cover_too():
     values = sampling.run(kernel, MODEL, state, 12_000, keep=True).values
     found = [sampling.sampled_time(one[None]) for one in values]
     assert all(one.resolved for one in found)
-    inside = [low <= exact <= high for low, high in (x.interval(0.9) for x in found)]
+    inside = [
+        bool(low <= exact <= high) for low, high in (x.interval(0.9) for x in found)
+    ]
     assert abs(sum(inside) - 0.9 * TRIALS) < SIGMAS * np.sqrt(TRIALS * 0.09)
 
 
