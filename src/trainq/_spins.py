@@ -27,7 +27,7 @@ def check_enumerable(
         raise ValueError(
             f"Cannot enumerate the {what} of {n_units} units: 2**{n_units} is too "
             f"many, and at most {limit} units are allowed here. Use a smaller model, "
-            "or sample it with `kernel.step`."
+            "or sample it with `trainq.sampling.run`."
         )
 
 
