@@ -6,6 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import DIRECT, IDENTITY, KERNELS, SIGMAS, assert_close, rbm
+from rich.progress import Progress
 
 import trainq as tq
 from trainq import sampling
@@ -76,9 +77,11 @@ def test_a_state_is_saved_and_loaded(tmp_path):
     assert np.array_equal(again, more)
 
 
-def test_progress_is_shown(capsys):
-    sampling.run(KERNELS["gibbs"], MODEL, start(), 10, progress=True, chunk=5)
-    capsys.readouterr()
+def test_progress_is_shown(monkeypatch):
+    moved = []
+    monkeypatch.setattr(Progress, "advance", lambda _, task, n: moved.append(n))
+    sampling.run(KERNELS["gibbs"], MODEL, start(), 12, progress=True, chunk=5)
+    assert moved == [5, 5, 2]
 
 
 @pytest.mark.parametrize("unit", range(5))
