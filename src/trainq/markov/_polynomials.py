@@ -5,7 +5,7 @@ as the average over a window of `K` steps, takes `K` products with it. But `λ^K
 `Σ_k p_k T_k(λ)` with `p_k` the probability that a random walk of `K` steps ends at
 distance `k`, so that about `√(2 K log 1/ε)` terms are all that double precision can
 see; and `T_2k = 2 T_k² - 1` halves the number of products once more. A window of 10⁴
-steps takes 400 of them.
+steps takes 340 of them where no eigenvalue is negative, and 480 otherwise.
 """
 
 import abc
