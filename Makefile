@@ -31,12 +31,12 @@ exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
 	$(BIN)/python examples/exp9.py --out results/exp9 $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## run every test
-	$(BIN)/python -m pytest -n 2 -m "" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
-SHORT := naive_jax scipy_solvers lineax_solvers deeptime_chains large import_time
+SHORT := naive_jax scipy_solvers lineax_solvers deeptime_chains thrml_chains large import_time
 LONG := scaling sharding exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python

@@ -12,6 +12,7 @@ TITLES = {
     "scipy_solvers": "Against NumPy and SciPy, values only",
     "lineax_solvers": "Against lineax on the same operator",
     "deeptime_chains": "Against deeptime",
+    "thrml_chains": "Against thrml",
     "large": "Large systems",
     "scaling": "Every path against the number of units",
     "sharding": "States spread over devices",

@@ -1,5 +1,6 @@
 """Strict settings for every test, and types checked at run time."""
 
+import os
 import pathlib
 
 import jax
@@ -15,6 +16,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all of the time goes into compiling, and this takes two thirds of it away. The
 # examples run with every optimisation, and are held to the same results.
 jax.config.update("jax_disable_most_optimizations", True)
+# Half of what remains: one module of machine code in place of 32, by the older emitters.
+# XLA reads this when it first compiles.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_cpu_use_fusion_emitters=false",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 
 # Shapes and types of everything public, checked in tests only: users pay nothing.
 install_import_hook("trainq", "beartype.beartype")

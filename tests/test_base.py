@@ -140,23 +140,27 @@ def test_observables_of_int_spins_are_those_of_floats(name):
     assert_close(model.observables(jnp.asarray(states, int)), expected, IDENTITY)
 
 
-def flip_energies(model, dtype):
+def local_fields(model, dtype):
     states = jnp.asarray(oracle.states(model.n_units), dtype)
-    every = jax.vmap(jax.vmap(model.flip_energy, (None, 0)), (0, None))
-    return every(states, jnp.arange(model.n_units))
+    return model.local_fields(states, jnp.arange(model.n_units))
 
 
-def test_flip_energy_is_a_difference_of_energies(model):
+def test_flipping_a_unit_costs_twice_its_field(model):
     n = model.n_units
-    changes = call(flip_energies, model, float)
+    fields = np.asarray(call(local_fields, model, float))
     table = reference_energies(model).reshape((2,) * n)
     expected = [np.flip(table, unit) - table for unit in range(n)]
+    changes = 2 * oracle.states(n) * fields
     assert_close(changes, np.stack(expected, axis=-1).reshape(-1, n), IDENTITY)
 
 
-def test_flip_energy_takes_int_spins(kind):
-    expected = call(flip_energies, kind, float)
-    assert_close(call(flip_energies, kind, jnp.int8), expected, IDENTITY)
+def test_local_fields_take_int_spins_and_any_units(kind):
+    expected = call(local_fields, kind, float)
+    assert_close(call(local_fields, kind, jnp.int8), expected, IDENTITY)
+    x = jnp.asarray(oracle.states(kind.n_units)).reshape(2, -1, kind.n_units)
+    some = jnp.array([1, 0])
+    found = eqx.filter_jit(lambda model: model.local_fields(x, some))(kind)
+    assert_close(found, expected.reshape(2, -1, kind.n_units)[..., some], IDENTITY)
 
 
 def deviation(drawn, start, model, block):
@@ -299,7 +303,7 @@ def test_single_precision_parameters_give_single_precision_results(kind):
             model.free_energies(),
             model.log_partition(),
             model.observables(states),
-            model.flip_energy(states[1], jnp.asarray(0)),
+            model.local_fields(states, jnp.arange(2)),
         ]
 
     small = jax.tree.map(

@@ -130,10 +130,15 @@ class Lazy(tq.markov.AbstractKernel):
     kernel: tq.markov.AbstractKernel
     is_reversible = True
 
-    def transition(self, key, model, x):
-        coin, move = jr.split(key)
-        heads = jr.bernoulli(coin, shape=(*x.shape[:-1], 1))
-        return jnp.where(heads, self.kernel.transition(move, model, x), x)
+    def stepper(self, model):
+        move = self.kernel.stepper(model)
+
+        def step(key, x):
+            coin, rest = jr.split(key)
+            heads = jr.bernoulli(coin, shape=(*x.shape[:-1], 1))
+            return jnp.where(heads, move(rest, x), x)
+
+        return step
 
     def chain(self, model):
         inner = self.kernel.chain(model)

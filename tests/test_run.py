@@ -84,13 +84,6 @@ def test_progress_is_shown(monkeypatch):
     assert moved == [5, 5, 2]
 
 
-@pytest.mark.parametrize("unit", range(5))
-def test_the_field_of_one_unit(unit):
-    x = jnp.array([1.0, -1, 1, -1, -1])
-    expected = MODEL.energy(x.at[unit].multiply(-1)) - MODEL.energy(x)
-    assert_close(MODEL.flip_energy(x, jnp.array(unit)), expected, DIRECT)
-
-
 def test_free_energies_of_some_states():
     for model in (MODEL, tq.BoltzmannMachine(jnp.ones((4, 4)) - jnp.eye(4), None, 3)):
         v = jnp.array([[1.0, -1, 1], [-1, -1, 1]])

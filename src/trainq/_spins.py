@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+import jax.random as jr
+from jax.extend.core.primitives import threefry2x32_p
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt
 
 
 # A vector over 2**28 states takes 2 GiB in float64.
@@ -149,6 +151,44 @@ def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "
         "Spins are -1 or +1, but another value was given. Convert 0/1 states with "
         "`2 * x - 1`.",
     )
+
+
+def happens(
+    key: Key[Array, ""], probability: Float[Array, "*shape"]
+) -> Bool[Array, "*shape"]:
+    """Independent events of the given probabilities.
+
+    These are resolved to `2**-32`, in float32 to `2**-24`, and what is certain happens.
+    """
+    bits = _random_bits(key, probability.shape)
+    n_bits = min(32, jnp.finfo(probability.dtype).nmant + 1)
+    uniform = (bits >> (32 - n_bits)).astype(probability.dtype) * 2.0**-n_bits
+    return uniform < probability
+
+
+def _random_bits(key: Key[Array, ""], shape: tuple[int, ...]) -> UInt[Array, "..."]:
+    """Random 32-bit words.
+
+    They take most of the time of sampling. Threefry hashes a counter to two words:
+    `jax.random.bits` folds them into one, and here both are used.
+    """
+    n_words = math.prod(shape)
+    if jr.key_impl(key) != "threefry2x32" or not 2 <= n_words < 2**32:
+        return jr.bits(key, shape, jnp.uint32)
+    half = -(-shape[0] // 2)
+    count = jnp.arange(n_words // shape[0] * half, dtype=jnp.uint32)
+    count = count.reshape(half, *shape[1:])
+    first, second = jr.key_data(key)
+    words = threefry2x32_p.bind(first, second, jnp.zeros_like(count), count)
+    return jnp.concatenate(words)[: shape[0]]
+
+
+def draw_spins(
+    key: Key[Array, ""], field: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Independent spins in their fields: up with probability `σ(2 field)`."""
+    up = happens(key, jax.nn.sigmoid(2 * field))
+    return jnp.where(up, 1, -1).astype(field.dtype)
 
 
 def merge(parts: Sequence[Array], dtype) -> Array:

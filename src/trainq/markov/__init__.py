@@ -22,6 +22,7 @@ from ._kernels import (
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+    SystematicScanGibbs as SystematicScanGibbs,
 )
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
@@ -35,6 +36,10 @@ from ._resolvent import (
     resolvent as resolvent,
     resolvent_trace as resolvent_trace,
     solve_resolvent as solve_resolvent,
+)
+from ._scan import (
+    RelabelledChain as RelabelledChain,
+    SystematicScanChain as SystematicScanChain,
 )
 from ._single_flip import (
     AbstractFlipRule as AbstractFlipRule,

@@ -8,8 +8,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
 
 from .._spins import check_enumerable, map_states, merge, spins
 
@@ -129,12 +130,32 @@ class AbstractEnergyModel(eqx.Module):
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
-    def flip_energy(
-        self, x: Num[Array, " n_units"], unit: Int[Array, ""]
-    ) -> Float[Array, ""]:
-        """The change of the energy when one unit of the state `x` flips."""
-        x = x.astype(self.dtype)
-        return self.energy(x.at[unit].multiply(-1)) - self.energy(x)
+    def local_fields(
+        self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
+    ) -> Float[Array, "*batch some"]:
+        """The field on some units: each is up with probability `σ(2 field)` given all
+        others, and to flip it costs the energy `2 x_i field_i`."""
+
+        def one(x, unit):
+            down, up = x.at[unit].set(-1), x.at[unit].set(1)
+            return (self.energy(down) - self.energy(up)) / 2
+
+        flat = x.reshape(-1, self.n_units).astype(self.dtype)
+        fields = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(flat, units)
+        return fields.reshape(*x.shape[:-1], units.shape[0])
+
+    def colouring(self) -> tuple[np.ndarray, ...]:
+        """Units in blocks of one colour: units of the same colour do not interact, and
+        can be redrawn at once. One unit a block unless the model knows better.
+
+        It needs concrete values, and cannot be traced.
+        """
+        return tuple(np.arange(self.n_units).reshape(-1, 1))
+
+    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
+        """Whether no two units of the same colour interact."""
+        ordered = jnp.sort(colours)
+        return jnp.all(ordered[1:] != ordered[:-1])
 
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
@@ -199,6 +220,25 @@ class Tempered(AbstractEnergyModel):
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
         return self.beta * self.model.energy(x)
+
+    def energies(self) -> Float[Array, " states"]:
+        return self.beta * self.model.energies()
+
+    def observables(
+        self, x: Num[Array, "*batch n_units"]
+    ) -> Float[Array, "*batch n_parameters"]:
+        return self.beta * self.model.observables(x)
+
+    def local_fields(
+        self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
+    ) -> Float[Array, "*batch some"]:
+        return self.beta * self.model.local_fields(x, units)
+
+    def colouring(self) -> tuple[np.ndarray, ...]:
+        return self.model.colouring()
+
+    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
+        return self.model.is_proper(colours)
 
 
 def parameters(model: AbstractEnergyModel) -> PyTree:

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from .._spins import as_spins, check_enumerable, merge, spins
 from ._base import AbstractEnergyModel
-from ._rbm import as_parameter
+from ._graph import Adjacency, colour_graph
+from ._rbm import as_parameter, shift
 
 
 class BoltzmannMachine(AbstractEnergyModel):
@@ -30,6 +31,7 @@ class BoltzmannMachine(AbstractEnergyModel):
     couplings: Float[Array, " edges"]
     bias: Float[Array, " n_units"] | None
     edges: Int[Array, "edges 2"]
+    adjacency: Adjacency = eqx.field(repr=False)
     n_visible: int = eqx.field(static=True)
     n_hidden: int = eqx.field(static=True)
 
@@ -98,6 +100,7 @@ class BoltzmannMachine(AbstractEnergyModel):
         self.couplings = couplings
         self.bias = bias
         self.edges = jnp.asarray(pairs, int)
+        self.adjacency = Adjacency(pairs, n_units)
 
     @property
     def is_symmetric(self) -> bool:
@@ -154,16 +157,20 @@ class BoltzmannMachine(AbstractEnergyModel):
         parts += [] if self.bias is None else [x]
         return -merge(parts, self.dtype)
 
-    def flip_energy(
-        self, x: Num[Array, " n_units"], unit: Int[Array, ""]
-    ) -> Float[Array, ""]:
+    def local_fields(
+        self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
+    ) -> Float[Array, "*batch some"]:
         x = self._spins(x)
-        first, second = self.edges[:, 0], self.edges[:, 1]
-        touches = (first == unit) | (second == unit)
-        change = 2 * jnp.sum(
-            jnp.where(touches, self.couplings, 0) * x[first] * x[second]
-        )
-        return change if self.bias is None else change + 2 * x[unit] * self.bias[unit]
+        fields = self.adjacency.fields(self.couplings, x, units)
+        return shift(fields, None if self.bias is None else self.bias[units])
+
+    def colouring(self) -> tuple[np.ndarray, ...]:
+        """Two blocks if the graph is bipartite, as a grid is; otherwise the blocks of a
+        greedy colouring, at most one more than the largest degree."""
+        return colour_graph(np.asarray(self.edges), self.n_units)
+
+    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
+        return jnp.all(colours[self.edges[:, 0]] != colours[self.edges[:, 1]])
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""

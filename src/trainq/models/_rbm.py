@@ -4,10 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
-from jaxtyping import Array, Float, Int, Key, Num
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
-from .._spins import as_spins, check_enumerable, merge, spins
+from .._spins import as_spins, check_enumerable, draw_spins, merge, spins
 from ._base import AbstractEnergyModel, Block
 
 
@@ -86,13 +86,13 @@ class RBM(AbstractEnergyModel):
         self, h: Float[Array, "*batch n_hidden"]
     ) -> Float[Array, "*batch n_visible"]:
         """`W h + a`: `p(v_i = 1 | h) = σ(2 field_i)` and `E[v | h] = tanh(field)`."""
-        return _shift(h @ self.weights.T, self.visible_bias)
+        return shift(h @ self.weights.T, self.visible_bias)
 
     def hidden_field(
         self, v: Float[Array, "*batch n_visible"]
     ) -> Float[Array, "*batch n_hidden"]:
         """`Wᵀ v + b`: `p(h_j = 1 | v) = σ(2 field_j)` and `E[h | v] = tanh(field)`."""
-        return _shift(v @ self.weights, self.hidden_bias)
+        return shift(v @ self.weights, self.hidden_bias)
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
         """`-vᵀ W h - aᵀ v - bᵀ h` for states of any leading shape."""
@@ -132,20 +132,30 @@ class RBM(AbstractEnergyModel):
         parts += [] if self.hidden_bias is None else [h]
         return -merge(parts, self.dtype)
 
-    def flip_energy(
-        self, x: Num[Array, " n_units"], unit: Int[Array, ""]
-    ) -> Float[Array, ""]:
-        # The field of one unit only: a row of the weights, or a column.
+    def local_fields(
+        self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
+    ) -> Float[Array, "*batch some"]:
+        # Of a unit in either layer: a row of the weights, and a column.
         v, h = self._split(x)
-        i = jnp.minimum(unit, self.n_visible - 1)
-        j = jnp.maximum(unit - self.n_visible, 0)
-        visible, hidden = self.weights[i] @ h, self.weights[:, j] @ v
+        i = jnp.minimum(units, self.n_visible - 1)
+        j = jnp.maximum(units - self.n_visible, 0)
+        visible, hidden = h @ self.weights[i].T, v @ self.weights[:, j]
         if self.visible_bias is not None:
-            visible += self.visible_bias[i]
+            visible = shift(visible, self.visible_bias[i])
         if self.hidden_bias is not None:
-            hidden += self.hidden_bias[j]
-        field = jnp.where(unit < self.n_visible, visible, hidden)
-        return 2 * x[unit].astype(self.dtype) * field
+            hidden = shift(hidden, self.hidden_bias[j])
+        is_visible = units < self.n_visible
+        return jnp.where(
+            is_visible.reshape((1,) * (v.ndim - 1) + (-1,)), visible, hidden
+        )
+
+    def colouring(self) -> tuple[np.ndarray, ...]:
+        """The two layers."""
+        return tuple(np.split(np.arange(self.n_units), [self.n_visible]))
+
+    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
+        visible, hidden = jnp.split(colours, [self.n_visible])
+        return ~jnp.any(jnp.isin(visible, hidden))
 
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
@@ -153,8 +163,7 @@ class RBM(AbstractEnergyModel):
         """Draw a layer given the other one: its units are independent."""
         v, h = self._split(x)
         field = self.visible_field(h) if block == "visible" else self.hidden_field(v)
-        up = jr.bernoulli(key, jax.nn.sigmoid(2 * field))
-        new = jnp.where(up, 1, -1)
+        new = draw_spins(key, field)
         return merge((new, h) if block == "visible" else (v, new), x.dtype)
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "RBM":
@@ -182,7 +191,7 @@ def _bias(layer: str, bias: Any, size: int) -> Array | None:
     return bias
 
 
-def _shift(field: Array, bias: Array | None) -> Array:
+def shift(field: Array, bias: Array | None) -> Array:
     return (
         field if bias is None else field + bias.reshape((1,) * (field.ndim - 1) + (-1,))
     )

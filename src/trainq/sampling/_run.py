@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -151,7 +152,7 @@ def run(
     - `moments`: what to add to, from an earlier run.
     - `progress`: show a bar; needs `rich`.
     - `chunk`: steps in one compiled call, a multiple of `every`: how often the bar
-        moves. About a hundredth of the run by default.
+        moves. About a hundredth of the run by default, or a million without a bar.
 
     **Returns:** a [`trainq.sampling.Run`][].
 
@@ -169,7 +170,8 @@ def run(
             f"{model.n_units}. `start_chains` makes a new one."
         )
     if chunk is None:
-        chunk = max(1, n_steps // every // 100) * every if progress else n_steps
+        most = 2**20 if not progress else n_steps // 100
+        chunk = min(n_steps, max(1, most // every) * every)
     if chunk < 1 or chunk % every:
         raise ValueError(
             f"chunk is a positive multiple of every = {every}, but {chunk} was given."
@@ -212,22 +214,20 @@ def _chunk(
         zeros = jnp.zeros(shape.shape, shape.dtype)
         moments = Moments(jnp.zeros((), int), zeros, zeros)
 
-    key = state.key
+    move = kernel.stepper(model)
+    # All at once: a key made alone costs as much as a thousand random numbers.
+    numbers = state.step + jnp.arange(records * every)
+    keys = jax.vmap(partial(jr.fold_in, state.key))(numbers).reshape(records, every)
 
-    def step(_, carry):
-        x, number = carry
-        x = kernel.transition(jr.fold_in(key, number), model, x)
-        return x, number + 1
-
-    def body(carry, _):
-        x, number, moments = carry
+    def body(carry, keys):
+        x, moments = carry
         values = of(x)
-        x, number = jax.lax.fori_loop(0, every, step, (x, number))
-        return (x, number, moments.add(values)), values if keep else None
+        x, _ = jax.lax.scan(lambda x, key: (move(key, x), None), x, keys)
+        return (x, moments.add(values)), values if keep else None
 
-    start = (state.x, state.step, moments)
-    (x, number, moments), values = jax.lax.scan(body, start, length=records)
+    (x, moments), values = jax.lax.scan(body, (state.x, moments), keys)
     values = None if values is None else jnp.swapaxes(values, 0, 1)
+    number = state.step + records * every
     state = ChainState(x, state.key_data, number, state.key_impl)
     return state, moments, values
 

@@ -1,0 +1,112 @@
+"""Ising models and block-sampling programs of thrml, and back."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Num
+from thrml import Block, SpinNode
+from thrml.models import IsingEBM
+
+from ..markov import SystematicScanGibbs
+from ..models import BoltzmannMachine
+from ..models._base import AbstractEnergyModel, Tempered
+
+
+SuperBlocks = Sequence[Block | tuple[Block, ...]]
+
+
+def from_thrml(
+    ebm: IsingEBM, free_blocks: SuperBlocks, n_visible: int | None = None
+) -> tuple[AbstractEnergyModel, SystematicScanGibbs]:
+    """The model of an `IsingEBM`, and the kernel that thrml runs on it: the blocks in
+    the order given, each redrawn given the others. One step is one iteration of thrml.
+
+    The weights and the biases of the model *are* those of `ebm`, the same arrays, in
+    the same order, and the energy has the factor `beta` of `ebm` in front. Only where
+    `beta` is traced are they multiplied by it.
+
+    **Arguments:**
+
+    - `ebm`: the model. Its nodes become the units, in order.
+    - `free_blocks`: what `IsingSamplingProgram` is given. Blocks in a tuple are one.
+    - `n_visible`: how many of the units are visible, which come first in `ebm.nodes`.
+        All, by default.
+
+    **Returns:** the model, a [`trainq.BoltzmannMachine`][] where `beta` is one, and a
+    [`trainq.SystematicScanGibbs`][].
+
+    **Raises:** `ValueError` if the blocks do not hold every node once: clamped nodes
+    are not supported.
+    """
+    unit = {node: i for i, node in enumerate(ebm.nodes)}
+    pairs = [[unit.get(node, -1) for node in edge] for edge in ebm.edges]
+    blocks = [
+        (block,) if isinstance(block, Block) else tuple(block) for block in free_blocks
+    ]
+    units = [[unit.get(node, -1) for b in block for node in b] for block in blocks]
+    if sorted(sum(units, [])) != list(range(len(unit))) or -1 in sum(pairs, []):
+        raise ValueError(
+            f"The free blocks hold each of the {len(unit)} nodes of the model once, "
+            f"and its edges join these, but blocks with {sum(map(len, units))} nodes "
+            "were given. Clamped nodes are not supported: add their fields to the "
+            "biases of an `IsingEBM` without them."
+        )
+    edges = np.asarray(pairs, int).reshape(-1, 2)
+    model = BoltzmannMachine(ebm.weights, ebm.biases, n_visible, edges=edges)
+    kernel = SystematicScanGibbs(units)
+    if isinstance(ebm.beta, Tracer):
+        return model.tempered(ebm.beta), kernel
+    beta = float(ebm.beta)
+    return (model if beta == 1 else Tempered(model, beta)), kernel
+
+
+def to_thrml(
+    model: AbstractEnergyModel, kernel: SystematicScanGibbs
+) -> tuple[IsingEBM, list[Block]]:
+    """The `IsingEBM` of a model, and the blocks of a kernel for
+    `IsingSamplingProgram(ebm, blocks, [])`: the inverse of
+    [`trainq.interop.thrml.from_thrml`][].
+
+    **Arguments:**
+
+    - `model`: a [`trainq.BoltzmannMachine`][], or one with a temperature.
+    - `kernel`: the kernel.
+
+    **Returns:** the model, whose weights are the couplings of ours, the same array, and
+    the list of its free blocks.
+
+    **Raises:** `ValueError` for any other model, or a kernel with other units.
+    """
+    machine, beta = model, 1.0
+    if isinstance(model, Tempered):
+        machine, beta = model.model, model.beta
+    if not isinstance(machine, BoltzmannMachine):
+        raise ValueError(
+            "thrml has Ising models: a `BoltzmannMachine` is needed, but a "
+            f"{type(machine).__name__} was given."
+        )
+    kernel.site_updates(machine)  # which checks the number of units
+    nodes = [SpinNode() for _ in range(machine.n_units)]
+    dtype = machine.couplings.dtype
+    bias = jnp.zeros(len(nodes), dtype) if machine.bias is None else machine.bias
+    edges = [(nodes[i], nodes[j]) for i, j in np.asarray(machine.edges)]
+    ebm = IsingEBM(nodes, edges, bias, machine.couplings, jnp.asarray(beta, dtype))
+    return ebm, [Block([nodes[i] for i in block]) for block in kernel.blocks]
+
+
+def to_blocks(
+    kernel: SystematicScanGibbs, x: Num[Array, "*batch n_units"]
+) -> list[Bool[Array, "*batch block"]]:
+    """The states of the blocks, as thrml has them, from ±1 spins."""
+    return [x[..., np.asarray(block)] > 0 for block in kernel.blocks]
+
+
+def from_blocks(
+    kernel: SystematicScanGibbs, states: Sequence[Bool[Array, "*batch block"]]
+) -> Num[Array, "*batch n_units"]:
+    """±1 spins from the states of the blocks."""
+    order = np.argsort(np.concatenate([np.asarray(block) for block in kernel.blocks]))
+    up = jnp.concatenate(states, axis=-1)[..., order]
+    return jnp.where(up, 1.0, -1.0)

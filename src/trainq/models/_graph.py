@@ -1,0 +1,95 @@
+"""Graphs of interactions: neighbours, sums over them, and colourings."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.sparse import block_array, coo_array, csr_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+
+class Adjacency(eqx.Module):
+    """The edges of every unit, as a rectangular table.
+
+    A unit with few edges fills its row with the edge of number `n_edges`, which no
+    graph has, to itself. Where a few units have most of the edges, what does not fit
+    into the table is a list.
+    """
+
+    neighbour: Int[Array, "n_units width"]
+    edge: Int[Array, "n_units width"]
+    rest: Int[Array, "n_rest 3"] | None
+
+    def __init__(self, edges: np.ndarray, n_units: int):
+        ends = np.concatenate([edges, edges[:, ::-1]])
+        number = np.tile(np.arange(len(edges)), 2)
+        order = np.argsort(ends[:, 0], kind="stable")
+        (unit, other), number = ends[order].T, number[order]
+        degree = np.bincount(unit, minlength=n_units)
+        width = max(1, int(degree.max()))
+        if n_units * width > 4 * len(unit):
+            width = max(1, int(np.quantile(degree, 0.75)))
+        column = np.arange(len(unit)) - (np.cumsum(degree) - degree)[unit]
+        fits = column < width
+        neighbour = np.repeat(np.arange(n_units)[:, None], width, axis=1)
+        edge = np.full((n_units, width), len(edges))
+        neighbour[unit[fits], column[fits]] = other[fits]
+        edge[unit[fits], column[fits]] = number[fits]
+        rest = np.stack([unit, other, number], axis=1)[~fits]
+        # 32 bits are enough, and half the traffic.
+        self.neighbour = jnp.asarray(neighbour, jnp.int32)
+        self.edge = jnp.asarray(edge, jnp.int32)
+        self.rest = jnp.asarray(rest, jnp.int32) if len(rest) else None
+
+    def fields(
+        self,
+        couplings: Float[Array, " n_edges"],
+        x: Float[Array, "*batch n_units"],
+        units: Int[Array, " some"],
+    ) -> Float[Array, "*batch some"]:
+        """`Σ_j J_ij x_j` over the neighbours `j` of some units `i`."""
+        # States go along the last axis: what is gathered then are rows.
+        rows = x.reshape(-1, x.shape[-1]).T
+        weights = jnp.append(couplings, 0)[self.edge[units]]
+        neighbour = self.neighbour[units]
+        fields = sum(
+            weights[:, k, None] * rows[neighbour[:, k]] for k in range(weights.shape[1])
+        )
+        if self.rest is not None:
+            unit, other, edge = self.rest.T
+            more = couplings[edge][:, None] * rows[other]
+            fields = fields + jnp.zeros_like(rows).at[unit].add(more)[units]
+        return fields.T.reshape(*x.shape[:-1], units.shape[0])
+
+
+def colour_graph(edges: np.ndarray, n_units: int) -> tuple[np.ndarray, ...]:
+    """Blocks of units without an edge inside a block.
+
+    Greedy, in breadth-first order: two blocks if the graph is bipartite, and never more
+    than the largest degree plus one.
+    """
+    weights = np.ones(len(edges), bool)
+    graph = coo_array((weights, edges.T), shape=(n_units, n_units)).tocsr()
+    graph = (graph + graph.T).tocsr()
+    colours = np.full(n_units, -1)
+    for unit in _breadth_first(graph):
+        row = graph.indices[graph.indptr[unit] : graph.indptr[unit + 1]]
+        taken = set(colours[row].tolist())
+        colours[unit] = next(c for c in range(len(taken) + 1) if c not in taken)
+    return tuple(np.flatnonzero(colours == c) for c in range(colours.max() + 1))
+
+
+def _breadth_first(graph: csr_array) -> np.ndarray:
+    """The units of every component, breadth first."""
+    # One more unit, joined to one unit of every component, is where the search starts.
+    n_units = graph.shape[0]
+    _, component = connected_components(graph, directed=False)
+    roots = np.unique(component, return_index=True)[1]
+    spoke = coo_array(
+        (np.ones(len(roots), bool), (np.zeros_like(roots), roots)), shape=(1, n_units)
+    )
+    rooted = block_array([[graph, None], [spoke, coo_array((1, 1), dtype=bool)]])
+    order = breadth_first_order(
+        rooted.tocsr(), n_units, directed=False, return_predecessors=False
+    )
+    return order[1:]

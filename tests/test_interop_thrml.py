@@ -1,0 +1,161 @@
+"""thrml's own programs, and ours on the same model: laws, times and Q."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import DIRECT, SIGMAS, assert_close, random_law
+from thrml import (
+    Block,
+    SamplingSchedule,
+    SpinNode,
+    StateObserver,
+    sample_with_observation,
+)
+from thrml.models import IsingEBM, IsingSamplingProgram
+
+import trainq as tq
+from trainq import sampling
+from trainq.interop.thrml import from_blocks, from_thrml, to_blocks, to_thrml
+
+
+BURN_IN, WINDOW, CHAINS = 40, 60, 2000
+
+
+def ising(beta=1.0):
+    """A ring of six spins with a chord, in three blocks, two of them one superblock."""
+    nodes = [SpinNode() for _ in range(6)]
+    pairs = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 3)]
+    values = 0.6 * np.random.default_rng(0).normal(size=len(pairs))
+    biases = jnp.array([0.3, -0.2, 0.1, 0.0, 0.4, -0.3])
+    edges = [(nodes[i], nodes[j]) for i, j in pairs]
+    ebm = IsingEBM(nodes, edges, biases, jnp.asarray(values), jnp.asarray(beta))
+    blocks = [
+        (Block([nodes[4]]), Block([nodes[0], nodes[2]])),
+        Block([nodes[5], nodes[1], nodes[3]]),
+    ]
+    return ebm, blocks
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.7])
+def test_the_weights_are_the_same_arrays(beta):
+    ebm, blocks = ising(beta)
+    model, kernel = from_thrml(ebm, blocks, n_visible=4)
+    inner = model if beta == 1 else model.model
+    assert inner.couplings is ebm.weights and inner.bias is ebm.biases
+    assert (model.n_visible, model.n_hidden) == (4, 2)
+    assert kernel.blocks == ((4, 0, 2), (5, 1, 3))
+    back, again = to_thrml(model, kernel)
+    assert back.weights is ebm.weights and back.biases is ebm.biases
+    assert back.beta == ebm.beta
+    assert [len(block) for block in again] == [3, 3]
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.7])
+def test_the_energy_is_that_of_thrml(beta):
+    ebm, blocks = ising(beta)
+    model, _ = from_thrml(ebm, blocks)
+    x = jr.rademacher(jr.key(0), (20, 6), float)
+    node = Block(ebm.nodes)
+    theirs = [float(ebm.energy([row > 0], [node])) for row in x]
+    assert_close(model.energy(x), np.array(theirs), DIRECT)
+
+
+def test_a_gradient_reaches_the_model_of_thrml():
+    ebm, blocks = ising(0.7)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(arrays):
+        whole = eqx.tree_at(lambda e: (e.weights, e.biases, e.beta), ebm, arrays)
+        return tq.log_partition(from_thrml(whole, blocks)[0])
+
+    weights, _, beta = gradient((ebm.weights, ebm.biases, ebm.beta))
+    model, _ = from_thrml(ebm, blocks)
+    means = tq.mean_observables(model)
+    assert_close(weights, -means[: len(weights)], DIRECT)
+    parts = jnp.concatenate([ebm.weights, ebm.biases])
+    assert_close(beta, -means @ parts / 0.7, DIRECT)
+
+
+def run_thrml(ebm, blocks, chains, start):
+    """The states of every chain after each of `WINDOW` sweeps, by thrml alone."""
+    program = IsingSamplingProgram(ebm, blocks, [])
+    flat = program.gibbs_spec.free_blocks
+    schedule = SamplingSchedule(BURN_IN, WINDOW, 1)
+    observer = StateObserver(flat)
+
+    @eqx.filter_jit
+    def run(program, key, start):
+        def one(key, start):
+            return sample_with_observation(
+                key, program, schedule, start, [], observer.init(), observer
+            )[1]
+
+        return jax.vmap(one)(jr.split(key, chains), start)
+
+    place = {node: i for i, node in enumerate(ebm.nodes)}
+    order = [place[node] for block in flat for node in block]
+    starts = [start[:, [place[n] for n in block]] > 0 for block in flat]
+    states = jnp.concatenate(run(program, jr.key(5), starts), axis=-1)
+    return jnp.where(states[..., np.argsort(order)], 1.0, -1.0)
+
+
+def test_means_times_and_q_of_a_program_of_thrml_are_those_we_compute():
+    ebm, blocks = ising(0.7)
+    model, kernel = from_thrml(ebm, blocks, n_visible=6)
+    chain = kernel.chain(model)
+    start = jr.rademacher(jr.key(1), (CHAINS, 6), float)
+    values = model.observables(run_thrml(ebm, blocks, CHAINS, start))
+
+    means = jnp.mean(values, axis=1)
+    exact = tq.mean_observables(model)
+    error = jnp.std(means, axis=0) / jnp.sqrt(CHAINS)
+    assert jnp.all(jnp.abs(jnp.mean(means, axis=0) - exact) < SIGMAS * error)
+
+    found = sampling.autocorrelation_time(values)
+    f = tq.observables(model)
+    half = tq.markov.asymptotic_covariance(chain, f).diagonal()
+    variance = chain.stationary @ (f - exact[None]) ** 2
+    tau = half / variance
+    # Sixty sweeps a chain: the times are short, and known to some percent.
+    np.testing.assert_allclose(found.tau, tau, rtol=0.1)
+
+    data = random_law(6)
+    q = tq.QOperational(kernel, WINDOW, BURN_IN, "uniform")(model, data)
+    squares = jnp.sum((exact[None] - means) ** 2, axis=1)
+    error = jnp.std(squares) / jnp.sqrt(CHAINS)
+    # thrml takes its first value after the burn-in, as we do.
+    assert abs(jnp.mean(squares) - q.mse) < SIGMAS * error
+    # Half of the burn-in and the window would be told apart.
+    other = tq.QOperational(kernel, WINDOW // 2, 0, "uniform")(model, data)
+    assert abs(jnp.mean(squares) - other.mse) > SIGMAS * error
+
+
+def test_the_scan_of_thrml_is_stationary_but_not_reversible():
+    model, kernel = from_thrml(*ising())
+    chain = kernel.chain(model)
+    assert tq.markov.stationarity_residual(chain) < 1e-12
+    assert tq.markov.detailed_balance_residual(chain) > 1e-3
+
+
+def test_states_there_and_back():
+    _, kernel = from_thrml(*ising())
+    x = jr.rademacher(jr.key(3), (5, 6), float)
+    states = to_blocks(kernel, x)
+    assert [state.shape for state in states] == [(5, 3), (5, 3)]
+    assert all(state.dtype == bool for state in states)
+    assert jnp.array_equal(from_blocks(kernel, states), x)
+
+
+def test_what_cannot_be_taken_over_is_refused():
+    ebm, blocks = ising()
+    with pytest.raises(ValueError, match="Clamped nodes are not supported"):
+        from_thrml(ebm, blocks[:1])
+    with pytest.raises(ValueError, match="a `BoltzmannMachine` is needed"):
+        to_thrml(tq.RBM(jnp.ones((2, 2))), tq.SystematicScanGibbs([[0, 1], [2, 3]]))
+    model, _ = from_thrml(ebm, blocks)
+    with pytest.raises(ValueError, match="has 2 units in its blocks"):
+        to_thrml(model, tq.SystematicScanGibbs([[0], [1]]))
