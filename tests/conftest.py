@@ -16,8 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Nearly all of the time goes into compiling, and this takes two thirds of it away. The
 # examples run with every optimisation, and are held to the same results.
 jax.config.update("jax_disable_most_optimizations", True)
-# Half of what remains: one module of machine code in place of 32, by the older emitters.
-# XLA reads this when it first compiles.
+# Half of what remains: one module of machine code in place of 32, and the older
+# emitters. XLA reads this when it first compiles.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         "--xla_cpu_parallel_codegen_split_count=1",

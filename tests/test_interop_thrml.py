@@ -121,7 +121,7 @@ def test_means_times_and_q_of_a_program_of_thrml_are_those_we_compute():
     variance = chain.stationary @ (f - exact[None]) ** 2
     tau = half / variance
     # Sixty sweeps a chain: the times are short, and known to some percent.
-    np.testing.assert_allclose(found.tau, tau, rtol=0.1)
+    np.testing.assert_allclose(found.value, tau, rtol=0.1)
 
     data = random_law(6)
     q = tq.QOperational(kernel, WINDOW, BURN_IN, "uniform")(model, data)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Num
-from thrml import Block, SpinNode
+from thrml import AbstractNode, Block, SpinNode
 from thrml.models import IsingEBM
 
 from ..markov import SystematicScanGibbs
@@ -88,7 +88,7 @@ def to_thrml(
             f"{type(machine).__name__} was given."
         )
     kernel.site_updates(machine)  # which checks the number of units
-    nodes = [SpinNode() for _ in range(machine.n_units)]
+    nodes: list[AbstractNode] = [SpinNode() for _ in range(machine.n_units)]
     dtype = machine.couplings.dtype
     bias = jnp.zeros(len(nodes), dtype) if machine.bias is None else machine.bias
     edges = [(nodes[i], nodes[j]) for i, j in np.asarray(machine.edges)]

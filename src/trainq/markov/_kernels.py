@@ -357,7 +357,7 @@ class SystematicScanGibbs(AbstractKernel):
                 return AlternatingBlockGibbs().chain(model)
             blocks = (visible, hidden)
             law = log_stationary(model)
-            return RelabelledChain.alternating(law, blocks, model.is_symmetric)
+            return RelabelledChain(law, blocks, "alternating", model.is_symmetric)
         return SystematicScanChain(
             log_stationary=log_stationary(model),
             order=sum(self.blocks, ()),

@@ -5,7 +5,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
@@ -15,7 +14,7 @@ from ._forms import Form, Pairing
 from ._functions import AbstractFunctions, Table
 from ._generators import DenseGenerator
 from ._solvers import AbstractStrategy, SolverStats
-from ._two_block import TwoBlockChain
+from ._two_block import Scan, TwoBlockChain
 
 
 class SystematicScanChain(AbstractChain):
@@ -86,25 +85,23 @@ class RelabelledChain(AbstractChain):
     chain: TwoBlockChain
     order: tuple[int, ...] = eqx.field(static=True)
 
-    @classmethod
-    def alternating(
-        cls,
+    def __init__(
+        self,
         log_stationary: Float[Array, " states"],
         blocks: tuple[tuple[int, ...], tuple[int, ...]],
+        scan: Scan,
         is_symmetric: bool,
-    ) -> "RelabelledChain":
-        """The scan that redraws the first block and then the second."""
-        order = blocks[0] + blocks[1]
-        joint = _permuted(log_stationary, order)
+    ):
+        self.order = blocks[0] + blocks[1]
+        joint = _permuted(log_stationary, self.order)
         table = joint.reshape(2 ** len(blocks[0]), -1)
-        chain = TwoBlockChain(
+        self.chain = TwoBlockChain(
             joint,
             jax.nn.logsumexp(table, axis=1),
             jax.nn.logsumexp(table, axis=0),
-            scan="alternating",
+            scan=scan,
             is_symmetric=is_symmetric,
         )
-        return cls(chain, order)
 
     @property
     def is_reversible(self) -> bool:

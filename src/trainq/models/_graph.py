@@ -52,9 +52,9 @@ class Adjacency(eqx.Module):
         rows = x.reshape(-1, x.shape[-1]).T
         weights = jnp.append(couplings, 0)[self.edge[units]]
         neighbour = self.neighbour[units]
-        fields = sum(
-            weights[:, k, None] * rows[neighbour[:, k]] for k in range(weights.shape[1])
-        )
+        fields = weights[:, 0, None] * rows[neighbour[:, 0]]
+        for k in range(1, weights.shape[1]):
+            fields = fields + weights[:, k, None] * rows[neighbour[:, k]]
         if self.rest is not None:
             unit, other, edge = self.rest.T
             more = couplings[edge][:, None] * rows[other]
@@ -89,7 +89,5 @@ def _breadth_first(graph: csr_array) -> np.ndarray:
         (np.ones(len(roots), bool), (np.zeros_like(roots), roots)), shape=(1, n_units)
     )
     rooted = block_array([[graph, None], [spoke, coo_array((1, 1), dtype=bool)]])
-    order = breadth_first_order(
-        rooted.tocsr(), n_units, directed=False, return_predecessors=False
-    )
-    return order[1:]
+    found = breadth_first_order(rooted.tocsr(), n_units, directed=False)
+    return np.asarray(found[0])[1:]

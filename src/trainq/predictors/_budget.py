@@ -1,19 +1,10 @@
 """How many burn-in steps, steps and chains an estimate of the gradient needs."""
 
 import math
-from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-
-from ..markov import AbstractKernel
-from ..markov._functions import EnergyGradients
-from ..models import AbstractEnergyModel
-from ..models._laws import check_law, gradient_of_kl
-from ._qoperational import QOperational, Start, check_counts
+from jaxtyping import Float
 
 
 class BudgetError(ValueError):
