@@ -33,3 +33,21 @@ def test_with_spin_flip_symmetry_it_over_predicts_by_many_orders_of_magnitude(na
     exact = tq.QStruct(KERNELS[name], 1000)(model, data)
     assert textbook.q > 1e12 * exact.q
     assert tq.markov.slowest_mode(KERNELS[name].chain(model)).is_odd
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_relevant_gap_bounds_the_noise_from_above(biased):
+    model, data = rbm(2, 3, biased=biased), random_law(2)
+    pi, matrix = dense("gibbs", model)
+    root = np.sqrt(pi)
+    values, vectors = np.linalg.eigh(root[:, None] * matrix / root[None, :])
+    # Even functions, if there is the symmetry: the mode is the same from both ends.
+    parity = np.einsum("ij,ij->j", vectors, vectors[::-1])
+    feels = parity > 0 if not biased else np.ones(len(pi), bool)
+    gap = 1 - np.sort(values[feels])[-2]
+    f = np.asarray(tq.observables(model))
+    variance = pi @ (f - pi @ f) ** 2
+    snr = tq.SingleGap(KERNELS["gibbs"], 100, relevant=True)(model, data)
+    assert_close(snr.parameter_mse, 2 / 100 * variance / gap, DIRECT)
+    full = tq.QStruct(KERNELS["gibbs"], 100)(model, data)
+    assert jnp.all(snr.parameter_mse >= full.parameter_mse * (1 - DIRECT))

@@ -45,6 +45,7 @@ from .predictors import (
     SingleGap as SingleGap,
     pool as pool,
 )
+from .sampling import plan_budget as plan_budget
 
 
 __version__ = version("trainq")

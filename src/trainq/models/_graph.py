@@ -72,22 +72,21 @@ def colour_graph(edges: np.ndarray, n_units: int) -> tuple[np.ndarray, ...]:
     graph = coo_array((weights, edges.T), shape=(n_units, n_units)).tocsr()
     graph = (graph + graph.T).tocsr()
     colours = np.full(n_units, -1)
-    for unit in _breadth_first(graph):
+    for unit in _breadth_first(graph, n_units):
         row = graph.indices[graph.indptr[unit] : graph.indptr[unit + 1]]
         taken = set(colours[row].tolist())
         colours[unit] = next(c for c in range(len(taken) + 1) if c not in taken)
     return tuple(np.flatnonzero(colours == c) for c in range(colours.max() + 1))
 
 
-def _breadth_first(graph: csr_array) -> np.ndarray:
+def _breadth_first(graph: csr_array, n_units: int) -> np.ndarray:
     """The units of every component, breadth first."""
     # One more unit, joined to one unit of every component, is where the search starts.
-    n_units = graph.shape[0]
     _, component = connected_components(graph, directed=False)
     roots = np.unique(component, return_index=True)[1]
     spoke = coo_array(
         (np.ones(len(roots), bool), (np.zeros_like(roots), roots)), shape=(1, n_units)
     )
     rooted = block_array([[graph, None], [spoke, coo_array((1, 1), dtype=bool)]])
-    found = breadth_first_order(rooted.tocsr(), n_units, directed=False)
-    return np.asarray(found[0])[1:]
+    order, _ = breadth_first_order(rooted.tocsr(), n_units, directed=False)
+    return order[1:]

@@ -108,43 +108,52 @@ class QOperational(eqx.Module):
             variance = chain.window_variance(f, self.window, sector)
             bias = jnp.zeros_like(variance)
         else:
-            law = self._law(model, data)
+            law = start_law(self.start, model, data)
             bias, variance = from_law(chain, f, self.window, law, self.burn_in)
         gradient = gradient_of_kl(data, model)
         return OperationalSNR(
             parameter_signal=gradient**2,
             parameter_bias=-bias,
             parameter_variance=variance / self.chains,
-            parameter_data_variance=self._data_variance(f, data, variance),
+            parameter_data_variance=data_variance(f, data, self.batch),
             window=self.window,
             chains=self.chains,
         )
 
-    def _law(self, model: AbstractEnergyModel, data: Array) -> Float[Array, " states"]:
-        n_states = 2**model.n_units
-        if isinstance(self.start, str):
-            if self.start == "uniform":
-                return jnp.full(n_states, 1 / n_states, model.dtype)
-            joint, visible, _ = log_laws(model)
-            given_visible = jnp.exp(joint.reshape(visible.size, -1) - visible[:, None])
-            return (data[:, None] * given_visible).reshape(-1)
-        start = self.start
-        if start.shape == (model.n_units,):
-            index = state_index(check_spins(start, model.n_units))
-            return jnp.zeros(n_states, model.dtype).at[index].set(1)
-        if start.shape != (n_states,):
-            raise ValueError(
-                f"start is a law of the states, of shape ({n_states},), or one state, "
-                f"of shape ({model.n_units},), but {start.shape} was given."
-            )
-        return require_law(start, model.dtype, "start")
 
-    def _data_variance(self, f: EnergyGradients, data: Array, like: Array) -> Array:
-        if self.batch is None:
-            return jnp.zeros_like(like)
-        means = f.visible_means()
-        centred = means - (data @ means)[None]
-        return data @ centred**2 / self.batch
+def start_law(
+    start: Start | Array, model: AbstractEnergyModel, data: Array
+) -> Float[Array, " states"]:
+    """The law of the first state, for data that has been checked."""
+    n_states = 2**model.n_units
+    if isinstance(start, str):
+        if start == "stationary":
+            return jnp.exp(log_laws(model)[0])
+        if start == "uniform":
+            return jnp.full(n_states, 1 / n_states, model.dtype)
+        joint, visible, _ = log_laws(model)
+        given_visible = jnp.exp(joint.reshape(visible.size, -1) - visible[:, None])
+        return (data[:, None] * given_visible).reshape(-1)
+    if start.shape == (model.n_units,):
+        index = state_index(check_spins(start, model.n_units))
+        return jnp.zeros(n_states, model.dtype).at[index].set(1)
+    if start.shape != (n_states,):
+        raise ValueError(
+            f"start is a law of the states, of shape ({n_states},), or one state, "
+            f"of shape ({model.n_units},), but {start.shape} was given."
+        )
+    return require_law(start, model.dtype, "start")
+
+
+def data_variance(
+    f: EnergyGradients, data: Array, batch: int | None
+) -> Float[Array, " n_parameters"]:
+    """The variance of the data phase over batches of samples from a law."""
+    means = f.visible_means()
+    if batch is None:
+        return jnp.zeros_like(means[0])
+    centred = means - (data @ means)[None]
+    return data @ centred**2 / batch
 
 
 def check_counts(**counts: int | None) -> None:

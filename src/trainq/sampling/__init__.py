@@ -7,6 +7,15 @@ from ._autocorrelation import (
     autocovariance as autocovariance,
     r_hat as r_hat,
 )
+from ._budget import (
+    Budget as Budget,
+    BudgetError as BudgetError,
+    Comparison as Comparison,
+    ErrorTable as ErrorTable,
+    compare_budgets as compare_budgets,
+    error_table as error_table,
+    plan_budget as plan_budget,
+)
 from ._qsampled import (
     QSampled as QSampled,
     SampledSNR as SampledSNR,

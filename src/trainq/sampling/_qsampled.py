@@ -161,10 +161,10 @@ class QSampled(eqx.Module):
         more than 20 units; a run-time error if `data` is not a law, or a parameter is
         not finite.
         """
-        data = _checked_data(data, model)
+        data = checked_data(data, model)
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.chains
-        x = _starts(starts, model, data, n_chains, self.start)
+        x = draw_starts(starts, model, data, n_chains, self.start)
         state = ChainState.begin(x, chain_key)
         if self.burn_in:
             state = run(
@@ -226,7 +226,7 @@ def _nothing(x: Array) -> Array:
     return jnp.zeros((x.shape[0], 0), x.dtype)
 
 
-def _checked_data(data: Array, model: AbstractEnergyModel) -> Array:
+def checked_data(data: Array, model: AbstractEnergyModel) -> Array:
     data = jnp.asarray(data)
     if data.ndim == 1:
         return check_law(data, model)
@@ -265,7 +265,7 @@ def _draw(
 
 
 @eqx.filter_jit
-def _starts(
+def draw_starts(
     key: Array, model: AbstractEnergyModel, data: Array, n_chains: int, start: str
 ) -> Float[Array, "chains n_units"]:
     shape = (n_chains, model.n_units)

@@ -177,7 +177,7 @@ def run(
             f"chunk is a positive multiple of every = {every}, but {chunk} was given."
         )
     values = []
-    with _bar(n_steps, progress) as advance:
+    with bar(n_steps, progress) as advance:
         done = 0
         while done < n_steps:
             length = min(chunk, n_steps - done)
@@ -233,7 +233,7 @@ def _chunk(
 
 
 @contextlib.contextmanager
-def _bar(n_steps: int, show: bool) -> Iterator[Callable[[int], Any]]:
+def bar(n_steps: int, show: bool) -> Iterator[Callable[[int], Any]]:
     if not show:
         yield lambda _: None
         return

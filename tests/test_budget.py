@@ -1,0 +1,164 @@
+"""Budgets: exact tables, the search on them, calibrations, and what is out of reach."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import DIRECT, KERNELS, assert_close, random_law, rbm
+
+import trainq as tq
+from trainq import sampling
+
+
+MODEL = rbm(3, 2, biased=True)
+DATA = random_law(3)
+KERNEL = KERNELS["alternating"]
+
+
+@pytest.fixture(scope="module")
+def table():
+    return sampling.error_table(KERNEL, MODEL, DATA, max_steps=40, batch=50)
+
+
+@pytest.mark.parametrize("start", ["uniform", "data", "stationary"])
+def test_every_entry_is_that_of_the_exact_q(start):
+    table = sampling.error_table(
+        KERNELS["gibbs"], MODEL, DATA, start=start, max_steps=20, batch=50
+    )
+    assert len(table.steps) > 7 and table.steps.max() == 20
+    for i in np.linspace(0, len(table.steps) - 1, 4).astype(int):
+        window, burn_in = int(table.window[i]), int(table.burn_in[i])
+        kernel = KERNELS["gibbs"]
+        exact = tq.QOperational(kernel, window, burn_in, start, batch=50)(MODEL, DATA)
+        total = table.bias2[i] + table.variance[i]
+        assert_close(total, exact.bias2 + exact.variance, DIRECT)
+        assert abs(table.bias2[i] - exact.bias2) < DIRECT * total
+        assert_close(table.data_variance, exact.data_variance, DIRECT)
+        assert_close(table.signal, exact.signal, DIRECT)
+
+
+def test_the_cheapest_is_no_dearer_than_any_other(table):
+    target = 3.0
+    budget = table.cheapest(target)
+    assert budget.q >= target
+    spare = table.signal / target - table.data_variance - table.bias2
+    with np.errstate(divide="ignore"):
+        chains = np.ceil(table.variance / spare)
+    costs = (chains * table.steps)[spare > 0] * MODEL.n_units
+    assert budget.cost == costs.min()
+
+
+def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
+    most = 24
+    plan = tq.plan_budget(KERNEL, MODEL, DATA, 5.0, max_steps=most)
+    # Every pair, by brute force in NumPy.
+    costs, law = [], np.full(32, 1 / 32)
+    chain, f = KERNEL.chain(MODEL), tq.observables(MODEL)
+    matrix = np.asarray(chain.matrix())
+    signal = float(jnp.sum(tq.kl_gradient(DATA, MODEL) ** 2))
+    centred = np.asarray(chain.centre(f))
+    laws = [law]
+    for _ in range(most):
+        laws.append(laws[-1] @ matrix)
+    s, h = np.zeros_like(centred), np.zeros(32)
+    for window in range(1, most + 1):
+        s, h = (
+            centred + matrix @ s,
+            np.sum(centred * (centred + 2 * matrix @ s), axis=1) + matrix @ h,
+        )
+        for burn_in in range(most - window + 1):
+            bias2 = np.sum((laws[burn_in] @ s / window) ** 2)
+            variance = laws[burn_in] @ h / window**2 - bias2
+            if bias2 < signal / 5.0:
+                chains = max(1, np.ceil(variance / (signal / 5.0 - bias2)))
+                costs.append(chains * (burn_in + window) * MODEL.n_units)
+    assert plan.cost <= 1.05 * min(costs)
+    assert plan.cost >= min(costs) * (1 - 1e-12)
+    exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, "uniform", plan.chains)
+    q = exact(MODEL, DATA).q
+    assert q >= 5.0 * (1 - 1e-9)
+    np.testing.assert_allclose(plan.q, q, rtol=1e-9)
+
+
+def test_the_best_for_a_cost_spends_no_more(table):
+    budget = table.best(1000.0)
+    assert budget.cost <= 1000
+    again = table.cheapest(budget.q)
+    assert again.cost <= budget.cost
+    assert table.best(2000.0).q >= budget.q
+    with pytest.raises(sampling.BudgetError, match="do not pay for one chain"):
+        table.best(4.0)
+
+
+def test_a_calibration_plans_what_reaches_the_target(key):
+    target = 5.0
+    plan = tq.plan_budget(
+        KERNEL, MODEL, DATA, target, max_steps=400, key=key, replicates=512
+    )
+    exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, "uniform", plan.chains)
+    # The errors of 512 replicates, in the noise and in the bias.
+    assert exact(MODEL, DATA).q > 0.85 * target
+    best = tq.plan_budget(KERNEL, MODEL, DATA, target, max_steps=400)
+    assert plan.cost < 1.5 * best.cost
+
+
+def test_a_calibration_takes_samples_of_a_model_that_is_too_large(key):
+    model = rbm(30, 20, scale=0.2)
+    data = jr.rademacher(key, (40, 30), float)
+    kernel = tq.AlternatingBlockGibbs()
+    options = {"max_steps": 60, "key": key, "replicates": 64}
+    plan = tq.plan_budget(kernel, model, data, 1.0, batch=40, **options)
+    assert plan.q >= 1.0
+    with pytest.raises(ValueError, match="without a key"):
+        tq.plan_budget(kernel, model, data, 1.0)
+
+
+def test_kernels_side_by_side():
+    kernels = {name: KERNELS[name] for name in ("gibbs", "alternating")}
+    found = sampling.compare_budgets(kernels, MODEL, DATA, 4.0, max_steps=100)
+    costs = {name: budget.cost for name, budget in found.budgets.items()}
+    assert found.cost == min(costs.values())
+    cheapest = min(costs, key=costs.get)
+    assert found.at_equal_cost[cheapest].q >= 4.0
+    other = next(name for name in costs if name != cheapest)
+    assert found.at_equal_cost[other].q < 4.0
+    text = str(found)
+    assert all(name in text for name in kernels) and "Q at equal cost" in text
+
+
+def test_a_kernel_out_of_reach_is_named():
+    kernels = {name: KERNELS[name] for name in ("gibbs", "palindromic")}
+    found = sampling.compare_budgets(
+        kernels, MODEL, DATA, 20.0, max_steps=6, start="uniform"
+    )
+    assert "out of reach" in str(found) and "bias of the start" in str(found)
+    with pytest.raises(sampling.BudgetError, match="No kernel reaches"):
+        sampling.compare_budgets(kernels, MODEL, DATA, 1e12, max_steps=6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"batch": 1}, "batch of data alone limits Q"),
+        ({"max_steps": 2}, "bias of the start limits Q"),
+        ({"max_steps": 9, "max_chains": 1, "start": "stationary"}, "1 chains reach"),
+        ({"max_chains": 0}, "max_chains is a whole number"),
+        ({"key": jr.key(0), "start": jnp.ones(5)}, "an array was given"),
+        ({"key": jr.key(0), "replicates": 2}, "replicates is at least 8"),
+        ({"key": jr.key(0), "max_steps": 4}, "at least 8 steps"),
+    ],
+)
+def test_what_cannot_be_reached_says_why(options, message):
+    with pytest.raises(ValueError, match=message):
+        tq.plan_budget(KERNELS["gibbs"], MODEL, DATA, 100.0, **options)
+
+
+def test_no_gradient_and_no_target():
+    own = tq.visible_distribution(MODEL)
+    with pytest.raises(sampling.BudgetError, match="The gradient is zero"):
+        table = sampling.error_table(KERNEL, MODEL, own, max_steps=8)
+        # The signal is zero but for rounding.
+        assert table.signal < 1e-28
+        sampling.ErrorTable(**{**vars(table), "signal": 0.0}).cheapest(1.0)
+    with pytest.raises(ValueError, match="target_q is positive"):
+        tq.plan_budget(KERNEL, MODEL, DATA, 0.0)
