@@ -101,6 +101,18 @@ MODELS = {
 }
 
 
+# Every model with the two kernels that differ most, every kernel with some models; the
+# rest is for the complete tests.
+PAIRS = [
+    (kernel, model)
+    if kernel in ("gibbs", "alternating")
+    or model in ("rbm 2x4", "biased rbm 2x3", "visible machine 4")
+    else pytest.param(kernel, model, marks=pytest.mark.slow)
+    for kernel in KERNELS
+    for model in MODELS
+]
+
+
 def energies(model):
     """The energies of all states, one call a state."""
     return np.array(

@@ -9,6 +9,7 @@ from helpers import (
     IDENTITY,
     KERNELS,
     MODELS,
+    PAIRS,
     assert_close,
     dense,
     machine,
@@ -19,9 +20,7 @@ from helpers import (
 import trainq as tq
 
 
-@pytest.fixture(params=KERNELS)
-def kernel_name(request):
-    return request.param
+pairs = pytest.mark.parametrize(("kernel_name", "model"), PAIRS, indirect=["model"])
 
 
 @pytest.fixture(params=MODELS)
@@ -29,6 +28,7 @@ def model(request):
     return MODELS[request.param]
 
 
+@pairs
 def test_matrix_and_law_are_those_of_the_oracle(kernel_name, model):
     chain = KERNELS[kernel_name].chain(model)
     pi, matrix = dense(kernel_name, model)
@@ -37,6 +37,7 @@ def test_matrix_and_law_are_those_of_the_oracle(kernel_name, model):
     assert_close(chain.root**2, pi, IDENTITY)
 
 
+@pairs
 def test_apply_and_push_are_products_with_the_matrix(kernel_name, model):
     chain = KERNELS[kernel_name].chain(model)
     _, matrix = dense(kernel_name, model)
@@ -46,6 +47,7 @@ def test_apply_and_push_are_products_with_the_matrix(kernel_name, model):
     assert_close(chain.push(f[:, 0]), f[:, 0] @ matrix, IDENTITY)
 
 
+@pairs
 def test_resolvent_is_that_of_the_oracle(kernel_name, model):
     chain = KERNELS[kernel_name].chain(model)
     pi, matrix = dense(kernel_name, model)
@@ -54,6 +56,7 @@ def test_resolvent_is_that_of_the_oracle(kernel_name, model):
     assert_close(tq.markov.resolvent(chain, f), expected, DIRECT)
 
 
+@pairs
 def test_noise_is_that_of_the_oracle(kernel_name, model):
     chain = KERNELS[kernel_name].chain(model)
     pi, matrix = dense(kernel_name, model)

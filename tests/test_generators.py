@@ -79,7 +79,12 @@ def test_matrix_is_apply_and_the_null_vector_is_null(generator):
 
 CG = tq.ConjugateGradient(rtol=1e-14)
 SOLVES = [
-    *((name, tq.Direct()) for name in CASES),
+    *(
+        pytest.param(name, tq.Direct(), marks=pytest.mark.slow)
+        if name.startswith(("metropolis", "killed m"))
+        else (name, tq.Direct())
+        for name in CASES
+    ),
     # One rule, and every kind of generator.
     *((name, CG) for name in CASES if name.startswith(("gibbs", "layer", "one unit"))),
     ("dense gibbs", CG),

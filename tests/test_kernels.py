@@ -7,7 +7,14 @@ import jax.random as jr
 import numpy as np
 import oracle
 import pytest
-from helpers import KERNELS, MODELS, SIGMAS, machine, rbm
+from helpers import (
+    KERNELS,
+    MODELS,
+    SIGMAS,
+    machine,
+    rbm,
+    some_slow,
+)
 
 import trainq as tq
 from trainq._spins import state_index
@@ -61,7 +68,7 @@ def effective_standard_error(values, chain, f):
     return float(jnp.sqrt(noise / values.size))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", some_slow(KERNELS, "metropolis", "alternating"))
 def test_long_run_means_are_the_exact_ones(name, key):
     kernel, model = KERNELS[name], machine(5, 3, biased=True)
     n_chains, n_steps, burn_in = 100, 2000, 200
@@ -87,7 +94,7 @@ def test_long_run_means_are_the_exact_ones(name, key):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.int8])
+@pytest.mark.parametrize("dtype", some_slow([jnp.float32, jnp.int8], jnp.int8))
 def test_states_keep_their_shape_and_dtype(name, dtype, key):
     model = rbm(3, 2)
     for shape in [(5,), (2, 5), (2, 3, 5)]:

@@ -98,7 +98,7 @@ def test_any_model(kernel, model):
     assert_close(snr.parameter_mse, variance, DIRECT)
 
 
-@pytest.mark.parametrize("kernel", some_slow(KERNELS, "gibbs", "alternating"))
+@pytest.mark.parametrize("kernel", some_slow(KERNELS, "alternating"))
 def test_the_sokal_convention_is_its_limit(kernel):
     model, data = rbm(3, 3), random_law(3)
     gaps = []

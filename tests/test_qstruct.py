@@ -14,13 +14,21 @@ from helpers import (
     dense,
     random_law,
     rbm,
+    some_slow,
 )
 
 import trainq as tq
 
 
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("model", ["rbm 3x2", "biased rbm 2x3", "neural 3+2"])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    some_slow(
+        [(k, m) for m in ("rbm 3x2", "biased rbm 2x3", "neural 3+2") for k in KERNELS],
+        *((k, "biased rbm 2x3") for k in KERNELS),
+        ("gibbs", "rbm 3x2"),
+        ("random", "neural 3+2"),
+    ),
+)
 def test_signal_and_noise_of_every_parameter(name, model):
     model, window = MODELS[model], 73
     pi, matrix = dense(name, model)

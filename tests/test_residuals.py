@@ -1,14 +1,21 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import IDENTITY, KERNELS, MODELS, assert_close, dense, rbm
+from helpers import (
+    IDENTITY,
+    KERNELS,
+    MODELS,
+    PAIRS,
+    assert_close,
+    dense,
+    rbm,
+)
 
 import trainq as tq
 from trainq.markov import AbstractFlipRule, SingleFlipChain
 
 
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_residuals_are_zero_up_to_rounding(name, model):
     model = MODELS[model]
     chain = KERNELS[name].chain(model)

@@ -18,6 +18,7 @@ from helpers import (
     neural,
     random_law,
     rbm,
+    some_slow,
 )
 from test_kernels import SIGMAS, draw, excess
 
@@ -45,7 +46,12 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES, scope="module")
+@pytest.fixture(
+    params=some_slow(
+        CASES, "ladder", "ladder, symmetric", "three", "layers, hidden first"
+    ),
+    scope="module",
+)
 def case(request):
     model, blocks = CASES[request.param]
     return model, tq.SystematicScanGibbs(blocks)

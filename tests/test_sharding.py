@@ -63,6 +63,7 @@ def test_biased_models_and_odd_numbers_of_units():
         assert found["operations"] == ["all-reduce", "collective-permute"]
 
 
+@pytest.mark.slow
 def test_two_processes(alone):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -63,7 +63,7 @@ def test_conjugate_gradients_agree_with_a_factorisation(kernel, name):
 BLOCKS = ["random", "palindromic", "alternating"]
 
 
-@pytest.mark.parametrize("kernel", some_slow(BLOCKS, "random", "alternating"))
+@pytest.mark.parametrize("kernel", some_slow(BLOCKS, "random"))
 def test_they_agree_on_layers(kernel):
     assert_agree(kernel, rbm(4, 3), CG)
 
@@ -95,6 +95,7 @@ def test_second_derivatives_by_conjugate_gradients():
     assert_close(hessian, jax.jit(jax.hessian(log_q(tq.Direct())))(flat), AUTODIFF)
 
 
+@pytest.mark.slow
 def test_a_batch_of_models():
     flats = jnp.stack([flatten(rbm(3, 3, scale=s))[0] for s in (0.1, 1.0, 1.5)])
     _, build = flatten(rbm(3, 3))
@@ -129,6 +130,7 @@ def test_the_backward_pass_repeats_no_solve(block):
     assert loops(jax.value_and_grad(fn)) == loops(fn) + (1 if block < 9 else 0)
 
 
+@pytest.mark.slow
 def test_memory_of_the_gradient_is_that_of_the_value():
     # 36 observables of 12 units, four at a time.
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
@@ -183,6 +185,7 @@ def test_solve_resolvent_returns_both():
     assert found.stats.ok and found.stats.residual.shape == (2 - 1,)
 
 
+@pytest.mark.slow
 def test_tolerances_are_kept():
     f = tq.observables(rbm(3, 3))
     chain = KERNELS["gibbs"].chain(rbm(3, 3))
@@ -211,6 +214,7 @@ def test_warm_starts_take_fewer_iterations():
     assert_close(near.parameter_mse, expected.parameter_mse, DIRECT)
 
 
+@pytest.mark.slow
 def test_warm_starts_in_a_training_loop():
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=tq.ConjugateGradient(block=4))
     data, model = random_law(3), rbm(3, 3)

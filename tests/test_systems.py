@@ -68,6 +68,7 @@ def test_elimination_leaves_the_promised_size(m, n, biased, size):
     assert chain.generator(chain.sectors()[0]).system().n_states == size
 
 
+@pytest.mark.slow
 def test_elimination_halves_the_iterations():
     # The condition number is a quarter, and iterations go as its square root.
     generator = KERNELS["gibbs"].chain(rbm(4, 4)).generator("even")
