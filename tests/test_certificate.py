@@ -3,7 +3,16 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import IDENTITY, KERNELS, MODELS, assert_close, machine, neural, rbm
+from helpers import (
+    IDENTITY,
+    KERNELS,
+    MODELS,
+    assert_close,
+    machine,
+    neural,
+    rbm,
+    some_slow,
+)
 from test_residuals import Wrong
 
 import trainq as tq
@@ -11,7 +20,10 @@ from trainq.markov import CertificateError
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("model", ["rbm 2x4", "biased rbm 3x3", "neural 3+2"])
+@pytest.mark.parametrize(
+    "model",
+    some_slow(["rbm 2x4", "biased rbm 3x3", "neural 3+2"], "rbm 2x4", "neural 3+2"),
+)
 def test_every_kernel_is_certified(name, model):
     kernel, model = KERNELS[name], MODELS[model]
     certificate = tq.certify(kernel, model)

@@ -14,13 +14,17 @@ from helpers import (
     dense,
     flatten,
     rbm,
+    some_slow,
 )
 
 import trainq as tq
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("model", ["rbm 3x2", "biased rbm 2x3", "visible machine 4"])
+@pytest.mark.parametrize(
+    "model",
+    some_slow(["rbm 3x2", "biased rbm 2x3", "visible machine 4"], "biased rbm 2x3"),
+)
 def test_hitting_times_are_those_of_the_oracle(name, model):
     pi, matrix = dense(name, MODELS[model])
     chain = KERNELS[name].chain(MODELS[model])

@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import AUTODIFF, DIRECT, IDENTITY, assert_close, central_difference
+from helpers import (
+    AUTODIFF,
+    DIRECT,
+    IDENTITY,
+    assert_close,
+    central_difference,
+    some_slow,
+)
 
 from trainq.markov._generators import DenseGenerator
 from trainq.markov._polynomials import (
@@ -79,7 +86,7 @@ def test_a_long_window_takes_few_products():
     assert 300 < len(calls) < 400
 
 
-@pytest.mark.parametrize("lowest", [0, -1])
+@pytest.mark.parametrize("lowest", some_slow([0, -1], -1))
 def test_derivatives(lowest):
     matrix = jnp.asarray(symmetric(5, lowest)) * 0.9
     u = jr.normal(jr.key(4), (5, 2))

@@ -43,6 +43,7 @@ def assert_same(found, expected):
     assert_close(found["grads"], expected["grads"], DIRECT)
 
 
+@pytest.mark.slow
 def test_eight_devices_share_the_memory(alone):
     found = report(start("--devices", 8))
     assert found["devices"] == 8 and alone["devices"] == 1

@@ -48,7 +48,7 @@ def assert_agree(kernel, model, solver, other=None, tolerance=AUTODIFF):
 @pytest.mark.parametrize(
     ("kernel", "name"),
     [
-        ("metropolis", "rbm 3x3"),
+        pytest.param("metropolis", "rbm 3x3", marks=pytest.mark.slow),
         *(
             pytest.param("gibbs", name, marks=() if name in KINDS else pytest.mark.slow)
             for name in MODELS
