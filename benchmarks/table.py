@@ -16,6 +16,7 @@ TITLES = {
     "large": "Large systems",
     "scaling": "Every path against the number of units",
     "sharding": "States spread over devices",
+    "coverage": "Coverage of confidence intervals",
     "exp9_time": "exp9",
     "import_time": "Import",
 }

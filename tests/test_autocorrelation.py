@@ -1,10 +1,12 @@
 """Autocorrelation times against the exact ones, and their status."""
 
+import emcee
 import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
+from arviz_stats.base import array_stats
 from helpers import IDENTITY, KERNELS, SIGMAS, assert_close, rbm
 
 import trainq as tq
@@ -59,6 +61,24 @@ def test_geyer_agrees_for_a_reversible_chain():
     geyer = sampling.autocorrelation_time(values, windowing="geyer")
     sokal = sampling.autocorrelation_time(values)
     assert np.all(np.abs(geyer.value - sokal.value) < SIGMAS * geyer.error)
+
+
+def test_emcee_and_arviz_find_the_same_on_the_same_chains():
+    values = series("gibbs", 20_000)
+    # emcee takes away the mean of each chain, and so loses some percent; it averages
+    # what has been normalised, we normalise the average.
+    alone = values - jnp.mean(values, axis=1, keepdims=True)
+    theirs = emcee.autocorr.integrated_time(np.swapaxes(values, 0, 1), c=5)
+    assert_close(sampling.autocorrelation_time(alone).value, theirs, 0.02)
+    geyer = sampling.autocorrelation_time(values, windowing="geyer")
+    for a in range(values.shape[2]):
+        options = {"chain_axis": 0, "draw_axis": 1}
+        one = np.asarray(values[:, :, a])
+        # ArviZ cuts chains in halves and sums by Geyer's rule.
+        size = array_stats.ess(one, method="mean", **options)
+        assert_close(geyer.effective_samples[a], size, 0.05)
+        theirs = array_stats.rhat(one, method="split", **options)
+        assert_close(sampling.r_hat(values)[a], theirs, IDENTITY)
 
 
 def test_what_is_not_known_says_so():
