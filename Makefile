@@ -18,17 +18,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 test test-all bench bench-all lint format types docs docs-serve \
+.PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs docs-serve \
   clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
-	  /^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed-dev $(VENV)/.installed-docs ## set up the whole environment
 
 exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
 	$(BIN)/python examples/exp9.py --out results/exp9 $(ARGS)
+
+three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled Q
+	$(BIN)/python examples/three_rungs.py --out results/three_rungs $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -196,7 +196,7 @@ def summarise(cells: list[Cell]) -> dict[str, Any]:
 
 def show(console: Console, title: str, cells: list[Cell], summary: Any) -> None:
     table = Table(title=title, caption=f"* outside a factor of {CONSTANTS.factor:g}")
-    table.add_column("system")
+    table.add_column("system", no_wrap=True)
     for name in ("β or λ", "K, sweeps", "τ", *PREDICTORS, "exact", "sampled, 95 %"):
         table.add_column(name, justify="right")
     for cell in cells:
@@ -250,6 +250,11 @@ def figure_ratios(cells: list[Cell], kinds: Sequence[str]) -> Figure:
         axis.set(
             xscale="log", yscale="log", title=kind, xlabel="window / relaxation time"
         )
+    for formatted in (
+        axes[0].yaxis.set_major_formatter,
+        axes[0].yaxis.set_minor_formatter,
+    ):
+        formatted("{x:g}")
     axes[0].set_ylabel("Q over the exact Q")
     axes[-1].legend(frameon=False, fontsize=8)
     return figure
@@ -280,7 +285,7 @@ def figure_conventions() -> Figure:
         axis.plot(betas, factors, ls=dash, color=colour, label=name)
     axis.set(
         xlabel="inverse temperature β of a planted machine",
-        ylabel="noise, resolvent over Sokal: 2 T_O / (2 T_O − V)",
+        ylabel="2 T_O / (2 T_O − V)",
         title="When does the convention matter?",
     )
     axis.axhline(1, color="grey", lw=1)
@@ -302,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--cells is between 1 and {total}, but {args.cells} was given")
 
     start = time.perf_counter()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     groups = {"three_rungs": list(systems(args.cells))}
     if args.exp9 is not None:
         groups["exp9"] = list(exp9_systems(args.exp9))

@@ -55,3 +55,14 @@ def test_the_table_of_exp9_is_that_of_the_stored_summary():
         cells = " | ".join(f"{number:.3f}" for number in numbers)
         row = f"| ({m},{s}) {pair['checkpoint']} | {pair['weight']:g} | {cells} |"
         assert row in page, row
+
+
+def test_the_counts_of_three_rungs_are_those_of_the_stored_summary():
+    stored = json.loads((ROOT / "docs/three_rungs/summary.json").read_text())
+    page = (ROOT / "docs/three_rungs.md").read_text()
+    found = stored["three_rungs"]
+    for name, counts in found["tracks"].items():
+        numbers = " | ".join(map(str, counts.values()))
+        assert re.search(rf"^\| {name}: .* \| {numbers} \|$", page, re.M), name
+    inside = found["exact inside the sampled 95 % interval"]
+    assert f"interval in {inside} of the {found['cells']}" in page.replace("\n", " ")
