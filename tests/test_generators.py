@@ -5,7 +5,7 @@ import pytest
 from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
 
 import trainq as tq
-from trainq.markov._chains import DenseChain
+from trainq.markov import DenseChain
 from trainq.markov._forms import solver_of
 
 

@@ -6,13 +6,14 @@ from ._certificate import (
     Check as Check,
     certify as certify,
 )
-from ._chains import AbstractChain as AbstractChain, DenseChain as DenseChain
+from ._chains import AbstractChain as AbstractChain
 from ._conductance import (
     CheegerMargins as CheegerMargins,
     cheeger_margin as cheeger_margin,
     cheeger_margins as cheeger_margins,
     sweep_conductance as sweep_conductance,
 )
+from ._dense import DenseChain as DenseChain
 from ._hitting import hitting_times as hitting_times
 from ._kernels import (
     AbstractKernel as AbstractKernel,

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._spins import unit_mask, xor
-from ._chains import AbstractChain, DenseChain, EigenProblem, Sector, killed, scale
+from ._chains import AbstractChain, EigenProblem, Sector, killed, scale
+from ._dense import DenseChain
 from ._forms import Form, Pairing
 from ._functions import AbstractFunctions, Table
 from ._generators import DenseGenerator
