@@ -8,6 +8,7 @@ import three_rungs
 from three_rungs import CONSTANTS, Cell
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_everything_it_should(tmp_path, capsys):
     assert three_rungs.main(["--cells", "2", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "summary.json").read_text())["three_rungs"]
