@@ -9,6 +9,7 @@ import oracle
 import pytest
 
 import trainq as tq
+from trainq._spins import state_index
 
 
 IDENTITY = 1e-12  # identities, detailed balance
@@ -142,3 +143,23 @@ def central_difference(fn, x, direction, step=1e-4):
     stays clear of the kinks of Metropolis at equal energies."""
     at = [fn(x + k * step * direction) for k in (-2, -1, 1, 2)]
     return (at[0] - 8 * at[1] + 8 * at[2] - at[3]) / (12 * step)
+
+
+def excess(counts, probabilities):
+    """How many standard deviations chi-square lies above its mean."""
+    expected = counts.sum() * probabilities
+    # A test of frequencies needs a few counts in every bin: pool the rare ones.
+    rare = expected < 5
+    observed = np.append(counts[~rare], counts[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    observed, expected = observed[expected > 0], expected[expected > 0]
+    degrees = max(len(expected) - 1, 1)
+    chi_square = np.sum((observed - expected) ** 2 / expected)
+    return (chi_square - degrees) / np.sqrt(2 * degrees)
+
+
+def draw(kernel, model, start, key):
+    """How often each state follows `start`, in 40,000 steps."""
+    x = jnp.broadcast_to(start, (40_000, model.n_units))
+    new = state_index(kernel.step(key, model, x))
+    return np.bincount(np.asarray(new), minlength=2**model.n_units)

@@ -11,35 +11,14 @@ from helpers import (
     KERNELS,
     MODELS,
     SIGMAS,
+    draw,
+    excess,
     machine,
     rbm,
     some_slow,
 )
 
 import trainq as tq
-from trainq._spins import state_index
-
-
-N_DRAWS = 40_000
-
-
-def excess(counts, probabilities):
-    """How many standard deviations chi-square lies above its mean."""
-    expected = counts.sum() * probabilities
-    # A test of frequencies needs a few counts in every bin: pool the rare ones.
-    rare = expected < 5
-    observed = np.append(counts[~rare], counts[rare].sum())
-    expected = np.append(expected[~rare], expected[rare].sum())
-    observed, expected = observed[expected > 0], expected[expected > 0]
-    degrees = max(len(expected) - 1, 1)
-    chi_square = np.sum((observed - expected) ** 2 / expected)
-    return (chi_square - degrees) / np.sqrt(2 * degrees)
-
-
-def draw(kernel, model, start, key):
-    x = jnp.broadcast_to(start, (N_DRAWS, model.n_units))
-    new = state_index(kernel.step(key, model, x))
-    return np.bincount(np.asarray(new), minlength=2**model.n_units)
 
 
 @pytest.mark.parametrize("name", KERNELS)

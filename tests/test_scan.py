@@ -10,9 +10,12 @@ from helpers import (
     DIFFERENCES,
     DIRECT,
     IDENTITY,
+    SIGMAS,
     assert_close,
     central_difference,
+    draw,
     energies,
+    excess,
     flatten,
     machine,
     neural,
@@ -20,7 +23,6 @@ from helpers import (
     rbm,
     some_slow,
 )
-from test_kernels import SIGMAS, draw, excess
 
 import trainq as tq
 

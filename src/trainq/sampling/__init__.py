@@ -8,13 +8,15 @@ from ._autocorrelation import (
     r_hat as r_hat,
 )
 from ._budget import (
+    Comparison as Comparison,
+    compare_budgets as compare_budgets,
+    plan_budget as plan_budget,
+)
+from ._error_table import (
     Budget as Budget,
     BudgetError as BudgetError,
-    Comparison as Comparison,
     ErrorTable as ErrorTable,
-    compare_budgets as compare_budgets,
     error_table as error_table,
-    plan_budget as plan_budget,
 )
 from ._qsampled import (
     QSampled as QSampled,
