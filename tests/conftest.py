@@ -31,7 +31,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 install_import_hook("trainq", "beartype.beartype")
 
 # Compiling takes longer than any deadline, and failures must be repeatable.
-settings.register_profile("trainq", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("trainq", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("trainq")
 
 
