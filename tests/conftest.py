@@ -6,6 +6,7 @@ import pathlib
 
 import jax
 import jax.random as jr
+import jaxtyping
 import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
@@ -54,3 +55,11 @@ def forget_programs():
 def key():
     """A fixed key: statistics must not depend on luck."""
     return jr.key(2026)
+
+
+@pytest.fixture
+def as_for_users():
+    """Users have no run-time type checks, which would be the first to complain."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

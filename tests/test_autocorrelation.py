@@ -3,7 +3,6 @@
 import emcee
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
@@ -14,14 +13,6 @@ from trainq import sampling
 
 
 MODEL = rbm(3, 2)
-
-
-@pytest.fixture
-def as_for_users():
-    """Users have no run-time type checks, which would be the first to complain."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def series(name, n_steps, n_chains=16, seed=0):

@@ -192,6 +192,11 @@ def test_blocks_that_do_not_hold_every_unit_once_are_refused(blocks):
         tq.SystematicScanGibbs(blocks)
 
 
+def test_a_model_is_not_blocks(as_for_users):
+    with pytest.raises(ValueError, match="but a model was given"):
+        tq.SystematicScanGibbs(ladder())
+
+
 def test_a_model_of_another_size_is_refused(key):
     kernel = tq.SystematicScanGibbs([(0, 1), (2, 3)])
     for use in (

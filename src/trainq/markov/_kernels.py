@@ -291,6 +291,11 @@ class SystematicScanGibbs(AbstractKernel):
         once. Using the kernel raises a `ValueError` for a model with another number of
         units, and a run-time error if two units of a block interact.
         """
+        if isinstance(blocks, AbstractEnergyModel):
+            raise ValueError(
+                "A scan takes blocks of units, but a model was given: use "
+                "`SystematicScanGibbs(model.colouring())`."
+            )
         self.blocks = tuple(tuple(np.asarray(b).tolist()) for b in blocks)
         units = [unit for block in self.blocks for unit in block]
         whole = units and sorted(units) == list(range(len(units)))
