@@ -231,7 +231,8 @@ class AlternatingBlockGibbs(AbstractBlockKernel):
     What block-Gibbs hardware and contrastive divergence run. It leaves the law
     invariant but is **not reversible**: it has no real spectrum, no gap and no Cheeger
     bound, and functions that need these raise. A step is one sweep, `n_units` site
-    updates.
+    updates. A layer without a closed form is drawn by enumeration, and a model without
+    hidden units is then drawn independently in every step, at no honest cost.
 
     ??? cite "Source"
 

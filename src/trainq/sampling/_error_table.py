@@ -52,7 +52,9 @@ class ErrorTable(eqx.Module):
     """The error of an estimate of the gradient for many burn-ins and windows: with `M`
     chains it is `E‖ĝ - g‖² = bias2 + variance / M + data_variance`.
 
-    From a calibration run, `bias2` is an upper bound: what its chains can tell.
+    From a calibration run every entry is an estimate, and `bias2` one on the large
+    side: what its chains can tell. A budget read off it may miss its target by some
+    percent.
     """
 
     burn_in: Int[np.ndarray, " candidates"]
@@ -107,7 +109,9 @@ class ErrorTable(eqx.Module):
                     f"{max_chains} chains reach Q = {self.signal / error.min():.4g} "
                     f"{reach}: allow more chains, or more steps."
                 )
-        return self._budget(int(np.argmin(chains * self.steps)), chains)
+        # Of equal costs, the one with the smallest error.
+        error = self.bias2 + self.variance / chains
+        return self._budget(int(np.lexsort((error, chains * self.steps))[0]), chains)
 
     def best(self, cost: float, max_chains: int | None = None) -> Budget:
         """The budget of the largest `Q` for at most some cost, in unit updates.
@@ -279,6 +283,10 @@ def _exact_errors(
     variance = jnp.maximum(squares.T - bias2, 0)
     noise = data_variance(EnergyGradients(model), data, estimate.batch)
     signal = jnp.sum(gradient_of_kl(data, model) ** 2)
+    # What rounding leaves of a gradient that is zero is no signal.
+    rounding = 64 * jnp.finfo(f.dtype).eps
+    size = jnp.sum(jnp.max(observables(model) ** 2, axis=0))
+    signal = jnp.where(signal > rounding**2 * size, signal, 0)
     return bias2, variance, signal, jnp.sum(noise)
 
 

@@ -78,6 +78,10 @@ class QSampled(eqx.Module):
     it many times: for models too large for [`trainq.QOperational`][], which is the same
     number without the noise.
 
+    Give it the exact `gradient` where you know it. Without it errors are taken about
+    the mean of the replicates, which leaves out the bias of the start: `Q` is then too
+    large, by a lot if the burn-in is short.
+
     Every replicate is a complete estimate: `chains` chains of its own start anew, drop
     `burn_in` steps and average the observables over the next `window`.
     """
