@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import jaxtyping
 import numpy as np
 import pytest
 from helpers import KERNELS, REVERSIBLE, machine, neural, random_law, rbm
@@ -14,14 +13,7 @@ from trainq import _spins
 from trainq.markov import DenseChain
 
 
-@pytest.fixture(autouse=True)
-def as_for_users():
-    """Users have no run-time type checks, which would catch some mistakes before us."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
+pytestmark = pytest.mark.usefixtures("as_for_users")
 NAN = float("nan")
 GIBBS = KERNELS["gibbs"]
 ALTERNATING = KERNELS["alternating"]

@@ -30,7 +30,8 @@ def plan_budget(
     """The cheapest burn-in, window and number of chains whose gradient reaches a `Q`.
 
     Exactly, for a model of up to 14 units: numbers are searched for on a grid, and then
-    one by one near the best of the grid. With a key, for any model, from a calibration
+    one by one near the best of the grid, which may miss the cheapest of all by some
+    percent. With a key, for any model, from a calibration
     run, on the grid alone.
 
     **Arguments:** those of [`trainq.sampling.error_table`][], and
