@@ -269,11 +269,18 @@ def advance(
 # ------------------------------------------------------------- measured at a checkpoint
 
 
-def measure(network: tq.CouplingNetwork, task: Task) -> Record:
-    """KL and pooled Q, forward only, and the students' weights."""
-    _, record = augmented_loss(network, task, jnp.asarray(0.0))
+def evaluate(
+    network: tq.CouplingNetwork, task: Task, weight: jax.Array
+) -> tuple[Record, tq.CouplingNetwork]:
+    """KL, pooled Q, the loss and the students' weights; and the gradient of the loss.
+
+    One program serves all that is asked of a network outside of its training loop.
+    """
+    (loss, record), gradient = eqx.filter_value_and_grad(augmented_loss, has_aux=True)(
+        network, task, weight
+    )
     weights = eqx.filter_vmap(lambda code: network(code).weights)(task.codes)
-    return record | {"weights": weights}
+    return record | {"loss": loss, "weights": weights}, gradient
 
 
 def certify(network: tq.CouplingNetwork, task: Task) -> Any:
@@ -282,8 +289,10 @@ def certify(network: tq.CouplingNetwork, task: Task) -> Any:
 
 
 def difference_errors(
-    network: tq.CouplingNetwork, task: Task, weight: jax.Array, key: jax.Array
-) -> jax.Array:
+    evaluated: Callable[[tq.CouplingNetwork], tuple[Record, tq.CouplingNetwork]],
+    network: tq.CouplingNetwork,
+    key: jax.Array,
+) -> np.ndarray:
     """Relative error of autodiff against central differences: (step sizes, directions).
 
     The directions are unit vectors in the space of all network parameters.
@@ -292,20 +301,17 @@ def difference_errors(
     centre, unravel = ravel_pytree(arrays)
     directions = jax.random.normal(key, (PROTOCOL.directions, centre.size))
     directions /= jnp.linalg.norm(directions, axis=1, keepdims=True)
-    sizes = jnp.asarray(PROTOCOL.difference_steps)
+    slopes = np.asarray(directions @ ravel_pytree(evaluated(network)[1])[0])
 
-    def loss(flat: jax.Array) -> jax.Array:
-        return augmented_loss(eqx.combine(unravel(flat), static), task, weight)[0]
+    def loss(point: jax.Array) -> float:
+        record, _ = evaluated(eqx.combine(unravel(point), static))
+        return float(record["loss"])
 
-    offsets = sizes[:, None, None] * directions
-    points = (centre + jnp.stack([offsets, -offsets])).reshape(-1, centre.size)
-    # The gradient is needed at the centre only, but one loop compiles in half the time.
-    values, gradients = jax.lax.map(
-        jax.value_and_grad(loss), jnp.concatenate([centre[None], points])
-    )
-    slopes = directions @ gradients[0]
-    ahead, behind = values[1:].reshape(2, sizes.size, PROTOCOL.directions)
-    return jnp.abs((ahead - behind) / (2 * sizes[:, None]) - slopes) / jnp.abs(slopes)
+    differences = [
+        [(loss(centre + h * u) - loss(centre - h * u)) / (2 * h) for u in directions]
+        for h in PROTOCOL.difference_steps
+    ]
+    return np.abs(np.array(differences) - slopes) / np.abs(slopes)
 
 
 # ------------------------------------------------------------------------------ one run
@@ -331,6 +337,7 @@ def train(
     evaluates it in its loop, so its curve is sampled between chunks.
     """
     objective = augmented_loss if weight > 0 else plain_loss
+    scalar = jnp.asarray(weight)
     state, done, stopped = State.start(network, len(PROTOCOL.crossings)), 0, None
     chunks: list[dict[str, np.ndarray]] = []
     probes: list[dict[str, Any]] = []
@@ -338,9 +345,8 @@ def train(
         length = min(CHUNK, steps - done)
         try:
             if weight == 0:
-                probe = lab("baseline Q", measure, state.network, task)
+                probe, _ = lab("baseline Q", evaluate, state.network, task, scalar)
                 probes.append({"q_step": done, **probe})
-            scalar = jnp.asarray(weight)
             state, records = lab(
                 "train", advance, state, task, scalar, objective, length
             )
@@ -393,6 +399,7 @@ def run_arm(
     start = time.perf_counter()
     m, s = cell
     task, network = make_task(seed, m, s)
+    scalar = jnp.asarray(weight)
     state, curves, stopped = train(lab, task, network, weight, constants.steps, on_step)
     done = len(curves.get("kl", ()))
 
@@ -411,7 +418,7 @@ def run_arm(
         if student is None:
             checkpoints[label] = None
             continue
-        values = lab("evaluate", measure, student, task)
+        values, _ = lab("evaluate", evaluate, student, task, scalar)
         weights = curves[f"weights_{label}"] = np.asarray(values["weights"])
         q_numpy = None
         if label not in ("init", "final"):
@@ -429,10 +436,12 @@ def run_arm(
     differences = None
     student = found[PROTOCOL.difference_checkpoint][1]
     if weight == constants.lambdas[1] and student is not None:
-        key = seed_key(seed, m, s, PROTOCOL.stream_directions)
-        scalar = jnp.asarray(weight)
-        errors = lab("differences", difference_errors, student, task, scalar, key)
-        differences = np.asarray(errors).min(axis=0).tolist()
+        errors = difference_errors(
+            lambda network: lab("differences", evaluate, network, task, scalar),
+            student,
+            seed_key(seed, m, s, PROTOCOL.stream_directions),
+        )
+        differences = errors.min(axis=0).tolist()
 
     return Run(
         seed=seed,

@@ -149,7 +149,7 @@ def test_oracle_agrees_with_stored_values_and_with_trainq(cell):
 
 def test_pooled_q_is_that_of_the_oracle(lab):
     task, network = exp9.make_task(0, 2, 2)
-    found = lab("evaluate", exp9.measure, network, task)
+    found, _ = lab("evaluate", exp9.evaluate, network, task, jnp.asarray(0.0))
     laws, window = np.asarray(task.laws), task.predictor.window
     weights = np.asarray(found["weights"])
     signal, noise = sum(
@@ -249,10 +249,14 @@ def test_training_that_diverges_says_at_which_step_and_why(lab):
     assert "kl" not in curves
 
 
-def test_differences_are_small_and_a_wrong_gradient_is_seen(monkeypatch):
+def test_differences_are_small_and_a_wrong_gradient_is_seen(monkeypatch, lab):
     task, network = exp9.make_task(0, 2, 2)
-    args = network, task, jnp.asarray(0.1), jax.random.key(0)
-    errors = eqx.filter_jit(exp9.difference_errors)(*args)
+
+    def evaluated(network):
+        return lab("differences", evaluate, network, task, jnp.asarray(0.1))
+
+    evaluate = exp9.evaluate
+    errors = exp9.difference_errors(evaluated, network, jax.random.key(0))
     assert errors.shape == (len(PROTOCOL.difference_steps), PROTOCOL.directions)
     assert errors.min(axis=0).max() < 1e-6
 
@@ -264,7 +268,8 @@ def test_differences_are_small_and_a_wrong_gradient_is_seen(monkeypatch):
         return loss + extra - jax.lax.stop_gradient(extra), record
 
     monkeypatch.setattr(exp9, "augmented_loss", wrong)
-    errors = eqx.filter_jit(partial(exp9.difference_errors))(*args)
+    evaluate = partial(exp9.evaluate)  # compiled anew
+    errors = exp9.difference_errors(evaluated, network, jax.random.key(0))
     assert errors.min(axis=0).max() > PROTOCOL.difference_tolerance
 
 
