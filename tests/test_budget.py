@@ -8,6 +8,7 @@ from helpers import DIRECT, KERNELS, assert_close, random_law, rbm
 
 import trainq as tq
 from trainq import sampling
+from trainq.sampling._error_table import _bias_and_variance
 
 
 MODEL = rbm(3, 2, biased=True)
@@ -72,7 +73,7 @@ def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
             if bias2 < signal / 5.0:
                 chains = max(1, np.ceil(variance / (signal / 5.0 - bias2)))
                 costs.append(chains * (burn_in + window) * MODEL.n_units)
-    assert plan.cost <= 1.05 * min(costs)
+    assert plan.cost <= 1.001 * min(costs)
     assert plan.cost >= min(costs) * (1 - 1e-12)
     exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, "uniform", plan.chains)
     q = exact(MODEL, DATA).q
@@ -96,10 +97,50 @@ def test_a_calibration_plans_what_reaches_the_target(key):
         KERNEL, MODEL, DATA, target, max_steps=400, key=key, replicates=512
     )
     exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, "uniform", plan.chains)
-    # The errors of 512 replicates, in the noise and in the bias.
-    assert exact(MODEL, DATA).q > 0.85 * target
+    assert plan.q > plan.q_low >= target
+    assert exact(MODEL, DATA).q >= target
+    assert f"at least {plan.q_low:.4g} with 95 % confidence" in str(plan)
     best = tq.plan_budget(KERNEL, MODEL, DATA, target, max_steps=400)
-    assert plan.cost < 1.5 * best.cost
+    assert best.q_low is None and "confidence" not in str(best)
+    assert plan.cost < 1.3 * best.cost
+
+
+def test_a_calibration_knows_its_own_errors(key):
+    # Of many calibrations the entries scatter as each of them says.
+    entry = {"max_steps": 24, "replicates": 64}
+    tables = [
+        sampling.error_table(KERNEL, MODEL, DATA, key=one, **entry)
+        for one in jr.split(key, 60)
+    ]
+    chains = np.full(len(tables[0].steps), 4.0)
+    last = -1  # no burn-in matters less, and the window is the shortest
+    log_q = [np.log(t.signal / (t.bias2 + t.variance / chains)[last]) for t in tables]
+    said = []
+    for t in tables:
+        left = t.left_out
+        error = (left.bias2 + left.variance / chains)[:, last]
+        said.append(np.std(np.log(left.signal / error)) * np.sqrt(64 - 1))
+    # 60 draws know a standard deviation to 9 %.
+    assert 0.65 < np.mean(said) / np.std(log_q) < 1.5
+
+
+def test_what_is_left_out_is_what_the_others_say(key):
+    means = np.asarray(jr.normal(key, (9, 4))) + 1
+    late = np.asarray(jr.normal(jr.key(1), (9, 4)))
+
+    def naive(means, late):
+        scatter = means - late
+        square = np.sum(scatter.mean(0) ** 2)
+        noise = np.sum(np.var(scatter, axis=0, ddof=1)) / len(means)
+        bias2 = max(square - noise, 0) + noise
+        return bias2, np.sum(np.var(means, axis=0, ddof=1))
+
+    truth = late.mean(axis=0)
+    found, left_out = _bias_and_variance(means, jnp.asarray(truth), late - truth)
+    np.testing.assert_allclose(found, naive(means, late), rtol=1e-12)
+    for i, pair in enumerate(zip(*left_out, strict=True)):
+        others = np.arange(9) != i
+        np.testing.assert_allclose(pair, naive(means[others], late[others]), rtol=1e-12)
 
 
 def test_a_calibration_takes_samples_of_a_model_that_is_too_large(key):
@@ -109,7 +150,7 @@ def test_a_calibration_takes_samples_of_a_model_that_is_too_large(key):
     options = {"max_steps": 60, "key": key, "replicates": 64}
     plan = tq.plan_budget(kernel, model, data, 1.0, batch=40, **options)
     assert plan.q >= 1.0
-    with pytest.raises(ValueError, match="without a key"):
+    with pytest.raises(ValueError, match="Give `key=jax.random.key"):
         tq.plan_budget(kernel, model, data, 1.0)
 
 
@@ -123,7 +164,14 @@ def test_kernels_side_by_side():
     other = next(name for name in costs if name != cheapest)
     assert found.at_equal_cost[other].q < 4.0
     text = str(found)
-    assert all(name in text for name in kernels) and "Q at equal cost" in text
+    assert all(name in text for name in kernels) and "at equal cost" in text
+    for budget in (*found.budgets.values(), *found.at_equal_cost.values()):
+        assert budget.plan in text
+
+
+def test_kernels_need_names(as_for_users):
+    with pytest.raises(ValueError, match="kernels are given by name"):
+        sampling.compare_budgets([KERNEL], MODEL, DATA, 4.0)
 
 
 def test_a_kernel_out_of_reach_is_named():
@@ -141,7 +189,10 @@ def test_a_kernel_out_of_reach_is_named():
     [
         ({"batch": 1}, "batch of data alone limits Q"),
         ({"max_steps": 2}, "bias of the start limits Q"),
-        ({"max_steps": 9, "max_chains": 1, "start": "stationary"}, "1 chains reach"),
+        (
+            {"max_steps": 9, "max_chains": 1, "start": "stationary"},
+            "chains=1 limits Q to",
+        ),
         ({"max_chains": 0}, "max_chains is a whole number"),
         ({"key": jr.key(0), "start": jnp.ones(5)}, "an array was given"),
         ({"key": jr.key(0), "replicates": 2}, "replicates is at least 8"),

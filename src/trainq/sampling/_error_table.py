@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
+from scipy.special import stdtrit
 
-from .._spins import check_enumerable
 from ..markov import AbstractKernel
 from ..markov._functions import EnergyGradients
 from ..models import AbstractEnergyModel, observables
@@ -25,6 +25,8 @@ from ._run import bar
 # Times of a grid grow by about a third.
 _GROWTH = 4 / 3
 _MAX_EXACT_UNITS = 14
+# With which a calibration reaches its target.
+_CONFIDENCE = 0.95
 
 
 class BudgetError(ValueError):
@@ -33,19 +35,39 @@ class BudgetError(ValueError):
 
 class Budget(eqx.Module):
     """Numbers of burn-in steps, steps of the window and chains; the `Q` of the gradient
-    estimated from them; and their cost in single-unit updates."""
+    estimated from them; and their cost in single-unit updates.
+
+    If they come from a calibration run, `Q` is at least `q_low` with a confidence of
+    95 %. Where `q` is exact, `q_low` is None.
+    """
 
     burn_in: int
     window: int
     chains: int
     q: float
     cost: float
+    q_low: float | None = None
+
+    @property
+    def plan(self) -> str:
+        """The numbers in words."""
+        chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
+        return f"burn-in {self.burn_in}, window {self.window}, {chains}"
 
     def __str__(self) -> str:
-        return (
-            f"{self.burn_in} burn-in steps, a window of {self.window}, {self.chains} "
-            f"chains: Q = {self.q:.4g} for {self.cost:.4g} unit updates"
-        )
+        text = f"{self.plan}: Q = {self.q:.4g} for {self.cost:.4g} unit updates"
+        if self.q_low is None:
+            return text
+        return f"{text} (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
+
+
+class LeftOut(eqx.Module):
+    """What a calibration finds without one of its replicates, for each of them: the
+    jackknife, whose scatter is the error of all that is computed from the table."""
+
+    bias2: Float[np.ndarray, "replicates candidates"]
+    variance: Float[np.ndarray, "replicates candidates"]
+    signal: Float[np.ndarray, " replicates"]
 
 
 class ErrorTable(eqx.Module):
@@ -53,8 +75,7 @@ class ErrorTable(eqx.Module):
     chains it is `E‖ĝ - g‖² = bias2 + variance / M + data_variance`.
 
     From a calibration run every entry is an estimate, and `bias2` one on the large
-    side: what its chains can tell. A budget read off it may miss its target by some
-    percent.
+    side: what its chains can tell. `left_out` then holds what gives their errors.
     """
 
     burn_in: Int[np.ndarray, " candidates"]
@@ -64,6 +85,7 @@ class ErrorTable(eqx.Module):
     signal: float
     data_variance: float
     site_updates: float
+    left_out: LeftOut | None = None
 
     @property
     def steps(self) -> Int[np.ndarray, " candidates"]:
@@ -71,18 +93,25 @@ class ErrorTable(eqx.Module):
         return self.burn_in + self.window
 
     def cheapest(self, target_q: float, max_chains: int | None = None) -> Budget:
-        """The budget of the least cost that reaches a target.
+        """The budget of the least cost that reaches a target: in a calibration, with
+        `q_low`.
 
         **Raises:** [`trainq.sampling.BudgetError`][] if there is none, saying why.
+        """
+        return self.cheapest_by_chains(target_q, max_chains)[0]
+
+    def cheapest_by_chains(
+        self, target_q: float, max_chains: int | None = None
+    ) -> list[Budget]:
+        """The budget of the least cost that reaches a target for each number of chains
+        that one does, the cheapest first.
+
+        **Raises:** as `cheapest`.
         """
         if not (math.isfinite(target_q) and target_q > 0):
             raise ValueError(f"target_q is positive, but {target_q} was given.")
         check_counts(max_chains=max_chains)
-        if self.signal <= 0:
-            raise BudgetError(
-                "The gradient is zero, or not told from zero: Q is then zero for any "
-                "number of samples."
-            )
+        self._require_signal()
         left = self.signal / target_q - self.data_variance
         if left <= 0:
             raise BudgetError(
@@ -90,28 +119,31 @@ class ErrorTable(eqx.Module):
                 f"{self.signal / self.data_variance:.4g}, below {target_q:.4g}: use a "
                 "larger batch."
             )
-        reach = f"within {self.steps.max()} steps, below {target_q:.4g}"
-        spare = left - self.bias2
-        if not (spare > 0).any():
-            best = self.signal / (self.bias2.min() + self.data_variance)
+        chains = self._needed(target_q)
+        if np.isinf(chains).all():
+            low = self._lower(np.full(len(self.steps), np.inf))
             raise BudgetError(
-                f"The bias of the start limits Q to {best:.4g} {reach}, and more "
-                "chains do not help: allow more steps, or use a kernel that mixes "
-                "faster. In a calibration, more replicates tell smaller biases."
+                f"The bias of the start limits Q to {low.max():.4g} within "
+                f"{self.steps.max()} steps, below {target_q:.4g}, and more chains do "
+                "not help: allow more steps, or use a kernel that mixes faster."
+                + self._advice
             )
-        needed = self.variance / np.where(spare > 0, spare, 1)
-        chains = np.where(spare > 0, np.maximum(np.ceil(needed), 1), np.inf)
+        if max_chains is not None and chains.min() > max_chains:
+            low = self._lower(np.full(len(self.steps), float(max_chains)))
+            raise BudgetError(
+                f"max_chains={max_chains} limits Q to {low.max():.4g}, below "
+                f"{target_q:.4g}, within {self.steps.max()} steps: allow more of "
+                "either." + self._advice
+            )
         if max_chains is not None:
             chains = np.where(chains <= max_chains, chains, np.inf)
-            if np.isinf(chains).all():
-                error = self.bias2 + self.variance / max_chains + self.data_variance
-                raise BudgetError(
-                    f"{max_chains} chains reach Q = {self.signal / error.min():.4g} "
-                    f"{reach}: allow more chains, or more steps."
-                )
         # Of equal costs, the one with the smallest error.
-        error = self.bias2 + self.variance / chains
-        return self._budget(int(np.lexsort((error, chains * self.steps))[0]), chains)
+        order = np.lexsort((self._errors(chains), chains * self.steps))
+        _, first = np.unique(chains[order], return_index=True)
+        best = order[np.sort(first)]
+        return [
+            self._budget(i, chains) for i in best.tolist() if np.isfinite(chains[i])
+        ]
 
     def best(self, cost: float, max_chains: int | None = None) -> Budget:
         """The budget of the largest `Q` for at most some cost, in unit updates.
@@ -119,6 +151,7 @@ class ErrorTable(eqx.Module):
         **Raises:** [`trainq.sampling.BudgetError`][] if it does not pay for one chain.
         """
         check_counts(max_chains=max_chains)
+        self._require_signal()
         chains = np.floor(cost / (self.steps * self.site_updates) * (1 + 1e-12))
         if max_chains is not None:
             chains = np.minimum(chains, max_chains)
@@ -128,19 +161,67 @@ class ErrorTable(eqx.Module):
                 f"{cost:.4g} unit updates do not pay for one chain, which takes at "
                 f"least {least:.4g}."
             )
-        error = self.bias2 + self.variance / np.maximum(chains, 1)
-        error = np.where(chains >= 1, error, np.inf)
+        error = np.where(chains >= 1, self._errors(np.maximum(chains, 1)), np.inf)
         return self._budget(int(np.argmin(error)), chains)
+
+    def _require_signal(self) -> None:
+        signals = [] if self.left_out is None else self.left_out.signal
+        if min([self.signal, *signals]) <= 0:
+            raise BudgetError(
+                "The gradient is zero, or not told from zero: Q is then zero for any "
+                "number of samples." + self._advice
+            )
+
+    @property
+    def _advice(self) -> str:
+        if self.left_out is None:
+            return ""
+        return " This comes from a calibration, and more replicates tell more."
+
+    def _errors(self, chains: np.ndarray) -> np.ndarray:
+        return self.bias2 + self.variance / chains + self.data_variance
+
+    def _q(self, chains: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            return self.signal / self._errors(chains)
+
+    def _lower(self, chains: np.ndarray) -> np.ndarray:
+        """What the `Q` of each candidate with its number of chains is at least."""
+        q = self._q(chains)
+        if self.left_out is None:
+            return q
+        left = self.left_out
+        error = left.bias2 + left.variance / chains + self.data_variance
+        log_q = np.log(left.signal)[:, None] - np.log(error)
+        n = len(left.signal)
+        reach = stdtrit(n - 1, _CONFIDENCE) * math.sqrt(n - 1)
+        return q * np.exp(-reach * np.std(log_q, axis=0))
+
+    def _needed(self, target_q: float) -> np.ndarray:
+        """The smallest number of chains with which each candidate reaches a target;
+        infinite if none does."""
+        target = np.full(len(self.steps), target_q)
+        chains = low = np.zeros(len(self.steps))
+        # How far the estimate must be above the target depends on the number of chains,
+        # but little: some rounds settle it.
+        for _ in range(1 if self.left_out is None else 20):
+            spare = self.signal / target - self.data_variance - self.bias2
+            needed = np.ceil(self.variance / np.where(spare > 0, spare, 1))
+            chains = np.where(spare > 0, np.maximum(needed, 1), np.inf)
+            low = self._lower(chains)
+            target = target_q * self._q(chains) / low
+        return np.where(low >= target_q * (1 - 1e-9), chains, np.inf)
 
     def _budget(self, i: int, chains: np.ndarray) -> Budget:
         m = int(chains[i])
-        error = self.bias2[i] + self.variance[i] / m + self.data_variance
+        low = None if self.left_out is None else float(self._lower(chains)[i])
         return Budget(
             burn_in=int(self.burn_in[i]),
             window=int(self.window[i]),
             chains=m,
-            q=float(self.signal / error) if error > 0 else math.inf,
+            q=float(self._q(chains)[i]),
             cost=float(m * self.steps[i] * self.site_updates),
+            q_low=low,
         )
 
 
@@ -211,8 +292,10 @@ def exact_table(
     max_steps: int,
 ) -> ErrorTable:
     if model.n_units > _MAX_EXACT_UNITS:
-        check_enumerable(
-            model.n_units, _MAX_EXACT_UNITS, "states, without a key for a calibration,"
+        raise ValueError(
+            f"An exact table takes at most {_MAX_EXACT_UNITS} units, but the model "
+            f"has {model.n_units}. Give `key=jax.random.key(0)` for a table from a "
+            "calibration run."
         )
     errors = _exact_errors(
         QOperational(kernel, 1, start=start, batch=batch),
@@ -326,36 +409,67 @@ def _calibrate(
                 jax.block_until_ready(x)
             advance(int(last - first))
 
+    # The truth is what the second half of the run says.
     half = int(np.argmin(abs(times - times[-1] // 2)))
     late = (sums[-1] - sums[half]) / float(times[-1] - times[half])
     truth = jnp.mean(late, axis=0)
-    doubt = float(jnp.sum(jnp.var(late, axis=0, ddof=1)) / replicates)
-    gradient = data_phase(model, data) - truth
+    doubt = late - truth[None]
+    (square, noise), left_out = _square(data_phase(model, data) - truth, -doubt)
+    signal, signals = square - noise, left_out[0] - left_out[1]
 
-    rows = []
-    for i, burn_in in enumerate(times[:-1]):
+    burn_in, window, entries = [], [], []
+    for i, first in enumerate(times[:-1]):
         for j in range(i + 1, len(times)):
-            window = int(times[j] - burn_in)
-            means = (sums[j] - sums[i]) / float(window)
-            variance = jnp.sum(jnp.var(means, axis=0, ddof=1))
-            # The square of a mean is too large by its variance, and not known better
-            # than to about as much.
-            noise = variance / replicates
-            bias2 = jnp.sum((jnp.mean(means, axis=0) - truth) ** 2) - noise
-            bias2 = jnp.maximum(bias2, 0) + noise
-            rows.append((int(burn_in), window, float(bias2), float(variance)))
-    burn_in, window, bias2, variance = (
-        np.array(column) for column in zip(*rows, strict=True)
+            burn_in.append(first)
+            window.append(times[j] - first)
+            means = (sums[j] - sums[i]) / float(window[-1])
+            entries.append(_bias_and_variance(means, truth, doubt))
+    (bias2, variance), (biases, variances) = jax.tree.map(
+        lambda *entry: np.stack(entry, axis=-1), *entries
     )
     return ErrorTable(
-        burn_in=burn_in,
-        window=window,
+        burn_in=np.array(burn_in),
+        window=np.array(window),
         bias2=bias2,
         variance=variance,
-        signal=float(jnp.sum(gradient**2)) - doubt,
+        signal=float(signal),
         data_variance=_batch_variance(model, data, batch),
         site_updates=float(kernel.site_updates(model)),
+        left_out=LeftOut(bias2=biases, variance=variances, signal=np.asarray(signals)),
     )
+
+
+def _square(
+    mean: Float[Array, " n_obs"], scatter: Float[Array, "replicates n_obs"]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The square of a mean over replicates and the noise in it, from all of them and
+    without each; `scatter` is what each has about the mean."""
+    n = scatter.shape[0]
+    squares = jnp.sum(scatter**2, axis=1)
+    noise = jnp.sum(squares) / (n * (n - 1))
+    noises = (jnp.sum(squares) - squares * n / (n - 1)) / ((n - 1) * (n - 2))
+    means = mean[None] - scatter / (n - 1)
+    return (jnp.sum(mean**2), noise), (jnp.sum(means**2, axis=1), noises)
+
+
+@jax.jit
+def _bias_and_variance(
+    means: Float[Array, "replicates n_obs"],
+    truth: Float[Array, " n_obs"],
+    doubt: Float[Array, "replicates n_obs"],
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Squared bias and variance from all replicates, and without each of them."""
+    n = means.shape[0]
+    mean = jnp.mean(means, axis=0)
+    scatter = means - mean[None]
+    whole, left_out = _square(mean - truth, scatter - doubt)
+    (_, noise), (_, noises) = _square(mean, scatter)
+
+    # A square is too large by its noise, and not known better than to about as much.
+    def known(square, noise):
+        return jnp.maximum(square - noise, 0) + noise
+
+    return (known(*whole), n * noise), (known(*left_out), (n - 1) * noises)
 
 
 @eqx.filter_jit
