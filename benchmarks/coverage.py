@@ -44,7 +44,10 @@ def main():
         record(f"Q by 64 replicates, {name}", float(exact.q), known)
         stationary = tq.QOperational(kernel, window)(model, data)
         estimate = sampling.QSampled(kernel, window, start="stationary", replicates=64)
-        unknown = [estimate(key, model, data).interval(CONFIDENCE) for key in keys]
+        unknown = [
+            estimate(key, model, data, gradient="sampled").interval(CONFIDENCE)
+            for key in keys
+        ]
         record(f"the same, gradient unknown, {name}", float(stationary.q), unknown)
 
         sokal = tq.QStruct(kernel, window)(model, data)

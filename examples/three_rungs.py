@@ -162,7 +162,6 @@ def compare(
         jax.random.fold_in(jax.random.key(CONSTANTS.seed), index),
         model,
         data,
-        gradient=tq.kl_gradient(data, model),
     )
     low, high = measured.interval()
     return Cell(

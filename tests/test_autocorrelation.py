@@ -95,6 +95,11 @@ def test_r_hat_of_mixed_chains():
     assert sampling.r_hat(jnp.array([[1.0] * 8, [2.0] * 8])) == np.inf
 
 
+def test_values_that_were_not_kept(as_for_users):
+    with pytest.raises(ValueError, match="keep=True"):
+        sampling.autocorrelation_time(None)
+
+
 def test_shapes(as_for_users):
     with pytest.raises(ValueError, match="For one chain add an axis"):
         sampling.autocorrelation_time(jnp.ones(9))

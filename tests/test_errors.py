@@ -81,7 +81,15 @@ STATIC = {
     ),
     "edge to nowhere": (
         lambda: tq.BoltzmannMachine(np.zeros((2, 2)), edges=np.array([[0, 2]])),
-        "name unit 2, but there are 2 units",
+        "name unit 2, but there are 2 units: rows of couplings",
+    ),
+    "edge without a bias": (
+        lambda: tq.BoltzmannMachine(np.zeros(1), np.zeros(2), edges=[[0, 2]]),
+        "name unit 2, but there are 2 units: values of bias",
+    ),
+    "more visible units than biases": (
+        lambda: tq.BoltzmannMachine(np.zeros(1), np.zeros(2), 3, edges=[[0, 1]]),
+        "between 1 and the 2 units, but 3 was given",
     ),
     "bias of a machine": (
         lambda: tq.BoltzmannMachine(np.zeros((2, 2)), np.zeros(3)),
@@ -406,6 +414,30 @@ def test_faulty_values_raise_when_run(case):
     fn, message = FAULTS[case]
     with pytest.raises(eqx.EquinoxRuntimeError, match=f"(?s){message}"):
         jax.block_until_ready(fn())
+
+
+MISTAKEN = {
+    "data before the model": (
+        lambda: tq.QStruct(GIBBS, 10)(LAW, rbm(1, 1)),
+        "comes before the data, but an object of type array was given",
+    ),
+    "data before the model, sampled": (
+        lambda: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), LAW, rbm(1, 1)),
+        "comes before the data, but an object of type .* was given",
+    ),
+    "a class of kernels": (
+        lambda: tq.QOperational(tq.RandomScanGibbs, 10),
+        r"make one of it, `RandomScanGibbs\(\)`",
+    ),
+    "a window for a kernel": (lambda: tq.QStruct(10, GIBBS), "but int was given"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_one_thing_for_another_is_a_type_error(case):
+    fn, message = MISTAKEN[case]
+    with pytest.raises(TypeError, match=message):
+        fn()
 
 
 def test_a_failed_certificate_has_an_error_of_its_own():

@@ -154,8 +154,25 @@ def test_what_cannot_be_taken_over_is_refused():
     ebm, blocks = ising()
     with pytest.raises(ValueError, match="Clamped nodes are not supported"):
         from_thrml(ebm, blocks[:1])
+    with pytest.raises(ValueError, match="7 nodes, 1 of them strange to it"):
+        from_thrml(ebm, [*blocks, Block([SpinNode()])])
     with pytest.raises(ValueError, match="a `BoltzmannMachine` is needed"):
         to_thrml(tq.RBM(jnp.ones((2, 2))), tq.SystematicScanGibbs([[0, 1], [2, 3]]))
     model, _ = from_thrml(ebm, blocks)
     with pytest.raises(ValueError, match="has 2 units in its blocks"):
         to_thrml(model, tq.SystematicScanGibbs([[0], [1]]))
+
+
+def test_one_thing_for_another_is_refused(as_for_users):
+    ebm, blocks = ising()
+    with pytest.raises(ValueError, match="comes first, but a list was given"):
+        from_thrml(blocks, ebm)
+    with pytest.raises(ValueError, match="is a list of `thrml.Block`"):
+        from_thrml(ebm, [list(block) for block in blocks])
+    model, _ = from_thrml(ebm, blocks)
+    for use in (
+        lambda: to_thrml(model, tq.RandomScanGibbs()),
+        lambda: to_blocks(tq.RandomScanGibbs(), jnp.ones(6)),
+    ):
+        with pytest.raises(ValueError, match="but a RandomScanGibbs was given"):
+            use()

@@ -22,8 +22,8 @@ def test_the_error_is_that_of_the_exact_rung(start):
     kernel, plan = KERNELS["random"], (20, 5, start, 2)
     exact = tq.QOperational(kernel, *plan, batch=30)(MODEL, DATA)
     sampled = sampling.QSampled(kernel, *plan, batch=30, replicates=2000)
-    gradient = tq.kl_gradient(DATA, MODEL)
-    found = sampled(jr.key(1), MODEL, DATA, gradient=gradient)
+    found = sampled(jr.key(1), MODEL, DATA)
+    assert found.knows_bias
     assert abs(found.mse - exact.mse) < SIGMAS * found.mse_error
     assert_close(found.signal, exact.signal, DIRECT)
     # A negative control: half of the window is another number.
@@ -36,7 +36,7 @@ def test_intervals_cover_as_often_as_they_say(known):
     kernel = KERNELS["palindromic"]
     sampled = sampling.QSampled(kernel, 20, start="stationary", replicates=32)
     q = tq.QOperational(kernel, 20)(MODEL, DATA).q
-    gradient = tq.kl_gradient(DATA, MODEL) if known else None
+    gradient = tq.kl_gradient(DATA, MODEL) if known else "sampled"
     hits = 0
     for key in jr.split(jr.key(2), TRIALS):
         low, high = sampled(key, MODEL, DATA, gradient=gradient).interval(0.9)
@@ -68,10 +68,31 @@ def test_the_data_phase_of_samples():
     assert np.isfinite(sampled(jr.key(0), MODEL, v).mse)
 
 
+def test_the_bias_of_the_start_is_in_the_error_where_the_gradient_is_known():
+    sampled = sampling.QSampled(KERNELS["gibbs"], 2, replicates=400)
+    samples = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7])]
+    data = tq.empirical_distribution(samples)
+    exact = tq.QOperational(KERNELS["gibbs"], 2, start="uniform")(MODEL, data)
+    assert exact.bias2 > 0.1 * exact.mse
+    for one in (data, samples):
+        found = sampled(jr.key(5), MODEL, one)
+        assert found.knows_bias
+        assert abs(found.mse - exact.mse) < SIGMAS * found.mse_error
+    unknown = sampled(jr.key(5), MODEL, data, gradient="sampled")
+    assert not unknown.knows_bias and "bias of the start left out" in str(unknown)
+    assert abs(unknown.mse - exact.variance) < SIGMAS * unknown.mse_error
+    assert unknown.mse < exact.mse - SIGMAS * unknown.mse_error
+    # Too many units to enumerate: the mean of the replicates has to do.
+    large = rbm(12, 10, scale=0.1)
+    visible = jr.rademacher(jr.key(6), (9, 12), float)
+    assert not sampled(jr.key(5), large, visible).knows_bias
+
+
 def test_no_signal_is_told_from_zero():
     data = tq.visible_distribution(MODEL)
     sampled = sampling.QSampled(KERNELS["gibbs"], 5, start="stationary", replicates=8)
-    found = [sampled(key, MODEL, data) for key in jr.split(jr.key(4), 6)]
+    keys = jr.split(jr.key(4), 6)
+    found = [sampled(key, MODEL, data, gradient="sampled") for key in keys]
     negative = [one for one in found if one.signal <= 0]
     assert negative
     for one in negative:
@@ -92,6 +113,9 @@ MISTAKES = {
     "at most 20 units, but there are 22": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5, start="stationary"
     )(jr.key(0), rbm(11, 11), jnp.ones((4, 11))),
+    "or None, but 'exakt' was given": lambda: sampling.QSampled(KERNELS["gibbs"], 5)(
+        jr.key(0), MODEL, DATA, gradient="exakt"
+    ),
     "confidence is between 0 and 1, but 1.5": lambda: sampling.SampledTime(
         jnp.ones(8), jnp.ones(()), jnp.array(True)
     ).interval(1.5),

@@ -176,6 +176,8 @@ def test_blocks_that_interact_are_refused(key):
         kernel.step(key, model, jnp.ones(6))
     with pytest.raises(RuntimeError, match="units of one block interact"):
         tq.QStruct(kernel, 10)(model, random_law(4))
+    with pytest.raises(ValueError, match="units of one block interact"):
+        kernel.chain(model)
     for model, blocks in (
         (neural(2, 2), [(0, 1), (2, 3)]),
         (rbm(2, 2), [(0, 2), (1, 3)]),
@@ -184,12 +186,20 @@ def test_blocks_that_interact_are_refused(key):
             tq.SystematicScanGibbs(blocks).step(key, model, jnp.ones(4))
 
 
-@pytest.mark.parametrize(
-    "blocks", [[], [(0, 1), ()], [(0, 1), (1, 2)], [(0, 2)], [(-1, 0)]]
-)
-def test_blocks_that_do_not_hold_every_unit_once_are_refused(blocks):
-    with pytest.raises(ValueError, match="hold every unit"):
-        tq.SystematicScanGibbs(blocks)
+BLOCKS = {
+    "at least one block, but none": [],
+    "at least one unit by number": [(0, 1), ()],
+    "unit 1 is there twice": [(0, 1), (1, 2)],
+    "unit 1 is missing": [(0, 2)],
+    "there is a unit -1": [(-1, 0)],
+    r"but \[0, 1\] was given": [0, 1],
+}
+
+
+@pytest.mark.parametrize("message", BLOCKS)
+def test_blocks_that_do_not_hold_every_unit_once_are_refused(message, as_for_users):
+    with pytest.raises(ValueError, match=message):
+        tq.SystematicScanGibbs(BLOCKS[message])
 
 
 def test_a_model_is_not_blocks(as_for_users):

@@ -53,3 +53,25 @@ def test_a_batch_of_models_pools():
         one.mse for one in one_by_one
     )
     assert_close(tq.pool(batch).q, expected, IDENTITY)
+
+
+def test_print_tells_q_and_what_it_is_made_of():
+    assert str(snr([1.0, 4.0], [0.5, 2.0])) == (
+        "Q = 2: signal 5 over noise 2.5, window 10"
+    )
+    batch = str(snr([[1.0, 4.0], [0.0, 9.0]], [[0.5, 2.0], [1.0, 3.0]]))
+    assert "Q = 2 to 2.25" in batch and "signal 5 to 9" in batch
+    model, data = rbm(2, 2), random_law(2)
+    exact = tq.QOperational(KERNELS["gibbs"], 5, 1, "uniform", 3, batch=7)(model, data)
+    for part in (exact.q, exact.bias2, exact.variance, exact.data_variance):
+        assert f"{part:.4g}" in str(exact)
+    assert "3 chains" in str(exact)
+    found = tq.sampling.QSampled(KERNELS["gibbs"], 5)(jax.random.key(0), model, data)
+    low, high = found.interval()
+    assert f"{low:.4g} to {high:.4g} with 95 % confidence" in str(found)
+    solver = tq.ConjugateGradient(max_steps=1, throw=False)
+    unsolved = tq.QStruct(KERNELS["gibbs"], 5, solver=solver)(rbm(4, 4), random_law(4))
+    assert "NOT SOLVED" in str(unsolved)
+    seen = []
+    jax.jit(lambda x: seen.append(str(snr(x, x))))(jnp.ones(2))
+    assert "GradientSNR(" in seen[0]

@@ -40,18 +40,30 @@ def from_thrml(
     **Raises:** `ValueError` if the blocks do not hold every node once: clamped nodes
     are not supported.
     """
+    if not isinstance(ebm, IsingEBM):
+        raise ValueError(
+            "ebm is an `IsingEBM`, and comes first, but a "
+            f"{type(ebm).__name__} was given."
+        )
     unit = {node: i for i, node in enumerate(ebm.nodes)}
     pairs = [[unit.get(node, -1) for node in edge] for edge in ebm.edges]
     blocks = [
-        (block,) if isinstance(block, Block) else tuple(block) for block in free_blocks
+        tuple(block) if isinstance(block, list | tuple) else (block,)
+        for block in free_blocks
     ]
+    if not all(isinstance(part, Block) for block in blocks for part in block):
+        raise ValueError(
+            "free_blocks is a list of `thrml.Block`, or of tuples of them, as for "
+            "`IsingSamplingProgram`, but something else stands in it."
+        )
     units = [[unit.get(node, -1) for b in block for node in b] for block in blocks]
     if sorted(sum(units, [])) != list(range(len(unit))) or -1 in sum(pairs, []):
         raise ValueError(
             f"The free blocks hold each of the {len(unit)} nodes of the model once, "
-            f"and its edges join these, but blocks with {sum(map(len, units))} nodes "
-            "were given. Clamped nodes are not supported: add their fields to the "
-            "biases of an `IsingEBM` without them."
+            f"and its edges join these, but blocks with {sum(map(len, units))} nodes, "
+            f"{sum(units, []).count(-1)} of them strange to it, were given. Clamped "
+            "nodes are not supported: add their fields to the biases of an `IsingEBM` "
+            "without them."
         )
     edges = np.asarray(pairs, int).reshape(-1, 2)
     model = BoltzmannMachine(ebm.weights, ebm.biases, n_visible, edges=edges)
@@ -87,7 +99,7 @@ def to_thrml(
             "thrml has Ising models: a `BoltzmannMachine` is needed, but a "
             f"{type(machine).__name__} was given."
         )
-    kernel.site_updates(machine)  # which checks the number of units
+    _require_scan(kernel).site_updates(machine)  # which checks the number of units
     nodes: list[AbstractNode] = [SpinNode() for _ in range(machine.n_units)]
     dtype = machine.couplings.dtype
     bias = jnp.zeros(len(nodes), dtype) if machine.bias is None else machine.bias
@@ -96,17 +108,28 @@ def to_thrml(
     return ebm, [Block([nodes[i] for i in block]) for block in kernel.blocks]
 
 
+def _require_scan(kernel: SystematicScanGibbs) -> SystematicScanGibbs:
+    if not isinstance(kernel, SystematicScanGibbs):
+        raise ValueError(
+            "thrml scans blocks in a fixed order: a `SystematicScanGibbs` is needed, "
+            f"but a {type(kernel).__name__} was given."
+        )
+    return kernel
+
+
 def to_blocks(
     kernel: SystematicScanGibbs, x: Num[Array, "*batch n_units"]
 ) -> list[Bool[Array, "*batch block"]]:
     """The states of the blocks, as thrml has them, from ±1 spins."""
-    return [x[..., np.asarray(block)] > 0 for block in kernel.blocks]
+    blocks = _require_scan(kernel).blocks
+    return [x[..., np.asarray(block)] > 0 for block in blocks]
 
 
 def from_blocks(
     kernel: SystematicScanGibbs, states: Sequence[Bool[Array, "*batch block"]]
 ) -> Num[Array, "*batch n_units"]:
     """±1 spins from the states of the blocks."""
-    order = np.argsort(np.concatenate([np.asarray(block) for block in kernel.blocks]))
+    blocks = _require_scan(kernel).blocks
+    order = np.argsort(np.concatenate([np.asarray(block) for block in blocks]))
     up = jnp.concatenate(states, axis=-1)[..., order]
     return jnp.where(up, 1.0, -1.0)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Int, Key, Num
 
 from .._spins import check_spins, draw_spins, happens
@@ -84,6 +85,17 @@ class AbstractKernel(eqx.Module):
     @abc.abstractmethod
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         """Number of single-unit updates in one step, on average."""
+
+
+def checked_kernel(kernel: Any) -> AbstractKernel:
+    """Return the kernel; a `TypeError` if it is none."""
+    if isinstance(kernel, AbstractKernel):
+        return kernel
+    given = kernel.__name__ if isinstance(kernel, type) else type(kernel).__name__
+    raise TypeError(
+        f"kernel is a kernel such as `RandomScanGibbs()`, but {given} was given"
+        + (f": make one of it, `{given}()`." if isinstance(kernel, type) else ".")
+    )
 
 
 class AbstractSingleFlipKernel(AbstractKernel):
@@ -290,20 +302,32 @@ class SystematicScanGibbs(AbstractKernel):
 
         **Raises:** `ValueError` for blocks that are empty, or do not hold every unit
         once. Using the kernel raises a `ValueError` for a model with another number of
-        units, and a run-time error if two units of a block interact.
+        units, or if two units of a block interact: a run-time error under `jit`.
         """
         if isinstance(blocks, AbstractEnergyModel):
             raise ValueError(
                 "A scan takes blocks of units, but a model was given: use "
                 "`SystematicScanGibbs(model.colouring())`."
             )
-        self.blocks = tuple(tuple(np.asarray(b).tolist()) for b in blocks)
-        units = [unit for block in self.blocks for unit in block]
-        whole = units and sorted(units) == list(range(len(units)))
-        if not all(self.blocks) or not whole:
+        arrays = [np.asarray(block) for block in blocks]
+        if any(b.ndim != 1 or b.size == 0 or b.dtype.kind not in "iu" for b in arrays):
             raise ValueError(
-                "The blocks of a scan are not empty, and hold every unit from 0 on "
-                f"once, but {self} was given. `model.colouring()` makes such blocks."
+                "A scan takes a sequence of blocks, each a sequence of at least one "
+                "unit by number, as `model.colouring()` makes them, but "
+                f"{blocks!r} was given."
+            )
+        self.blocks = tuple(tuple(block.tolist()) for block in arrays)
+        if not arrays:
+            raise ValueError("A scan has at least one block, but none was given.")
+        units, counts = np.unique(np.concatenate(arrays), return_counts=True)
+        missing = np.setdiff1d(np.arange(units[-1] + 1), units)
+        wrong = [f"unit {unit} is missing" for unit in missing[:3]]
+        wrong += [f"unit {unit} is there twice" for unit in units[counts > 1][:3]]
+        if wrong or units[0] < 0:
+            raise ValueError(
+                "The blocks of a scan hold every unit from 0 on once, but in "
+                f"{self} {', '.join(wrong) or f'there is a unit {units[0]}'}. "
+                "`model.colouring()` makes such blocks."
             )
 
     def __repr__(self) -> str:
@@ -319,17 +343,21 @@ class SystematicScanGibbs(AbstractKernel):
             )
 
     def _proper(self, model: AbstractEnergyModel) -> AbstractEnergyModel:
-        """The model; a run-time error if units of a block interact."""
+        """The model; an error if units of a block interact."""
         self._check(model)
         colours = np.empty(model.n_units, int)
         for colour, block in enumerate(self.blocks):
             colours[list(block)] = colour
-        return eqx.error_if(
-            model,
-            ~model.is_proper(jnp.asarray(colours)),
+        proper = model.is_proper(jnp.asarray(colours))
+        message = (
             "Two units of one block interact: they cannot be redrawn at once. Blocks "
-            "that can are those of `model.colouring()`.",
+            "that can are those of `model.colouring()`."
         )
+        if isinstance(proper, Tracer):
+            return eqx.error_if(model, ~proper, message)
+        if not proper:
+            raise ValueError(message)
+        return model
 
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         model = self._proper(model)

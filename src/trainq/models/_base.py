@@ -247,7 +247,14 @@ def parameters(model: AbstractEnergyModel) -> PyTree:
 
 
 def checked(model: _Model) -> _Model:
-    """Return the model; a run-time error if one of its parameters is not finite."""
+    """Return the model; a `TypeError` if it is none, and a run-time error if one of its
+    parameters is not finite."""
+    if not isinstance(model, AbstractEnergyModel):
+        given = "array" if isinstance(model, Array) else type(model).__name__
+        raise TypeError(
+            "model is an energy model such as `trainq.RBM`, and comes before the data, "
+            f"but an object of type {given} was given."
+        )
     params, static = eqx.partition(model, eqx.is_inexact_array)
     leaves = jax.tree.leaves(params)
     if not leaves:

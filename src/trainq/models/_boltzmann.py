@@ -68,8 +68,10 @@ class BoltzmannMachine(AbstractEnergyModel):
                     f"couplings has one value for each of the {len(pairs)} edges, but "
                     f"{couplings.shape[0]} were given."
                 )
-            n_units = int(pairs.max(initial=0)) + 1 if bias is None else bias.shape[0]
-            n_units = max(n_units, n_visible or 0)
+            if bias is None:
+                n_units = max(int(pairs.max(initial=0)) + 1, n_visible or 0)
+            else:
+                n_units = bias.size
         else:
             raise ValueError(
                 "couplings is a symmetric (n_units, n_units) matrix, or (n_edges,) "
@@ -81,7 +83,8 @@ class BoltzmannMachine(AbstractEnergyModel):
             raise ValueError("A Boltzmann machine has at least one unit.")
         if pairs.max(initial=0) >= n_units:
             raise ValueError(
-                f"The edges name unit {pairs.max()}, but there are {n_units} units."
+                f"The edges name unit {pairs.max()}, but there are {n_units} units: "
+                f"{'rows of couplings' if couplings.ndim == 2 else 'values of bias'}."
             )
         if bias is not None and bias.shape != (n_units,):
             raise ValueError(

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Num
 from .._spins import check_spins, state_index
 from ..markov import AbstractKernel
 from ..markov._functions import EnergyGradients
+from ..markov._kernels import checked_kernel
 from ..markov._windows import check_window_steps, from_law
 from ..models import AbstractEnergyModel
 from ..models._laws import check_law, gradient_of_kl, log_laws, require_law
@@ -79,7 +80,7 @@ class QOperational(eqx.Module):
                 )
         else:
             start = jnp.asarray(start)
-        self.kernel = kernel
+        self.kernel = checked_kernel(kernel)
         self.window = window
         self.burn_in = burn_in
         self.start = start

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ..markov import AbstractKernel, AbstractStrategy, Auto
 from ..markov._functions import EnergyGradients
+from ..markov._kernels import checked_kernel
 from ..markov._resolvent import Convention, check_convention
 from ..models import AbstractEnergyModel, kl_gradient
 from ..models._laws import check_law, gradient_of_kl
@@ -55,7 +56,7 @@ class QStruct(eqx.Module):
         **Raises:** `ValueError` if the window is not positive, or the convention
         unknown.
         """
-        self.kernel = kernel
+        self.kernel = checked_kernel(kernel)
         self.window = check_window(window)
         check_convention(convention)
         self.convention = convention

@@ -4,6 +4,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from ..markov import AbstractKernel, slowest_mode, spectral_gap
+from ..markov._kernels import checked_kernel
 from ..models import AbstractEnergyModel, kl_gradient, observables
 from ._qstruct import check_window
 from ._snr import GradientSNR
@@ -39,7 +40,7 @@ class SingleGap(eqx.Module):
 
         **Raises:** `ValueError` if the window is not positive.
         """
-        self.kernel = kernel
+        self.kernel = checked_kernel(kernel)
         self.window = check_window(window)
         self.relevant = relevant
 

@@ -5,6 +5,8 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from ..markov import SolverStats
@@ -42,6 +44,18 @@ class AbstractSNR(eqx.Module):
         out. In the resolvent convention it is `Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
         return self.window * self.mse / 2
 
+    def __str__(self) -> str:
+        """`Q` and what it is made of; of a batch, the ranges."""
+        if isinstance(self.q, Tracer):
+            return repr(self)
+        text = f"Q = {shown(self.q)}: signal {shown(self.signal)}"
+        text += f" over noise {shown(self.mse)}"
+        return ", ".join([text, f"window {self.window}", *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        """What `print` says besides."""
+        return []
+
 
 class GradientSNR(AbstractSNR):
     """The signal and the noise of a gradient `ĝ` estimated from a window of a chain.
@@ -70,6 +84,10 @@ class GradientSNR(AbstractSNR):
     def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
         """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
         return _ratio(self.parameter_signal, self.parameter_mse)
+
+    def _remarks(self) -> list[str]:
+        unsolved = self.stats is not None and not self.stats.ok.all()
+        return ["NOT SOLVED: see `stats`"] if unsolved else []
 
 
 class OperationalSNR(AbstractSNR):
@@ -122,6 +140,14 @@ class OperationalSNR(AbstractSNR):
         """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
         return _ratio(self.parameter_signal, self.parameter_mse)
 
+    def _remarks(self) -> list[str]:
+        parts = (
+            f"of which bias {shown(self.bias2)}, variance {shown(self.variance)}, "
+            f"data {shown(self.data_variance)}"
+        )
+        chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
+        return [chains, parts]
+
 
 class RandomisedSNR(AbstractSNR):
     """The exact signal of a gradient, and an estimate of its noise from random probes,
@@ -156,6 +182,15 @@ class RandomisedSNR(AbstractSNR):
     def t_o_error(self) -> Float[Array, "*batch"]:
         """The standard error of `t_o`."""
         return self.window * self.mse_error / 2
+
+    def _remarks(self) -> list[str]:
+        return [f"noise known to {shown(self.mse_error)}"]
+
+
+def shown(x: Float[Array, "*batch"]) -> str:
+    """A number, or the range of many."""
+    low, high = np.min(x), np.max(x)
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
 def pool(snr: GradientSNR | OperationalSNR) -> GradientSNR:

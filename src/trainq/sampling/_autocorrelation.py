@@ -1,6 +1,6 @@
 """Autocorrelation times that say whether they can be trusted."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -186,7 +186,11 @@ def r_hat(values: Float[Array, "chains steps *obs"]) -> Float[Array, "*obs"]:
     return jnp.where(moves | (between == 0), ratio, jnp.inf)
 
 
-def _series(values: Array) -> Array:
+def _series(values: Any) -> Array:
+    if values is None:
+        raise ValueError(
+            "There are no values: `run` keeps them only if it is told to, by keep=True."
+        )
     values = jnp.asarray(values)
     if values.ndim < 2:
         raise ValueError(

@@ -13,8 +13,9 @@ from scipy.special import stdtrit
 
 from .._spins import check_spins, state_spins
 from ..markov import AbstractKernel
+from ..markov._kernels import checked_kernel
 from ..markov._windows import check_window_steps
-from ..models import AbstractEnergyModel, log_stationary
+from ..models import AbstractEnergyModel, log_stationary, mean_observables
 from ..models._base import checked
 from ..models._laws import check_law
 from ..predictors import AbstractSNR
@@ -23,6 +24,8 @@ from ._autocorrelation import autocovariance, sokal_window
 from ._run import ChainState, run
 
 
+# For which the exact gradient and an exact start are found by enumeration.
+_MAX_EXACT_UNITS = 20
 SampledStart = Literal["uniform", "data", "stationary"]
 
 
@@ -32,12 +35,14 @@ class SampledSNR(AbstractSNR):
     `squared_error` is that of each replicate, unbiased for `E‖ĝ - g‖²`, and `signal` is
     either exact or estimated without bias as well: it may then be negative, where the
     replicates do not tell it from zero, and `q` and `log_q` are zero and `-inf`.
+    `knows_bias` says whether the bias of the start is part of the error.
     """
 
     estimated_signal: Float[Array, ""]
     signal_error: Float[Array, ""]
     squared_error: Float[Array, " replicates"]
     window: int = eqx.field(static=True)
+    knows_bias: bool = eqx.field(static=True)
 
     @property
     def signal(self) -> Float[Array, ""]:
@@ -72,15 +77,26 @@ class SampledSNR(AbstractSNR):
         wide = jnp.array([0, jnp.inf], sides.dtype)
         return jnp.where(known, self.q * jnp.exp(jnp.where(known, sides, 0)), wide)
 
+    def _remarks(self) -> list[str]:
+        low, high = self.interval()
+        remarks = [
+            f"{self.squared_error.size} replicates",
+            f"Q is {low:.4g} to {high:.4g} with 95 % confidence",
+        ]
+        if not self.knows_bias:
+            remarks.append("the bias of the start left out")
+        return remarks
+
 
 class QSampled(eqx.Module):
     """The signal-to-noise ratio of an actual estimate of the gradient, found by running
     it many times: for models too large for [`trainq.QOperational`][], which is the same
     number without the noise.
 
-    Give it the exact `gradient` where you know it. Without it errors are taken about
-    the mean of the replicates, which leaves out the bias of the start: `Q` is then too
-    large, by a lot if the burn-in is short.
+    Errors are taken about the exact gradient, found by enumeration for up to 20 units.
+    For larger models give it the `gradient` if you know it: otherwise errors are taken
+    about the mean of the replicates, which leaves out the bias of the start, and `Q` is
+    too large, by a lot if the burn-in is short.
 
     Every replicate is a complete estimate: `chains` chains of its own start anew, drop
     `burn_in` steps and average the observables over the next `window`.
@@ -115,7 +131,8 @@ class QSampled(eqx.Module):
             contrastive divergence; `"stationary"`, drawn exactly from the model by
             enumeration. For a stationary start of a large model, burn in.
         - `chains`: the number of independent chains of a replicate.
-        - `batch`: the number of independent samples in the data phase, or None for all.
+        - `batch`: the number of independent samples in the data phase, drawn with
+            replacement from the data, or None for all of it.
         - `replicates`: the number of replicates, at least 8. The relative error of `Q`
             is about `√(2 / replicates)` or less.
 
@@ -131,7 +148,7 @@ class QSampled(eqx.Module):
             raise ValueError(
                 f'start is "uniform", "data" or "stationary", but {start!r} was given.'
             )
-        self.kernel = kernel
+        self.kernel = checked_kernel(kernel)
         self.window = window
         self.burn_in = burn_in
         self.start = start
@@ -145,7 +162,7 @@ class QSampled(eqx.Module):
         model: AbstractEnergyModel,
         data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
         *,
-        gradient: Float[Array, " n_parameters"] | None = None,
+        gradient: Float[Array, " n_parameters"] | Literal["sampled"] | None = None,
         progress: bool = False,
     ) -> SampledSNR:
         """**Arguments:**
@@ -154,9 +171,9 @@ class QSampled(eqx.Module):
         - `model`: the model.
         - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)`
             spins.
-        - `gradient`: the exact gradient, where it is known, as from
-            [`trainq.kl_gradient`][]. Otherwise errors are taken about the mean of the
-            replicates: the bias of the start is then not in them.
+        - `gradient`: the true gradient, which errors are taken about. By default it is
+            found by enumeration for up to 20 units; for more, or with `"sampled"`, it
+            is the mean of the replicates, and the bias of the start is left out.
         - `progress`: show a bar; needs `rich`.
 
         **Returns:** a [`trainq.sampling.SampledSNR`][].
@@ -165,7 +182,16 @@ class QSampled(eqx.Module):
         more than 20 units; a run-time error if `data` is not a law, or a parameter is
         not finite.
         """
-        data = checked_data(data, model)
+        data = checked_data(data, checked(model))
+        if gradient is None and model.n_units <= _MAX_EXACT_UNITS:
+            gradient = _exact_gradient(model, data)
+        elif isinstance(gradient, str):
+            if gradient != "sampled":
+                raise ValueError(
+                    'gradient is an array, "sampled" or None, but '
+                    f"{gradient!r} was given."
+                )
+            gradient = None
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.chains
         x = draw_starts(starts, model, data, n_chains, self.start)
@@ -207,6 +233,7 @@ class QSampled(eqx.Module):
                 signal_error=jnp.zeros_like(signal),
                 squared_error=squares,
                 window=self.window,
+                knows_bias=True,
             )
         mean = jnp.mean(estimates, axis=0)
         rest = estimates - mean[None]
@@ -223,6 +250,7 @@ class QSampled(eqx.Module):
             signal_error=error,
             squared_error=squares,
             window=self.window,
+            knows_bias=self.start == "stationary",
         )
 
 
@@ -258,6 +286,13 @@ def data_phase(
     return ravel_pytree(jax.grad(mean)(params))[0]
 
 
+@eqx.filter_jit
+def _exact_gradient(
+    model: AbstractEnergyModel, data: Array
+) -> Float[Array, " n_parameters"]:
+    return data_phase(model, data) - mean_observables(model)
+
+
 def _draw(
     key: Array, model: AbstractEnergyModel, data: Array, shape: tuple[int, ...]
 ) -> Array:
@@ -277,9 +312,10 @@ def draw_starts(
         return jr.rademacher(key, shape, model.dtype)
     first, second = jr.split(key)
     if start == "stationary":
-        if model.n_units > 20:
+        if model.n_units > _MAX_EXACT_UNITS:
             raise ValueError(
-                "An exact start enumerates all states: at most 20 units, but there are "
+                "An exact start enumerates all states: at most "
+                f"{_MAX_EXACT_UNITS} units, but there are "
                 f'{model.n_units}. Use start="uniform" and a burn-in.'
             )
         index = jr.categorical(first, log_stationary(model), shape=(n_chains,))
