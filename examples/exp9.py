@@ -374,10 +374,10 @@ def certificates(
     lab: support.Lab, network: tq.CouplingNetwork, task: Task, where: str
 ) -> list[dict[str, Any]]:
     """Certifies the student of every teacher, and halts at the first that fails."""
-    stacked = lab("certify", certify, network, task)
+    stacked = jax.tree.map(np.asarray, lab("certify", certify, network, task))
     rows = []
     for teacher in range(task.codes.shape[0]):
-        one = jax.tree.map(lambda x, i=teacher: x[i] if eqx.is_array(x) else x, stacked)
+        one = jax.tree.map(lambda x, i=teacher: x[i], stacked)
         try:
             one.require()
         except tq.markov.CertificateError as error:
