@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from . import _lapack
 from ._systems import AbstractSystem
 
 
@@ -140,15 +141,17 @@ class Direct(AbstractSolver):
 
     def prepare(self, system: AbstractSystem) -> Any:
         if system.is_symmetric:
-            return jnp.linalg.cholesky(system.dense(), symmetrize_input=False)
-        return jax.scipy.linalg.lu_factor(system.dense())
+            return _lapack.cholesky(system.dense())
+        return _lapack.lu(system.dense())
 
     def solve(self, system, prepared, b, guess, floor, transpose):
         del guess, floor
         if system.is_symmetric:
-            y = jax.scipy.linalg.cho_solve((prepared, True), b)
+            y = _lapack.cholesky_solve(prepared, b)
+        elif transpose:
+            y = _lapack.lu_solve_transposed(*prepared, b)
         else:
-            y = jax.scipy.linalg.lu_solve(prepared, b, trans=int(transpose))
+            y = _lapack.lu_solve(*prepared, b)
         return y, jnp.zeros(b.shape[1], int)
 
     def accuracy(self, dtype: Any) -> float:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from . import _lapack
 from ._chains import AbstractChain, Sector, inverse_root, require_reversible
 
 
@@ -93,7 +94,7 @@ def _lowest(chain: AbstractChain, sector: Sector | None) -> tuple[Array, Array]:
     # Never differentiate eigh: its derivative divides by differences of eigenvalues.
     # The first derivative of the Rayleigh quotient at a fixed eigenvector is that of
     # the eigenvalue (Hellmann and Feynman), and λ_min is concave in the matrix.
-    vectors = jnp.linalg.eigh(lax.stop_gradient(problem.matrix))[1]
+    vectors = _lapack.eigenvectors(lax.stop_gradient(problem.matrix))
     y = vectors[:, 0]
     value = y @ problem.matrix @ y
     gap = jnp.where(value > 2.5, jnp.inf, problem.gap(value, y))

@@ -1,0 +1,83 @@
+"""LAPACK that is safe under `vmap`: a batch is written out as single calls.
+
+On the CPU, jaxlib 0.10 spreads a batch over the threads of XLA's pool, and one of them
+waits for the others. Calls that run at once may hold all threads, each waiting for one
+more: on two cores, two independent `vmap`ped Cholesky factorisations in one program
+hang. A single call waits for nobody.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float, Int
+
+
+# So many calls are written out; a longer batch is a loop over as many at a time.
+_AT_ONCE = 8
+
+
+def _one_by_one(function: Callable[..., Any]) -> Any:
+    """A function of arrays whose batches are single calls on the CPU."""
+    single = custom_vmap(function)
+
+    @single.def_vmap
+    def batch(size, batched, *args):
+        def one(mapped):
+            mapped = iter(mapped)
+            return single(
+                *(next(mapped) if b else x for x, b in zip(args, batched, strict=True))
+            )
+
+        mapped = [x for x, b in zip(args, batched, strict=True) if b]
+        if jax.default_backend() != "cpu":
+            axes = [0 if b else None for b in batched]
+            out = jax.vmap(function, in_axes=axes)(*args)
+        elif size > _AT_ONCE:
+            out = jax.lax.map(one, mapped, batch_size=_AT_ONCE)
+        else:
+            parts = [one([x[i] for x in mapped]) for i in range(size)]
+            out = jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return single
+
+
+@_one_by_one
+def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The lower triangular factor; NaN if the matrix is not positive definite."""
+    return jnp.linalg.cholesky(matrix, symmetrize_input=False)
+
+
+@_one_by_one
+def cholesky_solve(
+    factor: Float[Array, "n n"], b: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    return jax.scipy.linalg.cho_solve((factor, True), b)
+
+
+@_one_by_one
+def lu(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Int[Array, " n"]]:
+    return jax.scipy.linalg.lu_factor(matrix)
+
+
+@_one_by_one
+def lu_solve(
+    factor: Float[Array, "n n"], pivots: Int[Array, " n"], b: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    return jax.scipy.linalg.lu_solve((factor, pivots), b)
+
+
+@_one_by_one
+def lu_solve_transposed(
+    factor: Float[Array, "n n"], pivots: Int[Array, " n"], b: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
+    return jax.scipy.linalg.lu_solve((factor, pivots), b, trans=1)
+
+
+@_one_by_one
+def eigenvectors(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The eigenvectors of a symmetric matrix, by increasing eigenvalue."""
+    return jnp.linalg.eigh(matrix)[1]
