@@ -41,6 +41,7 @@ import optax
 from exp9_oracle import pooled_structural_q
 from exp9_verdict import Checkpoint, Run
 from jax.flatten_util import ravel_pytree
+from threadpoolctl import threadpool_limits
 
 import trainq as tq
 
@@ -374,10 +375,10 @@ def certificates(
     lab: support.Lab, network: tq.CouplingNetwork, task: Task, where: str
 ) -> list[dict[str, Any]]:
     """Certifies the student of every teacher, and halts at the first that fails."""
-    stacked = jax.tree.map(np.asarray, lab("certify", certify, network, task))
+    stacked = lab("certify", certify, network, task)
     rows = []
     for teacher in range(task.codes.shape[0]):
-        one = jax.tree.map(lambda x, i=teacher: x[i], stacked)
+        one = jax.tree.map(lambda x, i=teacher: x[i] if eqx.is_array(x) else x, stacked)
         try:
             one.require()
         except tq.markov.CertificateError as error:
@@ -500,7 +501,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the experiment, writes its files, prints its report."""
     args, constants = support.parse(argv, (__doc__ or "").split("\n")[0], PROTOCOL)
     try:
-        summary, runs = run_protocol(constants, args.seeds, args.out, args.resume)
+        # More threads of OpenBLAS would spin against those of XLA.
+        with threadpool_limits(1, user_api="blas"):
+            summary, runs = run_protocol(constants, args.seeds, args.out, args.resume)
         files = [args.out / "summary.json", args.out / "trajectories.npz"]
         if summary["halt"]:
             report.halted(summary, files)

@@ -49,6 +49,19 @@ def test_batches_of_solves(key, size):
     assert_close(a @ vectors, np.asarray(vectors) * values[:, None, :], DIRECT)
 
 
+def test_the_differentiable_solve(key):
+    a, b = jnp.triu(matrices(key, 3)) + 1, jr.normal(jr.key(1), (N, 2))
+
+    def ours(a):
+        return jnp.sum(_lapack.solve(a, b) ** 2)
+
+    def plain(a):
+        return jnp.sum(jnp.linalg.solve(a, b) ** 2)
+
+    for f, g in ((ours, plain), (jax.grad(ours), jax.grad(plain))):
+        assert_close(jax.vmap(f)(a), jnp.stack([g(one) for one in a]), DIRECT)
+
+
 def test_a_batch_of_batches_and_one_of_right_hand_sides(key):
     a, b = matrices(key, 2, 3), jr.normal(jr.key(1), (3, N, 2))
     factor = jax.vmap(jax.vmap(_lapack.cholesky))(a)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from . import _lapack
 from ._chains import (
     AbstractChain,
     EigenProblem,
@@ -68,7 +69,7 @@ class DenseChain(AbstractChain):
         if stationary is None:
             # π (I - P) = 0 and π · 1 = 1, so π (I - P + 1 1ᵀ) = 1ᵀ.
             system = jnp.eye(n, dtype=matrix.dtype) - matrix + 1
-            stationary = jnp.linalg.solve(system.T, ones)
+            stationary = _lapack.solve(system.T, ones[:, None])[:, 0]
         stationary = jnp.asarray(stationary, matrix.dtype)
         if stationary.shape != (n,):
             raise ValueError(

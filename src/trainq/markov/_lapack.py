@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float, Int
 
@@ -36,7 +37,7 @@ def _one_by_one(function: Callable[..., Any]) -> Any:
             axes = [0 if b else None for b in batched]
             out = jax.vmap(function, in_axes=axes)(*args)
         elif size > _AT_ONCE:
-            out = jax.lax.map(one, mapped, batch_size=_AT_ONCE)
+            out = lax.map(one, mapped, batch_size=_AT_ONCE)
         else:
             parts = [one([x[i] for x in mapped]) for i in range(size)]
             out = jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
@@ -75,6 +76,17 @@ def lu_solve_transposed(
     factor: Float[Array, "n n"], pivots: Int[Array, " n"], b: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
     return jax.scipy.linalg.lu_solve((factor, pivots), b, trans=1)
+
+
+def solve(matrix: Float[Array, "n n"], b: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """`matrix⁻¹ b`, differentiable."""
+    factor = lu(lax.stop_gradient(matrix))
+    return lax.custom_linear_solve(
+        lambda x: matrix @ x,
+        b,
+        lambda _, b: lu_solve(*factor, b),
+        lambda _, b: lu_solve_transposed(*factor, b),
+    )
 
 
 @_one_by_one
