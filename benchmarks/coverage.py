@@ -9,6 +9,7 @@ from trainq import sampling
 
 
 TRIALS, CONFIDENCE = 500, 0.9
+PLANS, KEPT = 200, 0.95
 
 
 def main():
@@ -58,6 +59,21 @@ def main():
             run = sampling.run(kernel, model, state, 4000, keep=True)
             times.append(sampling.sampled_time(run.values).interval(CONFIDENCE))
         record(f"T_O from 4 chains of 4000, {name}", float(sokal.t_o), times)
+
+        target, options = 10.0, {"max_steps": 1000}
+        best = tq.plan_budget(kernel, model, data, target, **options)
+        kept, costs = [], []
+        for key in keys[:PLANS]:
+            plan = tq.plan_budget(kernel, model, data, target, key=key, **options)
+            numbers = (plan.window, plan.burn_in, "uniform", plan.chains)
+            kept.append(tq.QOperational(kernel, *numbers)(model, data).q >= target)
+            costs.append(plan.cost / best.cost)
+        what = f"calibrated plans that reach their target, {name}"
+        reached = float(np.mean(kept))
+        cost = float(np.median(costs))
+        rows.append({"interval": what, "coverage": reached, "cost over best": cost})
+        spread = 3 * np.sqrt(KEPT * (1 - KEPT) / PLANS)
+        claims.append(claim(what, reached, least=KEPT - spread))
     finish(__file__, rows, claims)
 
 
