@@ -8,7 +8,7 @@ from helpers import DIRECT, KERNELS, assert_close, random_law, rbm
 
 import trainq as tq
 from trainq import sampling
-from trainq.sampling._error_table import _bias_and_variance
+from trainq.sampling._calibration import _bias_and_variance
 
 
 MODEL = rbm(3, 2, biased=True)

@@ -16,7 +16,7 @@ from ._error_table import (
     Budget as Budget,
     BudgetError as BudgetError,
     ErrorTable as ErrorTable,
-    error_table as error_table,
+    LeftOut as LeftOut,
 )
 from ._qsampled import (
     QSampled as QSampled,
@@ -31,3 +31,4 @@ from ._run import (
     run as run,
     start_chains as start_chains,
 )
+from ._tabulate import error_table as error_table

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Key, Num
 from ..markov import AbstractKernel
 from ..models import AbstractEnergyModel
 from ..predictors._qoperational import Start
-from ._error_table import Budget, BudgetError, error_table, exact_table, is_named
+from ._error_table import Budget, BudgetError
+from ._tabulate import error_table, exact_table, is_named
 
 
 # Numbers of chains around whose cheapest budgets the grid is refined.
