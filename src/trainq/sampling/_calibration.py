@@ -1,0 +1,160 @@
+"""The error of the gradient from a run of many chains, and how well it is known."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..markov import AbstractKernel
+from ..markov._functions import EnergyGradients
+from ..models import AbstractEnergyModel
+from ..models._base import checked
+from ..predictors._qoperational import data_variance
+from ._error_table import ErrorTable, LeftOut
+from ._qsampled import QSampled, checked_data, data_phase, draw_starts
+from ._run import bar
+
+
+def calibrate(
+    key: Array,
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    data: Any,
+    start: Any,
+    batch: int | None,
+    grid: np.ndarray,
+    replicates: int,
+    progress: bool,
+) -> ErrorTable:
+    if replicates < 8:
+        raise ValueError(f"replicates is at least 8, but {replicates} was given.")
+    if grid[-1] < 8:
+        raise ValueError("A calibration takes at least 8 steps: raise max_steps.")
+    if hasattr(start, "shape"):
+        raise ValueError(
+            'A calibration starts from "uniform", "data" or "stationary", but an array '
+            "was given."
+        )
+    QSampled(kernel, 1, start=start, batch=batch)  # which checks them
+    data = checked_data(data, model)
+    start_key, key = jr.split(key)
+    x = draw_starts(start_key, model, data, replicates, start)
+    times = np.append(0, grid)
+    sums = [jnp.zeros(jax.eval_shape(model.observables, x).shape, model.dtype)]
+    with bar(int(times[-1]), progress) as advance:
+        for first, last in zip(times[:-1], times[1:], strict=True):
+            x, more = _segment(
+                kernel, model, x, key, jnp.asarray(first), jnp.asarray(last)
+            )
+            sums.append(sums[-1] + more)
+            if progress:
+                jax.block_until_ready(x)
+            advance(int(last - first))
+
+    # The truth is what the second half of the run says.
+    half = int(np.argmin(abs(times - times[-1] // 2)))
+    late = (sums[-1] - sums[half]) / float(times[-1] - times[half])
+    truth = jnp.mean(late, axis=0)
+    doubt = late - truth[None]
+    (square, noise), left_out = _square(data_phase(model, data) - truth, -doubt)
+    signal, signals = square - noise, left_out[0] - left_out[1]
+
+    burn_in, window, entries = [], [], []
+    for i, first in enumerate(times[:-1]):
+        for j in range(i + 1, len(times)):
+            burn_in.append(first)
+            window.append(times[j] - first)
+            means = (sums[j] - sums[i]) / float(window[-1])
+            entries.append(_bias_and_variance(means, truth, doubt))
+    (bias2, variance), (biases, variances) = jax.tree.map(
+        lambda *entry: np.stack(entry, axis=-1), *entries
+    )
+    return ErrorTable(
+        burn_in=np.array(burn_in),
+        window=np.array(window),
+        bias2=bias2,
+        variance=variance,
+        signal=float(signal),
+        data_variance=_batch_variance(model, data, batch),
+        site_updates=float(kernel.site_updates(model)),
+        left_out=LeftOut(bias2=biases, variance=variances, signal=np.asarray(signals)),
+    )
+
+
+def _square(
+    mean: Float[Array, " n_obs"], scatter: Float[Array, "replicates n_obs"]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The square of a mean over replicates and the noise in it, from all of them and
+    without each; `scatter` is what each has about the mean."""
+    n = scatter.shape[0]
+    squares = jnp.sum(scatter**2, axis=1)
+    noise = jnp.sum(squares) / (n * (n - 1))
+    noises = (jnp.sum(squares) - squares * n / (n - 1)) / ((n - 1) * (n - 2))
+    means = mean[None] - scatter / (n - 1)
+    return (jnp.sum(mean**2), noise), (jnp.sum(means**2, axis=1), noises)
+
+
+@jax.jit
+def _bias_and_variance(
+    means: Float[Array, "replicates n_obs"],
+    truth: Float[Array, " n_obs"],
+    doubt: Float[Array, "replicates n_obs"],
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Squared bias and variance from all replicates, and without each of them."""
+    n = means.shape[0]
+    mean = jnp.mean(means, axis=0)
+    scatter = means - mean[None]
+    whole, left_out = _square(mean - truth, scatter - doubt)
+    (_, noise), (_, noises) = _square(mean, scatter)
+
+    # A square is too large by its noise, and not known better than to about as much.
+    def known(square, noise):
+        return jnp.maximum(square - noise, 0) + noise
+
+    return (known(*whole), n * noise), (known(*left_out), (n - 1) * noises)
+
+
+@eqx.filter_jit
+def _segment(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    x: Array,
+    key: Array,
+    first: Array,
+    last: Array,
+) -> tuple[Array, Array]:
+    """The states after some steps, and the sums of the observables before each."""
+    model = checked(model)
+    move = kernel.stepper(model)
+
+    def body(step, carry):
+        x, sums = carry
+        return move(jr.fold_in(key, step), x), sums + model.observables(x)
+
+    zeros = jnp.zeros(jax.eval_shape(model.observables, x).shape, model.dtype)
+    return jax.lax.fori_loop(first, last, body, (x, zeros))
+
+
+@eqx.filter_jit
+def _sample_variance(model: AbstractEnergyModel, data: Array) -> Array:
+    """The variance of the data phase of one sample, over all samples."""
+
+    def one(v):
+        return data_phase(model, v[None])
+
+    phases = jax.lax.map(one, data, batch_size=256)
+    return jnp.sum(jnp.var(phases, axis=0))
+
+
+def _batch_variance(
+    model: AbstractEnergyModel, data: Array, batch: int | None
+) -> float:
+    if batch is None:
+        return 0.0
+    if data.ndim == 2:
+        return float(_sample_variance(model, data)) / batch
+    return float(jnp.sum(data_variance(EnergyGradients(model), data, batch)))

@@ -1,0 +1,172 @@
+"""The error of the gradient for every burn-in and window, in one pass."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num
+
+from ..markov import AbstractKernel
+from ..markov._functions import EnergyGradients
+from ..models import AbstractEnergyModel, observables
+from ..models._laws import check_law, gradient_of_kl
+from ..predictors import QOperational
+from ..predictors._qoperational import Start, check_counts, data_variance, start_law
+from ._calibration import calibrate
+from ._error_table import ErrorTable
+
+
+# Times of a grid grow by about a third.
+_GROWTH = 4 / 3
+_MAX_EXACT_UNITS = 14
+
+
+def error_table(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
+    *,
+    start: Start | Num[Array, " start"] = "uniform",
+    batch: int | None = None,
+    max_steps: int = 10_000,
+    key: Key[Array, ""] | None = None,
+    replicates: int = 256,
+    progress: bool = False,
+) -> ErrorTable:
+    """The error of the gradient for burn-ins and windows of up to `max_steps` steps in
+    all, on a grid of times that grow by a third.
+
+    Without a key it is exact: one pass of `max_steps` products with the chain, for all
+    of the grid. With a key it comes from a calibration run of `replicates` chains, of
+    any model: the true gradient is then that of the second half of the run, and its
+    own noise is taken out.
+
+    **Arguments:**
+
+    - `kernel`, `model`, `data`: as for [`trainq.QOperational`][] or, for a
+        calibration, [`trainq.sampling.QSampled`][].
+    - `start`: where chains start, as for these.
+    - `batch`: number of independent samples in the data phase, or None for all.
+    - `max_steps`: the largest number of steps of one chain.
+    - `key`: random key of a calibration run.
+    - `replicates`: the number of its chains, at least 8.
+    - `progress`: show a bar, in a calibration; needs `rich`.
+
+    **Returns:** a [`trainq.sampling.ErrorTable`][].
+
+    **Raises:** `ValueError` for an exact table of more than 14 units, and as these.
+    """
+    check_counts(max_steps=max_steps, batch=batch)
+    grid = _grid(max_steps)
+    if key is not None:
+        return calibrate(
+            key, kernel, model, data, start, batch, grid, replicates, progress
+        )
+    burn_ins = np.zeros(1, int) if is_named(start, "stationary") else np.append(0, grid)
+    return exact_table(kernel, model, data, start, batch, burn_ins, grid, max_steps)
+
+
+def is_named(start: Any, name: str) -> bool:
+    return isinstance(start, str) and start == name
+
+
+def _grid(max_steps: int) -> np.ndarray:
+    """Times from 1 to `max_steps`."""
+    powers = _GROWTH ** np.arange(math.ceil(math.log(max_steps, _GROWTH)) + 1)
+    times = np.append(np.round(powers), max_steps).astype(int)
+    return np.unique(times[times <= max_steps])
+
+
+def exact_table(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    data: Any,
+    start: Any,
+    batch: int | None,
+    burn_ins: np.ndarray,
+    windows: np.ndarray,
+    max_steps: int,
+) -> ErrorTable:
+    if model.n_units > _MAX_EXACT_UNITS:
+        raise ValueError(
+            f"An exact table takes at most {_MAX_EXACT_UNITS} units, but the model "
+            f"has {model.n_units}. Give `key=jax.random.key(0)` for a table from a "
+            "calibration run."
+        )
+    errors = _exact_errors(
+        QOperational(kernel, 1, start=start, batch=batch),
+        model,
+        jnp.asarray(data),
+        jnp.asarray(burn_ins),
+        jnp.asarray(windows),
+    )
+    bias2, variance, signal, data_variance = jax.tree.map(np.asarray, errors)
+    burn_in, window = np.meshgrid(burn_ins, windows, indexing="ij")
+    allowed = burn_in + window <= max_steps
+    return ErrorTable(
+        burn_in=burn_in[allowed],
+        window=window[allowed],
+        bias2=bias2[allowed],
+        variance=variance[allowed],
+        signal=float(signal),
+        data_variance=float(data_variance),
+        site_updates=float(kernel.site_updates(model)),
+    )
+
+
+@eqx.filter_jit
+def _exact_errors(
+    estimate: QOperational,
+    model: AbstractEnergyModel,
+    data: Array,
+    burn_ins: Int[Array, " burn_ins"],
+    windows: Int[Array, " windows"],
+) -> tuple[Array, Array, Array, Array]:
+    """Squared bias and variance for all pairs, the signal, and the data variance.
+
+    With `S_n` the sum of `f(X_t)` over `n` steps, `s_n(x) = E[S_n | X_0 = x]` and
+    `h_n(x) = Σ_a E[S_n,a² | X_0 = x]` follow step by step, as in
+    `AbstractChain.window_moments`; pairing them with the law after each burn-in gives
+    every entry.
+    """
+    chain = estimate.kernel.chain(model)
+    data = check_law(data, model)
+    f = chain.centre(observables(model))
+    law = start_law(estimate.start, model, data)
+    step = chain.stepper()
+    back = jax.linear_transpose(step, law)
+
+    def push(carry, burn_in):
+        done, law = carry
+        law = jax.lax.fori_loop(done, burn_in, lambda _, law: back(law)[0], law)
+        return (jnp.maximum(done, burn_in), law), law
+
+    zero = jnp.zeros((), burn_ins.dtype)
+    _, laws = jax.lax.scan(push, (zero, law), burn_ins)
+
+    def longer(_, carry):
+        s, h = carry
+        moved = step(jnp.concatenate([s, h[:, None]], axis=1))
+        s = f + moved[:, :-1]
+        return s, jnp.sum(f * (2 * s - f), axis=1) + moved[:, -1]
+
+    def grow(carry, window):
+        done, moments = carry
+        s, h = jax.lax.fori_loop(done, window, longer, moments)
+        n = window.astype(f.dtype)
+        return (window, (s, h)), (laws @ s / n, laws @ h / n**2)
+
+    start = (zero, (jnp.zeros_like(f), jnp.zeros_like(law)))
+    _, (means, squares) = jax.lax.scan(grow, start, windows)
+    bias2 = jnp.sum(means**2, axis=-1).T
+    variance = jnp.maximum(squares.T - bias2, 0)
+    noise = data_variance(EnergyGradients(model), data, estimate.batch)
+    signal = jnp.sum(gradient_of_kl(data, model) ** 2)
+    # What rounding leaves of a gradient that is zero is no signal.
+    rounding = 64 * jnp.finfo(f.dtype).eps
+    size = jnp.sum(jnp.max(observables(model) ** 2, axis=0))
+    signal = jnp.where(signal > rounding**2 * size, signal, 0)
+    return bias2, variance, signal, jnp.sum(noise)
