@@ -1,5 +1,7 @@
 """Budgets: exact tables, the search on them, calibrations, and what is out of reach."""
 
+import math
+
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -107,7 +109,7 @@ def test_a_calibration_plans_what_reaches_the_target(key):
 
 def test_a_calibration_knows_its_own_errors(key):
     # Of many calibrations the entries scatter as each of them says.
-    entry = {"max_steps": 24, "replicates": 64}
+    entry = {"max_steps": 60, "replicates": 64}
     tables = [
         sampling.error_table(KERNEL, MODEL, DATA, key=one, **entry)
         for one in jr.split(key, 60)
@@ -169,6 +171,28 @@ def test_kernels_side_by_side():
         assert budget.plan in text
 
 
+def test_a_calibration_that_has_not_mixed_is_refused(key):
+    # A walk among 2**24 states that takes three sweeps.
+    model, data = rbm(12, 12, scale=0.3), jr.rademacher(key, (50, 12), float)
+    options = {"key": key, "replicates": 64, "batch": 50}
+    with pytest.raises(
+        sampling.BudgetError, match="calibration has not mixed"
+    ) as error:
+        tq.plan_budget(KERNELS["gibbs"], model, data, 1.0, max_steps=72, **options)
+    assert "than RandomScanGibbs" in str(error.value)
+    enough = int(float(str(error.value).split("Allow some ")[1].split(" steps")[0]))
+    assert 72 < enough < 2000
+    # The rule of thumb is one: what it asks for is enough.
+    plan = tq.plan_budget(
+        KERNELS["gibbs"], model, data, 1.0, max_steps=2 * enough, **options
+    )
+    assert plan.q_low >= 1.0
+    kernels = {"fast": KERNELS["alternating"], "slow": KERNELS["gibbs"]}
+    found = sampling.compare_budgets(kernels, model, data, 1.0, max_steps=72, **options)
+    assert "has not mixed" in found.budgets["slow"] and "slow: The cal" in str(found)
+    assert found.at_equal_cost["fast"].q_low >= 1.0 and "(at least" in str(found)
+
+
 def test_kernels_need_names(as_for_users):
     with pytest.raises(ValueError, match="kernels are given by name"):
         sampling.compare_budgets([KERNEL], MODEL, DATA, 4.0)
@@ -194,6 +218,7 @@ def test_a_kernel_out_of_reach_is_named():
             "chains=1 limits Q to",
         ),
         ({"max_chains": 0}, "max_chains is a whole number"),
+        ({"target_q": math.inf}, "target_q is positive and finite, but inf"),
         ({"key": jr.key(0), "start": jnp.ones(5)}, "an array was given"),
         ({"key": jr.key(0), "replicates": 2}, "replicates is at least 8"),
         ({"key": jr.key(0), "max_steps": 4}, "at least 8 steps"),
@@ -201,7 +226,8 @@ def test_a_kernel_out_of_reach_is_named():
 )
 def test_what_cannot_be_reached_says_why(options, message):
     with pytest.raises(ValueError, match=message):
-        tq.plan_budget(KERNELS["gibbs"], MODEL, DATA, 100.0, **options)
+        options = {"target_q": 100.0} | options
+        tq.plan_budget(KERNELS["gibbs"], MODEL, DATA, **options)
 
 
 def test_no_gradient_and_no_target():

@@ -419,17 +419,46 @@ def test_faulty_values_raise_when_run(case):
 MISTAKEN = {
     "data before the model": (
         lambda: tq.QStruct(GIBBS, 10)(LAW, rbm(1, 1)),
-        "comes before the data, but an object of type array was given",
+        "model is an energy model .* but an object of type array was given. Look at",
     ),
     "data before the model, sampled": (
         lambda: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), LAW, rbm(1, 1)),
-        "comes before the data, but an object of type .* was given",
+        "model is an energy model .* but an object of type .* was given",
+    ),
+    "model before the data": (
+        lambda: tq.kl_divergence(rbm(1, 1), LAW),
+        "data is a law, as an array, but an object of type RBM was given",
     ),
     "a class of kernels": (
         lambda: tq.QOperational(tq.RandomScanGibbs, 10),
-        r"make one of it, `RandomScanGibbs\(\)`",
+        "but the class RandomScanGibbs was given: make an instance",
     ),
-    "a window for a kernel": (lambda: tq.QStruct(10, GIBBS), "but int was given"),
+    "a window for a kernel": (
+        lambda: tq.QStruct(10, GIBBS),
+        "but an object of type int was given",
+    ),
+    "a model for a kernel": (
+        lambda: tq.certify(rbm(1, 1), GIBBS),
+        "but an object of type RBM was given",
+    ),
+    "a model for a kernel, in a budget": (
+        lambda: tq.plan_budget(rbm(1, 1), GIBBS, LAW, 2.0),
+        "but an object of type RBM was given",
+    ),
+    "a model for a kernel, in a run": (
+        lambda: tq.sampling.run(rbm(1, 1), GIBBS, None, 3),
+        "but an object of type RBM was given",
+    ),
+    "a number for a key": (
+        lambda: tq.sampling.start_chains(0, rbm(1, 1), 3),
+        r"such as `jax.random.key\(0\)`, but 0 was given",
+    ),
+    "many keys for one": (
+        lambda: tq.sampling.QSampled(GIBBS, 5)(
+            jr.split(jr.key(0)), rbm(1, 1), np.full(2, 0.5)
+        ),
+        r"is one random key, .* but shape \(2,\) was given",
+    ),
 }
 
 
@@ -438,6 +467,32 @@ def test_one_thing_for_another_is_a_type_error(case):
     fn, message = MISTAKEN[case]
     with pytest.raises(TypeError, match=message):
         fn()
+
+
+BATCHES = {
+    "rbm": lambda: eqx.filter_vmap(tq.RBM)(jnp.zeros((3, 2, 2))),
+    "machine": lambda: eqx.filter_vmap(
+        lambda c: tq.BoltzmannMachine(c, edges=np.array([[0, 1]]))
+    )(jnp.zeros((3, 1))),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize(
+    "use",
+    [
+        tq.log_partition,
+        tq.mean_observables,
+        lambda m: tq.kl_divergence(LAW, m),
+        lambda m: tq.QStruct(GIBBS, 10)(m, LAW),
+        lambda m: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), m, LAW),
+        lambda m: tq.log_partition(m.tempered(0.5)),
+    ],
+)
+def test_a_batch_of_models_is_not_one_model(name, use):
+    with pytest.raises(ValueError, match="is a batch of models: map the function over"):
+        use(BATCHES[name]())
+    assert eqx.filter_vmap(tq.log_partition)(BATCHES[name]()).shape == (3,)
 
 
 def test_a_failed_certificate_has_an_error_of_its_own():

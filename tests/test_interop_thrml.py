@@ -154,6 +154,8 @@ def test_what_cannot_be_taken_over_is_refused():
     ebm, blocks = ising()
     with pytest.raises(ValueError, match="Clamped nodes are not supported"):
         from_thrml(ebm, blocks[:1])
+    with pytest.raises(ValueError, match="units of one block interact"):
+        from_thrml(ebm, [Block(list(ebm.nodes))])
     with pytest.raises(ValueError, match="7 nodes, 1 of them strange to it"):
         from_thrml(ebm, [*blocks, Block([SpinNode()])])
     with pytest.raises(ValueError, match="a `BoltzmannMachine` is needed"):

@@ -116,6 +116,12 @@ MISTAKES = {
     "or None, but 'exakt' was given": lambda: sampling.QSampled(KERNELS["gibbs"], 5)(
         jr.key(0), MODEL, DATA, gradient="exakt"
     ),
+    "have shape .chains, steps, n_obs., as .* but None was": lambda: (
+        sampling.sampled_time(None)
+    ),
+    r"For one sample add an axis: `data\[None\]`": lambda: sampling.QSampled(
+        KERNELS["gibbs"], 5
+    )(jr.key(0), MODEL, jnp.ones(3)),
     "confidence is between 0 and 1, but 1.5": lambda: sampling.SampledTime(
         jnp.ones(8), jnp.ones(()), jnp.array(True)
     ).interval(1.5),

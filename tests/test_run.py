@@ -89,3 +89,11 @@ def test_free_energies_of_some_states():
         v = jnp.array([[1.0, -1, 1], [-1, -1, 1]])
         found = model.free_energy(v)
         assert_close(found, tq.free_energy(model)[jnp.array([5, 1])], DIRECT)
+
+
+@pytest.mark.parametrize("functions", [jnp.sum, lambda x: jnp.sum(x, axis=1)])
+def test_functions_return_a_value_for_each_chain(functions):
+    model = rbm(2, 2)
+    state = sampling.start_chains(jr.key(0), model, 3)
+    with pytest.raises(ValueError, match=r"of shape \(chains, n_obs\).* it returned"):
+        sampling.run(KERNELS["gibbs"], model, state, 2, functions=functions)

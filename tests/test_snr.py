@@ -57,7 +57,7 @@ def test_a_batch_of_models_pools():
 
 def test_print_tells_q_and_what_it_is_made_of():
     assert str(snr([1.0, 4.0], [0.5, 2.0])) == (
-        "Q = 2: signal 5 over noise 2.5, window 10"
+        "Q = 2: signal 5 over noise 2.5, window of 10 steps"
     )
     batch = str(snr([[1.0, 4.0], [0.0, 9.0]], [[0.5, 2.0], [1.0, 3.0]]))
     assert "Q = 2 to 2.25" in batch and "signal 5 to 9" in batch

@@ -37,8 +37,8 @@ def from_thrml(
     **Returns:** the model, a [`trainq.BoltzmannMachine`][] where `beta` is one, and a
     [`trainq.SystematicScanGibbs`][].
 
-    **Raises:** `ValueError` if the blocks do not hold every node once: clamped nodes
-    are not supported.
+    **Raises:** `ValueError` if the blocks do not hold every node once (clamped nodes
+    are not supported), or if nodes of a block interact.
     """
     if not isinstance(ebm, IsingEBM):
         raise ValueError(
@@ -68,6 +68,7 @@ def from_thrml(
     edges = np.asarray(pairs, int).reshape(-1, 2)
     model = BoltzmannMachine(ebm.weights, ebm.biases, n_visible, edges=edges)
     kernel = SystematicScanGibbs(units)
+    kernel.stepper(model)  # which checks that the units of a block do not interact
     if isinstance(ebm.beta, Tracer):
         return model.tempered(ebm.beta), kernel
     beta = float(ebm.beta)
@@ -79,7 +80,9 @@ def to_thrml(
 ) -> tuple[IsingEBM, list[Block]]:
     """The `IsingEBM` of a model, and the blocks of a kernel for
     `IsingSamplingProgram(ebm, blocks, [])`: the inverse of
-    [`trainq.interop.thrml.from_thrml`][].
+    [`trainq.interop.thrml.from_thrml`][], but for one thing. An `IsingEBM` has biases
+    always: a model without them comes back with biases of zero, which are parameters
+    with gradients of their own, and without the symmetry of the global flip.
 
     **Arguments:**
 

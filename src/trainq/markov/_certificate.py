@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..models import AbstractEnergyModel, observables
 from ._conductance import CheegerMargins, cheeger_margins
-from ._kernels import AbstractKernel
+from ._kernels import AbstractKernel, checked_kernel
 from ._residuals import (
     detailed_balance_residual,
     row_sum_residual,
@@ -128,7 +128,7 @@ def certify(
     **Raises:** `ValueError` if there are too many states; a run-time error if a
     parameter is not finite.
     """
-    chain = kernel.chain(model)
+    chain = checked_kernel(kernel).chain(model)
     if tolerance is None:
         tolerance = 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
 

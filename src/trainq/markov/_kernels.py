@@ -91,11 +91,12 @@ def checked_kernel(kernel: Any) -> AbstractKernel:
     """Return the kernel; a `TypeError` if it is none."""
     if isinstance(kernel, AbstractKernel):
         return kernel
-    given = kernel.__name__ if isinstance(kernel, type) else type(kernel).__name__
-    raise TypeError(
-        f"kernel is a kernel such as `RandomScanGibbs()`, but {given} was given"
-        + (f": make one of it, `{given}()`." if isinstance(kernel, type) else ".")
-    )
+    if isinstance(kernel, type):
+        given = f"the class {kernel.__name__} was given: make an instance of it."
+    else:
+        given = f"an object of type {type(kernel).__name__} was given. Look at the "
+        given += "order of the arguments."
+    raise TypeError(f"kernel is a kernel such as `RandomScanGibbs()`, but {given}")
 
 
 class AbstractSingleFlipKernel(AbstractKernel):

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -157,6 +157,11 @@ class AbstractEnergyModel(eqx.Module):
         ordered = jnp.sort(colours)
         return jnp.all(ordered[1:] != ordered[:-1])
 
+    @property
+    def _is_batch(self) -> bool:
+        """Whether this is many models in one, by `eqx.filter_vmap`."""
+        return False
+
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
     ) -> Num[Array, "*batch n_units"]:
@@ -240,21 +245,35 @@ class Tempered(AbstractEnergyModel):
     def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
         return self.model.is_proper(colours)
 
+    @property
+    def _is_batch(self) -> bool:
+        return self.model._is_batch
+
 
 def parameters(model: AbstractEnergyModel) -> PyTree:
     """The model's tree with everything but its parameters set to None."""
     return eqx.filter(model, eqx.is_inexact_array)
 
 
-def checked(model: _Model) -> _Model:
-    """Return the model; a `TypeError` if it is none, and a run-time error if one of its
-    parameters is not finite."""
+def require_model(model: Any) -> None:
+    """A `TypeError` for another thing than a model, and a `ValueError` for a batch."""
     if not isinstance(model, AbstractEnergyModel):
         given = "array" if isinstance(model, Array) else type(model).__name__
         raise TypeError(
-            "model is an energy model such as `trainq.RBM`, and comes before the data, "
-            f"but an object of type {given} was given."
+            "model is an energy model such as `trainq.RBM`, but an object of type "
+            f"{given} was given. Look at the order of the arguments."
         )
+    if model._is_batch:
+        raise ValueError(
+            f"This {type(model).__name__} is a batch of models: map the function over "
+            "it, as in `eqx.filter_vmap(f)(models)`; with other arguments that all "
+            "models share, `eqx.filter_vmap(f, in_axes=(0, None))(models, shared)`."
+        )
+
+
+def checked(model: _Model) -> _Model:
+    """Return the model; a run-time error if one of its parameters is not finite."""
+    require_model(model)
     params, static = eqx.partition(model, eqx.is_inexact_array)
     leaves = jax.tree.leaves(params)
     if not leaves:

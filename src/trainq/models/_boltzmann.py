@@ -175,6 +175,10 @@ class BoltzmannMachine(AbstractEnergyModel):
     def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
         return jnp.all(colours[self.edges[:, 0]] != colours[self.edges[:, 1]])
 
+    @property
+    def _is_batch(self) -> bool:
+        return self.couplings.ndim > 1
+
     def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
 

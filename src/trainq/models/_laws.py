@@ -18,7 +18,7 @@ from .._spins import (
     spread,
     state_index,
 )
-from ._base import AbstractEnergyModel, checked
+from ._base import AbstractEnergyModel, checked, require_model
 
 
 @eqx.filter_jit
@@ -189,12 +189,19 @@ def check_law(
     data: Float[Array, " visible_states"], model: AbstractEnergyModel
 ) -> Float[Array, " visible_states"]:
     """Return `data` in the model's dtype, having checked that it is a visible law."""
-    data, size = jnp.asarray(data), 2**model.n_visible
-    if data.shape != (size,):
+    if isinstance(data, AbstractEnergyModel):
+        raise TypeError(
+            f"data is a law, as an array, but an object of type {type(data).__name__} "
+            "was given. Look at the order of the arguments."
+        )
+    require_model(model)
+    data, n = jnp.asarray(data), model.n_visible
+    if data.shape != (2**n,):
+        size = f"(2**{n},)" + (f" = ({2**n},)" if n < 64 else "")
         raise ValueError(
-            f"data is a law of the {model.n_visible} visible units, of shape "
-            f"(2**{model.n_visible},) = ({size},), but {data.shape} was given. "
-            "`trainq.empirical_distribution` makes one from samples."
+            f"data is a law of the {n} visible units, of shape {size}, but "
+            f"{data.shape} was given. `trainq.empirical_distribution` makes one from "
+            "samples."
         )
     return require_law(data, model.dtype, "data")
 

@@ -70,6 +70,10 @@ class RBM(AbstractEnergyModel):
         return True
 
     @property
+    def _is_batch(self) -> bool:
+        return self.weights.ndim > 2
+
+    @property
     def _swapped(self) -> "RBM":
         return RBM(self.weights.T, self.hidden_bias, self.visible_bias)
 

@@ -50,7 +50,7 @@ class AbstractSNR(eqx.Module):
             return repr(self)
         text = f"Q = {shown(self.q)}: signal {shown(self.signal)}"
         text += f" over noise {shown(self.mse)}"
-        return ", ".join([text, f"window {self.window}", *self._remarks()])
+        return ", ".join([text, f"window of {self.window} steps", *self._remarks()])
 
     def _remarks(self) -> list[str]:
         """What `print` says besides."""

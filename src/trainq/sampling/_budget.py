@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Num
 from ..markov import AbstractKernel
 from ..models import AbstractEnergyModel
 from ..predictors._qoperational import Start
-from ._error_table import Budget, BudgetError
+from ._error_table import Budget, BudgetError, ErrorTable, check_target
 from ._tabulate import error_table, exact_table, is_named
 
 
@@ -55,6 +55,7 @@ def plan_budget(
         print(tq.plan_budget(tq.AlternatingBlockGibbs(), model, data, target_q=10))
         ```
     """
+    check_target(target_q, max_chains)
     table = error_table(
         kernel,
         model,
@@ -123,7 +124,8 @@ class Comparison(eqx.Module):
                 row = (name, budget.plan, f"{budget.cost:.4g}")
             spent = ("-", "-")
             if isinstance(equal, Budget):
-                spent = (equal.plan, f"{equal.q:.4g}")
+                low = "" if equal.q_low is None else f" (at least {equal.q_low:.4g})"
+                spent = (equal.plan, f"{equal.q:.4g}{low}")
             rows.append(row + spent)
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -131,7 +133,10 @@ class Comparison(eqx.Module):
             for row in rows
         ]
         why = [f"{k}: {b}" for k, b in self.budgets.items() if isinstance(b, str)]
-        title = f"Q = {self.target_q:g}; equal cost is {self.cost:.4g} unit updates"
+        title = (
+            f"Q = {self.target_q:g}, on a grid of steps; at equal cost, at most "
+            f"{self.cost:.4g} unit updates"
+        )
         return "\n".join([title, *(line.rstrip() for line in lines), *why])
 
 
@@ -157,18 +162,20 @@ def compare_budgets(
             'kernels are given by name, as in {"Gibbs": tq.RandomScanGibbs()}, but '
             f"{kernels!r} was given."
         )
-    tables = {k: error_table(v, model, data, **options) for k, v in kernels.items()}
+    check_target(target_q, max_chains)
+    tables: dict[str, ErrorTable] = {}
     budgets: dict[str, Budget | str] = {}
-    for name, table in tables.items():
+    for name, kernel in kernels.items():
         try:
-            budgets[name] = table.cheapest(target_q, max_chains)
+            tables[name] = error_table(kernel, model, data, **options)
+            budgets[name] = tables[name].cheapest(target_q, max_chains)
         except BudgetError as error:
             budgets[name] = str(error)
     costs = [budget.cost for budget in budgets.values() if isinstance(budget, Budget)]
     if not costs:
         why = "\n".join(f"{name}: {reason}" for name, reason in budgets.items())
         raise BudgetError(f"No kernel reaches Q = {target_q:.4g}.\n{why}")
-    equal: dict[str, Budget | str] = {}
+    equal = dict(budgets)  # of a kernel without a table, its reason
     for name, table in tables.items():
         try:
             equal[name] = table.best(min(costs), max_chains)

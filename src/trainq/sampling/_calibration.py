@@ -14,9 +14,13 @@ from ..markov._functions import EnergyGradients
 from ..models import AbstractEnergyModel
 from ..models._base import checked
 from ..predictors._qoperational import data_variance
-from ._error_table import ErrorTable, LeftOut
+from ._error_table import BudgetError, ErrorTable, LeftOut
 from ._qsampled import QSampled, checked_data, data_phase, draw_starts
-from ._run import bar
+from ._run import bar, check_key
+
+
+# Independent states that the second half of a run holds at least.
+_MIXED = 5
 
 
 def calibrate(
@@ -40,6 +44,7 @@ def calibrate(
             "was given."
         )
     QSampled(kernel, 1, start=start, batch=batch)  # which checks them
+    check_key(key)
     data = checked_data(data, model)
     start_key, key = jr.split(key)
     x = draw_starts(start_key, model, data, replicates, start)
@@ -55,9 +60,13 @@ def calibrate(
                 jax.block_until_ready(x)
             advance(int(last - first))
 
-    # The truth is what the second half of the run says.
+    # The truth is what the second half of the run says, if the first one has forgotten
+    # the start: in a time in which a chain finds some states independent of each other
+    # its law approaches the stationary one by a factor of e or more for each of them.
     half = int(np.argmin(abs(times - times[-1] // 2)))
     late = (sums[-1] - sums[half]) / float(times[-1] - times[half])
+    if start != "stationary":
+        _require_mixed(kernel, model.observables(x), late, int(times[-1]))
     truth = jnp.mean(late, axis=0)
     doubt = late - truth[None]
     (square, noise), left_out = _square(data_phase(model, data) - truth, -doubt)
@@ -83,6 +92,27 @@ def calibrate(
         site_updates=float(kernel.site_updates(model)),
         left_out=LeftOut(bias2=biases, variance=variances, signal=np.asarray(signals)),
     )
+
+
+def _require_mixed(
+    kernel: AbstractKernel,
+    last: Float[Array, "replicates n_obs"],
+    late: Float[Array, "replicates n_obs"],
+    max_steps: int,
+) -> None:
+    """Raise a `BudgetError` if the means over the second half of a run scatter as if
+    there were only a few independent states in it."""
+    single, mean = (float(jnp.sum(jnp.var(x, axis=0))) for x in (last, late))
+    if single < _MIXED * mean:
+        states = single / mean
+        # At least one, however short the run: what grows with its length is the rest.
+        enough = max_steps * min(_MIXED / max(states - 1, 1e-9), 100)
+        raise BudgetError(
+            f"The calibration has not mixed: the second half of its {max_steps} steps "
+            f"is worth {states:.1f} independent states a chain, and {_MIXED} are "
+            f"needed to know what the gradient is. Allow some {enough:.2g} steps by "
+            f"`max_steps`, or take a faster kernel than {type(kernel).__name__}."
+        )
 
 
 def _square(

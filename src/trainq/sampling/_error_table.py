@@ -46,6 +46,12 @@ class Budget(eqx.Module):
         return f"{text} (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
 
 
+def check_target(target_q: float, max_chains: int | None) -> None:
+    if not (math.isfinite(target_q) and target_q > 0):
+        raise ValueError(f"target_q is positive and finite, but {target_q} was given.")
+    check_counts(max_chains=max_chains)
+
+
 class LeftOut(eqx.Module):
     """What a calibration finds without one of its replicates, for each of them: the
     jackknife, whose scatter is the error of all that is computed from the table."""
@@ -93,9 +99,7 @@ class ErrorTable(eqx.Module):
 
         **Raises:** as `cheapest`.
         """
-        if not (math.isfinite(target_q) and target_q > 0):
-            raise ValueError(f"target_q is positive, but {target_q} was given.")
-        check_counts(max_chains=max_chains)
+        check_target(target_q, max_chains)
         self._require_signal()
         left = self.signal / target_q - self.data_variance
         if left <= 0:
@@ -199,6 +203,7 @@ class ErrorTable(eqx.Module):
 
     def _budget(self, i: int, chains: np.ndarray) -> Budget:
         m = int(chains[i])
+        chains = np.maximum(chains, 1)
         low = None if self.left_out is None else float(self._lower(chains)[i])
         return Budget(
             burn_in=int(self.burn_in[i]),

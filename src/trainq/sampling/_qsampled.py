@@ -16,12 +16,12 @@ from ..markov import AbstractKernel
 from ..markov._kernels import checked_kernel
 from ..markov._windows import check_window_steps
 from ..models import AbstractEnergyModel, log_stationary, mean_observables
-from ..models._base import checked
+from ..models._base import checked, require_model
 from ..models._laws import check_law
 from ..predictors import AbstractSNR
 from ..predictors._qoperational import check_counts
 from ._autocorrelation import autocovariance, sokal_window
-from ._run import ChainState, run
+from ._run import ChainState, check_key, run
 
 
 # For which the exact gradient and an exact start are found by enumeration.
@@ -182,7 +182,9 @@ class QSampled(eqx.Module):
         more than 20 units; a run-time error if `data` is not a law, or a parameter is
         not finite.
         """
-        data = checked_data(data, checked(model))
+        check_key(key)
+        require_model(model)
+        data = checked_data(data, model)
         if gradient is None and model.n_units <= _MAX_EXACT_UNITS:
             gradient = _exact_gradient(model, data)
         elif isinstance(gradient, str):
@@ -260,12 +262,13 @@ def _nothing(x: Array) -> Array:
 
 def checked_data(data: Array, model: AbstractEnergyModel) -> Array:
     data = jnp.asarray(data)
-    if data.ndim == 1:
+    if data.ndim == 1 and data.shape != (model.n_visible,):
         return check_law(data, model)
     if data.ndim != 2 or data.shape[1] != model.n_visible or data.shape[0] == 0:
         raise ValueError(
             f"data is a law of shape (2**{model.n_visible},), or samples of shape "
-            f"(samples, {model.n_visible}), but {data.shape} was given."
+            f"(samples, {model.n_visible}), but {data.shape} was given. For one sample "
+            "add an axis: `data[None]`."
         )
     return check_spins(data, model.n_visible).astype(model.dtype)
 
@@ -373,6 +376,11 @@ def sampled_time(
 
     **Raises:** `ValueError` if a piece would have fewer than 8 steps.
     """
+    if getattr(values, "ndim", 0) != 3:
+        raise ValueError(
+            "values have shape (chains, steps, n_obs), as `run(..., keep=True).values`,"
+            f" but {getattr(values, 'shape', values)} was given."
+        )
     n_chains, n_steps, n_obs = values.shape
     pieces = -(-segments // n_chains)
     length = n_steps // pieces

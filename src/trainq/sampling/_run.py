@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, Num, UInt
 
 from .._spins import check_spins
 from ..markov import AbstractKernel
+from ..markov._kernels import checked_kernel
 from ..models import AbstractEnergyModel
 from ..models._base import checked
 
@@ -82,6 +83,17 @@ class Run(eqx.Module):
     values: Float[Array, "chains records n_obs"] | None
 
 
+def check_key(key: Any) -> None:
+    """Raise a `TypeError` if this is not one random key."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and key.ndim == 0 or dtype == jnp.uint32 and key.ndim == 1):
+        raise TypeError(
+            "key is one random key, such as `jax.random.key(0)`, but "
+            f"{f'shape {key.shape}' if typed else repr(key)} was given."
+        )
+
+
 def start_chains(
     key: Key[Array, ""],
     model: AbstractEnergyModel,
@@ -102,6 +114,7 @@ def start_chains(
     **Raises:** `ValueError` for a wrong shape, or no chain; a run-time error for
     another value than ±1.
     """
+    check_key(key)
     if n_chains < 1:
         raise ValueError(f"n_chains is at least 1, but {n_chains} was given.")
     shape = (n_chains, model.n_units)
@@ -159,6 +172,7 @@ def run(
     **Raises:** `ValueError` for numbers of steps that do not fit, or a state of another
     model; a run-time error if a parameter is not finite.
     """
+    checked_kernel(kernel)
     if every < 1 or n_steps < 1 or n_steps % every:
         raise ValueError(
             f"n_steps is a positive multiple of every, which is at least 1, but "
@@ -209,8 +223,14 @@ def _chunk(
 ) -> tuple[ChainState, Moments, Array | None]:
     model = checked(model)
     of = model.observables if functions is None else functions
+    shape = jax.eval_shape(of, state.x)
+    if len(shape.shape) != 2 or shape.shape[0] != state.x.shape[0]:
+        raise ValueError(
+            "functions returns values of shape (chains, n_obs) for states of shape "
+            f"{state.x.shape}, but it returned {shape.shape}. For one function add an "
+            "axis: `values[:, None]`."
+        )
     if moments is None:
-        shape = jax.eval_shape(of, state.x)
         zeros = jnp.zeros(shape.shape, shape.dtype)
         moments = Moments(jnp.zeros((), int), zeros, zeros)
 

@@ -11,7 +11,9 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from ..markov import AbstractKernel
 from ..markov._functions import EnergyGradients
+from ..markov._kernels import checked_kernel
 from ..models import AbstractEnergyModel, observables
+from ..models._base import require_model
 from ..models._laws import check_law, gradient_of_kl
 from ..predictors import QOperational
 from ..predictors._qoperational import Start, check_counts, data_variance, start_law
@@ -40,9 +42,10 @@ def error_table(
     all, on a grid of times that grow by a third.
 
     Without a key it is exact: one pass of `max_steps` products with the chain, for all
-    of the grid. With a key it comes from a calibration run of `replicates` chains, of
-    any model: the true gradient is then that of the second half of the run, and its
-    own noise is taken out.
+    of the grid. With a key it comes from a calibration run of any model, `replicates`
+    chains of `max_steps` steps, and that is what it costs. The true gradient is then
+    that of the second half of the run, which must be long enough to have forgotten the
+    start: some ten sweeps and more, in steps of the kernel.
 
     **Arguments:**
 
@@ -57,8 +60,11 @@ def error_table(
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
 
-    **Raises:** `ValueError` for an exact table of more than 14 units, and as these.
+    **Raises:** `ValueError` for an exact table of more than 14 units, and as these;
+    [`trainq.sampling.BudgetError`][] for a calibration that is too short.
     """
+    checked_kernel(kernel)
+    require_model(model)
     check_counts(max_steps=max_steps, batch=batch)
     grid = _grid(max_steps)
     if key is not None:
