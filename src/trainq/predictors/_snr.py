@@ -142,7 +142,7 @@ class OperationalSNR(AbstractSNR):
 
     def _remarks(self) -> list[str]:
         parts = (
-            f"of which bias {shown(self.bias2)}, variance {shown(self.variance)}, "
+            f"of which squared bias {shown(self.bias2)}, variance {shown(self.variance)}, "
             f"data {shown(self.data_variance)}"
         )
         chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
