@@ -142,8 +142,8 @@ class OperationalSNR(AbstractSNR):
 
     def _remarks(self) -> list[str]:
         parts = (
-            f"of which squared bias {shown(self.bias2)}, variance {shown(self.variance)}, "
-            f"data {shown(self.data_variance)}"
+            f"of which squared bias {shown(self.bias2)}, "
+            f"variance {shown(self.variance)}, data {shown(self.data_variance)}"
         )
         chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
         return [chains, parts]
