@@ -78,8 +78,8 @@ def plan_budget(
         # As many times, always: a table of another size is compiled anew.
         centres = (found * _STARTS)[:_STARTS]
         near = stride * np.arange(-4, 5)
-        burn_ins = np.clip(np.add.outer([b.burn_in for b in centres], near), 0, None)
-        windows = np.clip(np.add.outer([b.window for b in centres], near), 1, None)
+        burn_ins = np.add.outer([b.burn_in for b in centres], near).clip(0, max_steps)
+        windows = np.add.outer([b.window for b in centres], near).clip(1, max_steps)
         if is_named(start, "stationary"):
             burn_ins = np.zeros(1, int)
         finer = exact_table(
