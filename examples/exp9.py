@@ -41,7 +41,6 @@ import optax
 from exp9_oracle import pooled_structural_q
 from exp9_verdict import Checkpoint, Run
 from jax.flatten_util import ravel_pytree
-from threadpoolctl import threadpool_limits
 
 import trainq as tq
 
@@ -501,8 +500,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the experiment, writes its files, prints its report."""
     args, constants = support.parse(argv, (__doc__ or "").split("\n")[0], PROTOCOL)
     try:
-        # More threads of OpenBLAS would spin against those of XLA.
-        with threadpool_limits(1, user_api="blas"):
+        with support.one_blas_thread():
             summary, runs = run_protocol(constants, args.seeds, args.out, args.resume)
         files = [args.out / "summary.json", args.out / "trajectories.npz"]
         if summary["halt"]:

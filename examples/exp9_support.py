@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ import exp9_verdict as verdict
 import jax
 import numpy as np
 from exp9_verdict import Run
+from threadpoolctl import threadpool_limits
 
 
 if TYPE_CHECKING:
@@ -72,6 +74,13 @@ class Lab:
                 self._compiled[key] = jitted.lower(*args).compile()
         with self.clock(activity):
             return jax.block_until_ready(self._compiled[key](*args))
+
+
+def one_blas_thread() -> threadpool_limits:
+    """LAPACK with one thread: more of them would spin against those of XLA."""
+    # JAX takes LAPACK from here, and loads it late: only what is there can be limited.
+    import_module("scipy.linalg")
+    return threadpool_limits(1, user_api="blas")
 
 
 # -------------------------------------------------------------------------------- files

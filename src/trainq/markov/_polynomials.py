@@ -17,7 +17,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.fft
 from jaxtyping import Array, Float
 
 from ._generators import AbstractGenerator
@@ -93,10 +92,12 @@ def _series(polynomial: WindowPolynomial, lowest: int, accuracy: float) -> np.nd
     variance = polynomial.window / (2 if lowest == 0 else 1)
     terms = math.ceil(math.sqrt(2 * variance * math.log(2 / accuracy)))
     size = 1 + min(terms, polynomial.degree)
+    from scipy.fft import dct  # slow to load
+
     # At the Chebyshev points of the first kind the series is a cosine transform.
     points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
     values = polynomial((1 + lowest) / 2 + (1 - lowest) / 2 * points)
-    series = np.asarray(scipy.fft.dct(values)) / size
+    series = np.asarray(dct(values)) / size
     series[0] /= 2
     return series
 

@@ -1,11 +1,15 @@
 """Graphs of interactions: neighbours, sums over them, and colourings."""
 
+from typing import TYPE_CHECKING
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.sparse import block_array, coo_array, csr_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 class Adjacency(eqx.Module):
@@ -68,6 +72,9 @@ def colour_graph(edges: np.ndarray, n_units: int) -> tuple[np.ndarray, ...]:
     Greedy, in breadth-first order: two blocks if the graph is bipartite, and never more
     than the largest degree plus one.
     """
+    # SciPy is imported where it is used: few programs need it, and it is slow to load.
+    from scipy.sparse import coo_array
+
     weights = np.ones(len(edges), bool)
     graph = coo_array((weights, edges.T), shape=(n_units, n_units)).tocsr()
     graph = (graph + graph.T).tocsr()
@@ -79,8 +86,11 @@ def colour_graph(edges: np.ndarray, n_units: int) -> tuple[np.ndarray, ...]:
     return tuple(np.flatnonzero(colours == c) for c in range(colours.max() + 1))
 
 
-def _breadth_first(graph: csr_array, n_units: int) -> np.ndarray:
+def _breadth_first(graph: "csr_array", n_units: int) -> np.ndarray:
     """The units of every component, breadth first."""
+    from scipy.sparse import block_array, coo_array
+    from scipy.sparse.csgraph import breadth_first_order, connected_components
+
     # One more unit, joined to one unit of every component, is where the search starts.
     _, component = connected_components(graph, directed=False)
     roots = np.unique(component, return_index=True)[1]

@@ -5,7 +5,6 @@ import math
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 
 from ..predictors._qoperational import check_counts
 
@@ -182,6 +181,8 @@ class ErrorTable(eqx.Module):
         left = self.left_out
         error = left.bias2 + left.variance / chains + self.data_variance
         log_q = np.log(left.signal)[:, None] - np.log(error)
+        from scipy.special import stdtrit  # slow to load
+
         n = len(left.signal)
         reach = stdtrit(n - 1, _CONFIDENCE) * math.sqrt(n - 1)
         return q * np.exp(-reach * np.std(log_q, axis=0))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, Num
-from scipy.special import stdtrit
 
 from .._spins import check_spins, state_spins
 from ..markov import AbstractKernel
@@ -413,4 +412,7 @@ def sampled_time(
 def _student(confidence: float, degrees: int) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is between 0 and 1, but {confidence} was given.")
+    # Imported here because it is slow to load.
+    from scipy.special import stdtrit
+
     return float(stdtrit(degrees, (1 + confidence) / 2))
