@@ -1,12 +1,17 @@
 """What every model shares, over the whole table, against NumPy and enumeration."""
 
 import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import oracle
 import pytest
 from helpers import (
@@ -21,6 +26,7 @@ from helpers import (
     flatten,
     machine,
     neural,
+    random_law,
     rbm,
 )
 
@@ -52,7 +58,7 @@ def kind(request):
 def reference_energies(model):
     """The energies of all states in NumPy, from the parameters alone."""
     if isinstance(model, Tempered):
-        return model.beta * reference_energies(model.model)
+        return float(model.beta) * reference_energies(model.model)
     if isinstance(model, tq.RBM):
         biases = (model.visible_bias, model.hidden_bias)
         biases = [None if b is None else np.asarray(b) for b in biases]
@@ -259,6 +265,186 @@ def test_observables_of_a_tempered_energy_are_those_of_the_inner_parameters():
     assert_close(all_energies(twice), 3.4 * reference_energies(model), IDENTITY)
 
 
+def test_another_temperature_does_not_compile_again():
+    model, traced = neural(2, 2), 0
+
+    @eqx.filter_jit
+    def log_partition(model):
+        nonlocal traced
+        traced += 1
+        return tq.log_partition(model)
+
+    def exact(beta):
+        return np.log(np.exp(-beta * reference_energies(model)).sum())
+
+    for beta in (1.7, 3, jnp.float32(2), jnp.float64(-1)):
+        found = log_partition(Tempered(model, beta))
+        assert_close(found, exact(float(beta)), IDENTITY)
+    assert traced == 1
+    # And where it is traced itself, or mapped over.
+    betas = jnp.array([1.7, 0.3])
+    expected = [exact(1.7), exact(0.3)]
+    build = eqx.filter_vmap(lambda beta: model.tempered(beta))
+    batch = eqx.filter_vmap(tq.log_partition)(build(betas))
+    assert_close(batch, expected, IDENTITY)
+    assert_close(build(betas).beta, betas, IDENTITY)
+    with pytest.raises(ValueError, match="is a batch of models"):
+        tq.log_partition(build(betas))
+
+
+def test_a_temperature_is_no_parameter():
+    model = neural(2, 2)
+    tempered, data = model.tempered(1.7), random_law(2)
+    leaves = jax.tree.leaves(parameters(tempered))
+    assert [leaf.shape for leaf in leaves] == [
+        leaf.shape for leaf in jax.tree.leaves(parameters(model))
+    ]
+    assert tq.observables(tempered).shape == tq.observables(model).shape
+    gradient = eqx.filter_grad(lambda m: tq.kl_divergence(data, m))(tempered)
+    assert gradient.bits is None
+    assert_close(flatten(gradient)[0], tq.kl_gradient(data, tempered), IDENTITY)
+    # Weight decay moves every parameter, and the temperature with none of them.
+    optimiser = optax.adamw(0.1, weight_decay=0.5)
+    params = eqx.filter(tempered, eqx.is_inexact_array)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimiser.update(gradient, optimiser.init(params), params)
+    after = eqx.apply_updates(tempered, updates)
+    assert after.beta == 1.7 and not eqx.tree_equal(after, tempered)
+
+
+class Pair(tq.AbstractEnergyModel):
+    """Two spins with a coupling, and what their energy returns."""
+
+    coupling: jax.Array
+    n_visible: int = eqx.field(static=True, default=1)
+    n_hidden: int = eqx.field(static=True, default=1)
+    returned: Callable = eqx.field(static=True, default=lambda energy: energy)
+
+    def energy(self, x):
+        return self.returned(-self.coupling * x[0] * x[1])
+
+
+def test_a_temperature_is_not_scaled_with_the_tree():
+    # As users have it: booleans are no numbers where promotion is strict.
+    with jax.numpy_dtype_promotion("standard"):
+        tempered = Pair(jnp.array(0.4)).tempered(0.3)
+        for moved in (
+            jax.tree.map(lambda p: 2 * p, tempered),
+            optax.incremental_update(tempered, tempered, 0.1),
+            jax.tree.map(lambda p: p.astype(jnp.float32), tempered),
+        ):
+            assert moved.beta == 0.3
+        twice = jax.tree.map(lambda p: 2 * p, tempered)
+        expected = np.log(4 * np.cosh(0.24))
+        assert_close(tq.log_partition(twice), expected, IDENTITY)
+
+
+def test_single_precision_temperatures():
+    with jax.enable_x64(False):
+        tempered = Pair(jnp.array(0.4)).tempered(0.3)
+        assert tempered.beta.dtype == jnp.float32 and tempered.beta == np.float32(0.3)
+        assert tq.log_partition(tempered).dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("as_for_users")
+def test_a_temperature_is_not_rounded_to_an_integer():
+    model = Pair(jnp.array(0.4), returned=lambda energy: jnp.array(1))
+    with pytest.raises(ValueError, match="The energy of a Pair .* but int64 was given"):
+        model.tempered(0.3).energy(jnp.ones(2))
+
+
+def test_derivatives_by_a_temperature_raise():
+    model = neural(2, 2)
+    with pytest.raises(ValueError, match="no derivative by its temperature"):
+        jax.grad(lambda beta: tq.log_partition(model.tempered(beta)))(1.3)
+
+
+def test_a_traced_temperature_that_is_not_finite_raises():
+    for model in (neural(2, 2), rbm(2, 2), machine(3)):
+        build = eqx.filter_jit(lambda beta, model=model: model.tempered(beta))
+        with pytest.raises(eqx.EquinoxRuntimeError, match="temperature, is not finite"):
+            jax.block_until_ready(build(jnp.array(jnp.inf)))
+
+
+@pytest.mark.parametrize("beta", [np.nan, np.ones(3), 1j, "a", True, None])
+def test_a_temperature_is_one_finite_real_number(beta, as_for_users):
+    for use in (
+        *(m.tempered for m in (neural(2, 2), rbm(2, 2, biased=True), machine(3))),
+        lambda beta: tq.planted_rbm(jr.key(0), 3, 3, beta),
+    ):
+        with pytest.raises(ValueError, match="beta is an inverse temperature, one fin"):
+            use(beta)
+
+
+USES = {
+    "energies": lambda m: m.energies(),
+    "free energies": lambda m: m.free_energy(jnp.ones(1)),
+    "observables": lambda m: m.observables(jnp.ones(2)),
+    "fields": lambda m: m.local_fields(jnp.ones(2), jnp.arange(2)),
+    "blocks": lambda m: m.sample_block(jr.key(0), jnp.ones(2), "hidden"),
+}
+ENERGIES = {
+    r"is a scalar, but an array of shape \(1,\) was": lambda e: e[None],
+    "energy of a Pair is in float32 or float64, but int64": lambda e: jnp.array(1),
+    "energy of a Pair .* but complex128 was given": lambda e: e.astype(complex),
+    "energy of a Pair .* but float16 was given": lambda e: e.astype(jnp.float16),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("message", ENERGIES)
+def test_an_energy_is_one_number(message, use, as_for_users):
+    model = Pair(jnp.array(0.4), returned=ENERGIES[message])
+    with pytest.raises(ValueError, match=message):
+        USES[use](model)
+    # Also where the model is compiled in.
+    with pytest.raises(ValueError, match=message):
+        eqx.filter_jit(USES[use])(model)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "convert"),
+    [
+        (jnp.bfloat16, r"`x\.astype"),
+        (jnp.float16, r"`x\.astype"),
+        (jnp.complex64, r"`x\.real\.astype"),
+    ],
+)
+def test_parameters_are_in_single_or_double_precision(dtype, convert, as_for_users):
+    name = jnp.dtype(dtype).name
+    message = f"is in float32 or float64, but {name} was given.*{convert}"
+    weights = jnp.ones((2, 2), dtype)
+    for build in (
+        lambda: tq.RBM(weights),
+        lambda: tq.RBM(np.ones((2, 2)), weights[0]),
+        lambda: tq.RBM(np.ones((2, 2)), None, weights[0]),
+        lambda: tq.BoltzmannMachine(weights),
+        lambda: tq.BoltzmannMachine(1 - np.eye(2), weights[0]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            build()
+    narrow = jax.tree.map(lambda p: p.astype(dtype), rbm(2, 2))
+    for model in (narrow, Pair(jnp.ones((), dtype))):
+        for use in (
+            tq.log_partition,
+            tq.observables,
+            lambda m: tq.RandomScanGibbs().step(jr.key(0), m, jnp.ones(m.n_units)),
+            lambda m: tq.kl_divergence(jnp.ones(2**m.n_visible), m),
+        ):
+            with pytest.raises(ValueError, match=f"Every parameter .* {message}"):
+                use(model)
+
+
+def test_sizes_are_whole_numbers(as_for_users):
+    with pytest.warns(UserWarning, match="set as static"):
+        model = Pair(jnp.array(0.4), np.int32(1), np.uint8(1))
+    assert type(model.n_visible) is type(model.n_hidden) is int
+    assert model == Pair(jnp.array(0.4), returned=model.returned)
+    for size in (1.0, True, "1", -1):
+        with pytest.raises(ValueError, match="n_hidden is a whole number of units, at"):
+            Pair(jnp.array(0.4), 1, size)
+
+
 def test_models_are_saved_and_loaded(kind):
     buffer = io.BytesIO()
     eqx.tree_serialise_leaves(buffer, kind)
@@ -324,7 +510,7 @@ def test_single_precision_parameters_give_single_precision_results(kind):
 def test_parameters_are_the_inexact_arrays():
     model = machine(3, 2, biased=True)
     tree = parameters(model)
-    assert tree.edges is None
+    assert len(jax.tree.leaves(tree)) == 2
     assert tree.couplings is model.couplings and tree.bias is model.bias
 
 
@@ -347,3 +533,31 @@ def test_a_model_may_have_no_parameters():
     assert_close(tq.log_partition(model), np.log(np.exp(-table).sum()), DIRECT)
     assert_close(tq.models.log_stationary(model), np.log(oracle.law(table)), IDENTITY)
     assert tq.observables(model).shape == (8, 0)
+
+
+EXPORT = """
+import jax, jax.numpy as jnp, numpy as np
+import trainq as tq
+
+predictor = tq.QStruct(tq.RandomScanGibbs(), 10)
+fn = jax.jit(lambda weights, data: predictor(tq.RBM(weights), data).q)
+args = 0.3 * jnp.ones((2, 2)), jnp.array([0.1, 0.2, 0.3, 0.4])
+exported = jax.export.export(fn)(*args)
+np.testing.assert_array_equal(exported.call(*args), fn(*args))
+"""
+
+
+@pytest.mark.parametrize(
+    ("checks", "message"), [("raise", "host_callbacks"), ("off", None)]
+)
+def test_programs_are_exported_with_their_checks_switched_off(checks, message):
+    process = subprocess.run(
+        [sys.executable, "-c", EXPORT],
+        env=os.environ | {"EQX_ON_ERROR": checks},
+        capture_output=True,
+        text=True,
+    )
+    # A check calls the host, which no exported program can. The day that it can, our
+    # documentation is wrong.
+    assert (process.returncode == 0) is (message is None), process.stderr
+    assert (message or "") in process.stderr

@@ -1,9 +1,12 @@
 """The Boltzmann machine from a matrix and from edges."""
 
+import pickle
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 from helpers import IDENTITY, assert_close, machine, rbm
@@ -158,5 +161,67 @@ def test_edges_are_not_parameters():
     model = tq.BoltzmannMachine(VALUES, np.ones(6), edges=EDGES)
     leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
     assert [leaf.shape for leaf in leaves] == [(5,), (6,)]
+    assert len(jax.tree.leaves(model)) == 2
     tempered = model.tempered(2.0)
     assert (tempered.edges == model.edges).all() and tempered.edges.dtype.kind == "i"
+
+
+RING = tq.BoltzmannMachine([0.1, 0.2, 0.3], edges=[(0, 1), (1, 2), (0, 2)])
+
+
+def test_no_map_over_the_tree_reaches_the_edges():
+    expected = np.exp(-2 * oracle.pair_energies(np.asarray(RING.coupling_matrix)))
+    for twice in (
+        jax.tree.map(lambda p: 2 * p, RING),
+        optax.incremental_update(jax.tree.map(lambda p: 3 * p, RING), RING, 0.5),
+    ):
+        assert_close(log_partition(twice), np.log(expected.sum()), IDENTITY)
+        assert twice.graph is RING.graph
+        # Sampler, fields and law are on one graph.
+        table = np.log(tq.visible_distribution(twice))
+        x = jnp.asarray(oracle.states(3))
+        fields = np.asarray(twice.local_fields(x, jnp.arange(3)))
+        for unit in range(3):
+            flipped = np.flip(table.reshape(2, 2, 2), unit).reshape(-1)
+            change = -2 * np.asarray(x)[:, unit] * fields[:, unit]
+            assert_close(flipped - table, change, IDENTITY)
+
+
+def test_edges_are_not_replaced():
+    with pytest.raises(TypeError, match="is not a leaf of the pytree"):
+        eqx.tree_at(lambda m: m.edges, RING, np.zeros((3, 2), int))
+    with pytest.raises(ValueError, match="read-only"):
+        RING.edges[0, 0] = 2
+
+
+def test_other_couplings_and_the_same_edges_again_compile_nothing():
+    traced = 0
+
+    @eqx.filter_jit
+    def value(model):
+        nonlocal traced
+        traced += 1
+        return model.log_partition()
+
+    for scale in (1.0, 2.0):
+        couplings = scale * jnp.array([0.1, 0.2, 0.3])
+        value(tq.BoltzmannMachine(couplings, edges=[(0, 1), (1, 2), (0, 2)]))
+    assert traced == 1
+    value(tq.BoltzmannMachine(couplings, edges=[(1, 2), (0, 1), (0, 2)]))
+    assert traced == 2
+
+
+def test_a_machine_is_coloured_and_built_in_a_compiled_function():
+    @jax.jit
+    def blocks(couplings):
+        model = tq.BoltzmannMachine(couplings, edges=[(0, 1), (1, 2)])
+        kernel = tq.SystematicScanGibbs(model.colouring())
+        assert kernel.blocks == ((0, 2), (1,))
+        return kernel.step(jax.random.key(0), model, jnp.ones((4, 3)))
+
+    assert blocks(jnp.array([0.1, 0.2])).shape == (4, 3)
+
+
+def test_a_machine_is_pickled():
+    back = pickle.loads(pickle.dumps(RING))
+    assert eqx.tree_equal(back, RING) and back.graph == RING.graph

@@ -35,6 +35,10 @@ def edges(pairs):
     return tq.BoltzmannMachine(np.ones(len(pairs)), edges=np.array(pairs))
 
 
+def not_finite(leaf):
+    return leaf * NAN if eqx.is_inexact_array(leaf) else leaf
+
+
 class Infinite(tq.AbstractEnergyModel):
     n_visible = 2
     n_hidden = 0
@@ -95,6 +99,14 @@ STATIC = {
         lambda: tq.BoltzmannMachine(np.zeros((2, 2)), np.zeros(3)),
         r"bias has shape \(2,\).* but \(3,\) was given",
     ),
+    "visible units that are no whole number": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 2)), n_visible=1.0),
+        "n_visible is a whole number of units, at least 1, but 1.0 was given",
+    ),
+    "complex weights": (
+        lambda: tq.RBM(np.zeros((2, 2), complex)),
+        r"weights is in float32 or float64, but complex.*x\.real\.astype",
+    ),
     "too many visible units": (
         lambda: tq.BoltzmannMachine(np.zeros((2, 2)), n_visible=3),
         "between 1 and the 2 units, but 3 was given",
@@ -110,14 +122,14 @@ STATIC = {
     "edges of floats": (lambda: edges([[0.0, 1.0]]), "edges is an integer array"),
     "loop": (lambda: edges([[1, 1]]), "joins two different units"),
     "edge given twice": (lambda: edges([[0, 1], [1, 0]]), "Each edge is given once"),
-    "temperature": (lambda: neural(2, 1).tempered(NAN), "beta is a finite.* nan was"),
+    "temperature": (lambda: neural(2, 1).tempered(NAN), "beta is .* number, but nan"),
     "code size": (
         lambda: tq.CouplingNetwork(0, 2, 2, key=jax.random.key(0)),
-        "code_size is at least 1, but 0 was given",
+        "code_size is a whole number, at least 1, but 0 was given",
     ),
     "patterns": (
         lambda: tq.planted_rbm(jax.random.key(0), 3, 0, 1.0),
-        "at least 1, but 3 and 0 were given",
+        "n_patterns is a whole number of hidden units, at least 1, but 0 was given",
     ),
     # laws
     "shape of the data": (
@@ -131,6 +143,22 @@ STATIC = {
     "boolean state of a machine": (
         lambda: machine(4).energy(jnp.ones(4, bool)),
         "array of bool was given",
+    ),
+    "unsigned samples": (
+        lambda: tq.empirical_distribution(jnp.ones((3, 2), jnp.uint8)),
+        "array of uint8 was given. Use floats or signed integers",
+    ),
+    "complex state": (
+        lambda: GIBBS.step(jr.key(0), rbm(2, 2), jnp.ones(4, complex)),
+        "array of complex128 was given. Use floats or signed integers",
+    ),
+    "half precision data": (
+        lambda: tq.kl_divergence(jnp.full(4, 0.26, jnp.bfloat16), rbm(2, 2)),
+        "data is in float32 or float64, but bfloat16 was given",
+    ),
+    "complex data": (
+        lambda: tq.kl_divergence(LAW + 0j, rbm(2, 2)),
+        "data is in float32 or float64, but complex128 was given",
     ),
     "no samples": (
         lambda: tq.empirical_distribution(jnp.ones((0, 2))),
@@ -328,6 +356,20 @@ FAULTS = {
         lambda: GIBBS.step(jax.random.key(0), tq.RBM(np.array([[NAN]])), jnp.ones(2)),
         "parameter of this RBM is not finite",
     ),
+    "function without an expectation": (
+        lambda: tq.expectation(rbm(2, 2), lambda x: jnp.where(x[0] > 0, NAN, x)),
+        "fn is not finite at a state",
+    ),
+    "infinite function, among others": (
+        lambda: tq.expectation(
+            rbm(2, 2), lambda x: (x, (1 / (x[0] - 1)).astype(complex))
+        ),
+        "fn is not finite at a state",
+    ),
+    "weights, when asked for observables": (
+        lambda: tq.observables(jax.tree.map(not_finite, neural(2, 1))),
+        "parameter of this NeuralEnergy is not finite",
+    ),
     "energy that is not finite": (
         lambda: tq.log_partition(Infinite()),
         "energy of a state of this Infinite is not finite",
@@ -428,6 +470,18 @@ MISTAKEN = {
     "model before the data": (
         lambda: tq.kl_divergence(rbm(1, 1), LAW),
         "data is a law, as an array, but an object of type RBM was given",
+    ),
+    "no function": (
+        lambda: tq.expectation(rbm(1, 1), 3),
+        "fn is a function of one state, but an object of type int was given",
+    ),
+    "a function before the model": (
+        lambda: tq.expectation(jnp.sum, rbm(1, 1)),
+        "model is an energy model .* was given. Look at the order",
+    ),
+    "no model with observables": (
+        lambda: tq.observables(LAW),
+        "model is an energy model .* was given. Look at the order",
     ),
     "a class of kernels": (
         lambda: tq.QOperational(tq.RandomScanGibbs, 10),

@@ -1,6 +1,7 @@
 """Neighbours and colourings, on graphs of every kind."""
 
 import itertools
+import pickle
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -11,6 +12,7 @@ from hypothesis import given, strategies as st
 
 import trainq as tq
 from trainq import sampling
+from trainq.models._graph import Graph
 
 
 @st.composite
@@ -44,8 +46,8 @@ def test_colours_are_proper_and_few(graph):
 def test_a_proper_colouring_has_no_edge_inside_a_colour():
     model = machine_on(4, np.array([(0, 1), (1, 2), (2, 3)]))
     for colours in itertools.product(range(2), repeat=4):
-        expected = all(colours[i] != colours[i + 1] for i in range(3))
-        assert model.is_proper(jnp.array(colours)) == expected
+        same = [(i, i + 1) for i in range(3) if colours[i] == colours[i + 1]]
+        assert model.conflict(np.array(colours)) == next(iter(same), None)
 
 
 @given(graphs())
@@ -81,7 +83,7 @@ def test_fields_are_products_with_the_matrix(n, edges):
 
 def test_a_hub_does_not_fill_the_memory():
     model = machine_on(20_000, star(20_000))
-    assert model.adjacency.neighbour.size < 50_000
+    assert model.graph.adjacency.neighbour.size < 50_000
 
 
 def test_other_models_know_their_colours():
@@ -91,8 +93,27 @@ def test_other_models_know_their_colours():
     assert len(machine(4).colouring()) == 4  # a complete graph
     tempered = neural(2, 1).tempered(2.0)
     assert len(tempered.colouring()) == 3
-    assert tempered.is_proper(jnp.arange(3))
-    assert not tempered.is_proper(jnp.array([0, 1, 0]))
+    assert tempered.conflict(np.arange(3)) is None
+    assert tempered.conflict(np.array([0, 1, 0])) == (0, 2)
+    assert neural(4, 1).conflict(np.array([2, 0, 1, 0, 0])) == (1, 3)
+    assert rbm(2, 3).conflict(np.array([0, 0, 1, 1, 1])) is None
+    assert rbm(2, 3).conflict(np.array([2, 0, 1, 0, 1])) == (1, 3)
+
+
+def test_graphs_are_compared_by_what_they_hold():
+    edges = np.array([(0, 1), (1, 2)])
+    graph = Graph.of(edges, 3)
+    assert graph == Graph.of(edges.astype(np.int32), 3)
+    assert hash(graph) == hash(Graph.of(edges.copy(), 3))
+    assert graph != Graph.of(edges, 4) and graph != Graph.of(edges[::-1], 3)
+    assert graph.edges.tolist() == edges.tolist()
+    assert repr(graph) == "Graph(3 units, 2 edges)"
+    with pytest.raises(ValueError, match="read-only"):
+        graph.edges[0, 0] = 2
+    tables = len(pickle.dumps(graph))
+    graph.adjacency  # noqa: B018
+    assert len(pickle.dumps(graph)) == tables
+    assert pickle.loads(pickle.dumps(graph)) == graph
 
 
 def test_a_grid_of_ten_thousand_units_runs():

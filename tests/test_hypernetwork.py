@@ -1,5 +1,7 @@
 """The network from codes to models."""
 
+import pickle
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -120,3 +122,41 @@ def test_a_batch_of_codes_gives_a_batch_of_models():
 def test_a_network_without_biases_has_the_parameters_of_the_weights_alone():
     count = sum(leaf.size for leaf in jax.tree.leaves(flatten(network())[0]))
     assert count == (2 + 1) * 5 + (5 + 1) * 6
+
+
+def test_every_leaf_is_an_array_and_the_network_is_pickled():
+    net = network(biases=True)
+    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(net))
+    halved = jax.tree.map(lambda p: p / 2, net)
+    expected = outputs(halved, CODE)[:6].reshape(2, 3)
+    assert_close(halved(CODE).weights, expected, IDENTITY)
+    back = pickle.loads(pickle.dumps(net))
+    assert eqx.tree_equal(back, net)
+    assert_close(back(CODE).weights, net(CODE).weights, IDENTITY)
+
+
+def test_the_initial_parameters_are_those_of_equinox_but_for_the_output():
+    theirs = eqx.nn.MLP(2, 6, 5, 2, jnp.tanh, key=jr.split(jr.key(0), 3)[0])
+    ours = network(depth=2).mlp
+    for one, other in zip(ours.layers[:-1], theirs.layers[:-1], strict=True):
+        assert eqx.tree_equal(one, other)
+    whole = eqx.tree_at(lambda mlp: mlp.layers, theirs, ours.layers)
+    assert_close(ours(CODE), whole(CODE), IDENTITY)
+
+
+def test_sizes_become_plain_numbers(as_for_users):
+    net = tq.CouplingNetwork(
+        np.int32(2), np.uint8(20), np.int8(30), width=np.int64(5), key=jr.key(0)
+    )
+    assert type(net.n_visible) is type(net.n_hidden) is int
+    assert net(CODE).weights.shape == (20, 30)
+
+
+@pytest.mark.parametrize("name", ["code_size", "n_visible", "n_hidden", "width"])
+def test_sizes_are_whole_numbers(name, as_for_users):
+    sizes = {"code_size": 2, "n_visible": 2, "n_hidden": 2, "depth": 1}
+    for size in (0, 1.0, True):
+        with pytest.raises(ValueError, match=f"{name} is a whole .* {size} was given"):
+            tq.CouplingNetwork(**sizes | {name: size}, key=jr.key(0))
+    with pytest.raises(ValueError, match="depth is a whole number, at least 1, but 0"):
+        tq.CouplingNetwork(**sizes | {"depth": 0}, key=jr.key(0))

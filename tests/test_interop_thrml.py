@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import DIRECT, SIGMAS, assert_close, random_law
+from helpers import DIRECT, IDENTITY, SIGMAS, assert_close, random_law
 from thrml import (
     Block,
     SamplingSchedule,
@@ -78,6 +78,24 @@ def test_a_gradient_reaches_the_model_of_thrml():
     assert_close(weights, -means[: len(weights)], DIRECT)
     parts = jnp.concatenate([ebm.weights, ebm.biases])
     assert_close(beta, -means @ parts / 0.7, DIRECT)
+
+
+def test_another_temperature_does_not_compile_again():
+    traced = 0
+
+    @eqx.filter_jit
+    def log_partition(model):
+        nonlocal traced
+        traced += 1
+        return tq.log_partition(model)
+
+    for beta in (0.7, 0.3, jnp.float32(1.5)):
+        ebm, blocks = ising(beta)
+        model, _ = from_thrml(ebm, blocks)
+        assert float(model.beta) == float(ebm.beta)
+        scaled = tq.log_partition(model.model.tempered(ebm.beta))
+        assert_close(log_partition(model), scaled, IDENTITY)
+    assert traced == 1
 
 
 def run_thrml(ebm, blocks, chains, start):

@@ -83,6 +83,21 @@ def test_states_keep_their_shape_and_dtype(name, dtype, key):
 
 
 @pytest.mark.parametrize("name", KERNELS)
+def test_the_precision_of_the_states_does_not_matter(name, key):
+    model, start = rbm(3, 2, biased=True), jnp.ones((50, 5))
+    expected = KERNELS[name].step(key, model, start)
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.int8):
+        found = KERNELS[name].step(key, model, start.astype(dtype))
+        assert found.dtype == dtype and jnp.array_equal(found.astype(float), expected)
+
+
+def test_states_may_be_a_list(key, as_for_users):
+    for kernel in KERNELS.values():
+        x = kernel.step(key, rbm(2, 2), [1, -1, -1, 1])
+        assert x.shape == (4,) and x.dtype.kind == "i"
+
+
+@pytest.mark.parametrize("name", KERNELS)
 def test_steps_work_under_vmap_over_models(name, key):
     models = eqx.filter_vmap(lambda key: tq.RBM(jr.normal(key, (2, 2))))(
         jr.split(key, 3)

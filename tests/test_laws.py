@@ -376,6 +376,25 @@ def test_expectation_of_complex_values():
     assert_close(found, pi @ np.exp(1j * x.sum(axis=1)), IDENTITY)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
+def test_expectations_of_booleans_and_integers_are_means(dtype):
+    model = jax.tree.map(lambda p: p.astype(dtype), rbm(2, 2, biased=True))
+    pi, x = oracle.law(energies(model)), oracle.states(4)
+
+    def fn(x):
+        index = (x > 0).astype(jnp.int8)
+        return {"up": x > 0, "sum": index.sum(), "one": 1, "c": x[0].astype("c8")}
+
+    found = tq.expectation(model, fn)
+    expected = {"up": pi @ (x > 0), "sum": pi @ (x > 0).sum(axis=1), "one": 1.0}
+    tolerance = IDENTITY if dtype == jnp.float64 else 1e-6
+    for name, value in expected.items():
+        assert found[name].dtype == dtype
+        assert_close(found[name], value, tolerance)
+    assert found["c"].dtype == (jnp.complex64 if dtype == jnp.float32 else complex)
+    assert_close(found["c"], pi @ x[:, 0] + 0j, tolerance)
+
+
 def test_temperature_keeps_the_dtype():
     for model in (rbm(2, 2), machine(3, biased=True)):
         single = jax.tree.map(

@@ -68,3 +68,11 @@ def test_the_temperature_may_be_traced(key):
     table = oracle.rbm_energies(np.asarray(tq.planted_rbm(key, 3, 2, 1.0).weights))
     assert_close(value, np.log(np.exp(-2 * table).sum()), IDENTITY)
     assert_close(gradient, -oracle.law(2 * table) @ table, IDENTITY)
+
+
+def test_sizes_are_whole_numbers(key, as_for_users):
+    model = tq.planted_rbm(key, np.uint8(20), np.int8(20), 1.0)
+    assert (model.n_visible, model.n_hidden) == (20, 20)
+    for sizes in ((0, 2), (2.0, 2), (2, True)):
+        with pytest.raises(ValueError, match=r"n_\w+ is a whole number of .*units, at"):
+            tq.planted_rbm(key, *sizes, 1.0)

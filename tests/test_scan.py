@@ -172,18 +172,24 @@ def test_two_blocks_solve_a_system_of_the_smaller_one():
 def test_blocks_that_interact_are_refused(key):
     model = ladder()
     kernel = tq.SystematicScanGibbs([(0, 1, 2), (3, 4, 5)])
-    with pytest.raises(RuntimeError, match="units of one block interact"):
-        kernel.step(key, model, jnp.ones(6))
-    with pytest.raises(RuntimeError, match="units of one block interact"):
-        tq.QStruct(kernel, 10)(model, random_law(4))
-    with pytest.raises(ValueError, match="units of one block interact"):
-        kernel.chain(model)
-    for model, blocks in (
-        (neural(2, 2), [(0, 1), (2, 3)]),
-        (rbm(2, 2), [(0, 2), (1, 3)]),
+    # Also where all of it is compiled: edges are structure.
+    for use in (
+        lambda: kernel.step(key, model, jnp.ones(6)),
+        lambda: tq.QStruct(kernel, 10)(model, random_law(4)),
+        lambda: eqx.filter_jit(kernel.step)(key, model, jnp.ones(6)),
+        lambda: kernel.chain(model),
+        lambda: kernel.stepper(model),
     ):
-        with pytest.raises(RuntimeError, match="units of one block interact"):
-            tq.SystematicScanGibbs(blocks).step(key, model, jnp.ones(4))
+        with pytest.raises(ValueError, match="units of one block interact, 0 and 1: "):
+            use()
+    for model, blocks, pair in (
+        (neural(2, 2), [(0, 2), (1, 3)], "0 and 2"),
+        (rbm(2, 2), [(0, 1, 3), (2,)], "0 and 3"),
+        (neural(2, 1).tempered(2.0), [(0,), (2, 1)], "1 and 2"),
+    ):
+        kernel = tq.SystematicScanGibbs(blocks)
+        with pytest.raises(ValueError, match=f"block interact, {pair}: "):
+            kernel.step(key, model, jnp.ones(model.n_units))
 
 
 BLOCKS = {

@@ -11,6 +11,7 @@ import pytest
 from helpers import IDENTITY, assert_close
 
 from trainq._spins import (
+    as_spins,
     check_spins,
     fold,
     global_flip,
@@ -143,6 +144,16 @@ def test_check_spins_returns_what_it_is_given():
         for checked in (check_spins(x, 3), check_spins(x, None)):
             assert checked.dtype == x.dtype
             np.testing.assert_array_equal(checked, x)
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.uint8, jnp.uint32, complex])
+def test_spins_have_a_sign(dtype):
+    x = jnp.ones((2, 3), dtype)
+    message = f"array of {x.dtype} was given. Use floats or signed integers"
+    with pytest.raises(ValueError, match=message):
+        check_spins(x, 3)
+    with pytest.raises(ValueError, match=message):
+        as_spins(x, float)
 
 
 def test_merge_broadcasts_leading_axes_and_casts():

@@ -125,11 +125,12 @@ def parity(n_bits: int) -> Bool[Array, " indices"]:
 
 
 def as_spins(x: Shaped[Array, "*shape"], dtype) -> Num[Array, "*shape"]:
-    """Return `x` in another dtype, having checked that it is not boolean."""
-    if x.dtype == bool:
+    """Return `x` in another dtype, having checked that its own has both spins."""
+    signed = (jnp.signedinteger, jnp.floating)
+    if not any(jnp.issubdtype(x.dtype, kind) for kind in signed):
         raise ValueError(
-            "Spins are -1 or +1, but an array of bool was given. Convert it with "
-            "`2 * x.astype(float) - 1`."
+            f"Spins are -1 or +1, but an array of {x.dtype} was given. Use floats or "
+            "signed integers; convert bits with `2 * x.astype(float) - 1`."
         )
     return x.astype(dtype)
 
@@ -140,6 +141,7 @@ def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "
     **Raises:** `ValueError` for a wrong shape or dtype; a run-time error where a spin
     is neither -1 nor +1.
     """
+    x = jnp.asarray(x)
     if x.ndim == 0 or (n_units is not None and x.shape[-1] != n_units):
         raise ValueError(
             f"States have shape (..., {'n_units' if n_units is None else n_units}), "

@@ -71,8 +71,7 @@ def from_thrml(
     kernel.stepper(model)  # which checks that the units of a block do not interact
     if isinstance(ebm.beta, Tracer):
         return model.tempered(ebm.beta), kernel
-    beta = float(ebm.beta)
-    return (model if beta == 1 else Tempered(model, beta)), kernel
+    return (model if ebm.beta == 1 else Tempered(model, ebm.beta)), kernel
 
 
 def to_thrml(
@@ -106,7 +105,7 @@ def to_thrml(
     nodes: list[AbstractNode] = [SpinNode() for _ in range(machine.n_units)]
     dtype = machine.couplings.dtype
     bias = jnp.zeros(len(nodes), dtype) if machine.bias is None else machine.bias
-    edges = [(nodes[i], nodes[j]) for i, j in np.asarray(machine.edges)]
+    edges = [(nodes[i], nodes[j]) for i, j in machine.edges]
     ebm = IsingEBM(nodes, edges, bias, machine.couplings, jnp.asarray(beta, dtype))
     return ebm, [Block([nodes[i] for i in block]) for block in kernel.blocks]
 

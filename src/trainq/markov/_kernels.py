@@ -2,14 +2,15 @@
 
 import abc
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
+from jax.sharding import AxisType
 from jaxtyping import Array, Int, Key, Num
 
 from .._spins import check_spins, draw_spins, happens
@@ -33,6 +34,9 @@ else:
 Stepper = Callable[
     [Key[Array, ""], Num[Array, "*batch n_units"]], Num[Array, "*batch n_units"]
 ]
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Stepper])
 
 
 class AbstractKernel(eqx.Module):
@@ -66,7 +70,8 @@ class AbstractKernel(eqx.Module):
         **Raises:** `ValueError` for a wrong shape or dtype; a run-time error for
         another value than ±1, or a parameter that is not finite.
         """
-        return self.stepper(checked(model))(key, check_spins(x, model.n_units))
+        step = on_any_mesh(type(self).stepper)(self, checked(model))
+        return step(key, check_spins(x, model.n_units))
 
     @abc.abstractmethod
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
@@ -87,6 +92,35 @@ class AbstractKernel(eqx.Module):
         """Number of single-unit updates in one step, on average."""
 
 
+def on_any_mesh(stepper: _Method) -> _Method:
+    """A `stepper` that also takes chains over a mesh with *explicit* axes, where the
+    type of an array says how it is laid out.
+
+    A step gathers, scatters and draws, and its layouts are none of its business: it is
+    compiled as on a mesh with automatic axes, and the states come out as they came in.
+    """
+
+    @wraps(stepper)
+    def anywhere(kernel: Any, model: AbstractEnergyModel) -> Any:
+        automatic = stepper(kernel, model)
+        arrays, static = eqx.partition(model, eqx.is_array)
+
+        def with_arrays(key, x, arrays):
+            return stepper(kernel, eqx.combine(arrays, static))(key, x)
+
+        def step(key, x):
+            layout = jax.typeof(x).sharding
+            if AxisType.Explicit not in layout.mesh.axis_types:
+                return automatic(key, x)
+            explicit: Any = jax.sharding.auto_axes(with_arrays, out_sharding=layout)
+            return explicit(key, x, arrays)
+
+        return step
+
+    wrapped: Any = anywhere
+    return wrapped
+
+
 def checked_kernel(kernel: Any) -> AbstractKernel:
     """Return the kernel; a `TypeError` if it is none."""
     if isinstance(kernel, AbstractKernel):
@@ -104,6 +138,7 @@ class AbstractSingleFlipKernel(AbstractKernel):
 
     rule: AbstractClassVar[AbstractFlipRule]
 
+    @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         def step(key, x):
             flat = x.reshape(-1, model.n_units)
@@ -194,6 +229,7 @@ class RandomScanBlockGibbs(AbstractBlockKernel):
     scan: ClassVar[Scan] = "random"
     is_reversible: ClassVar[bool] = True
 
+    @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         def step(key, x):
             coin, visible, hidden = jr.split(key, 3)
@@ -225,6 +261,7 @@ class PalindromicBlockGibbs(AbstractBlockKernel):
     scan: ClassVar[Scan] = "palindromic"
     is_reversible: ClassVar[bool] = True
 
+    @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         def step(key, x):
             first, middle, last = jr.split(key, 3)
@@ -256,6 +293,7 @@ class AlternatingBlockGibbs(AbstractBlockKernel):
     scan: ClassVar[Scan] = "alternating"
     is_reversible: ClassVar[bool] = False
 
+    @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         def step(key, x):
             visible, hidden = jr.split(key)
@@ -303,7 +341,7 @@ class SystematicScanGibbs(AbstractKernel):
 
         **Raises:** `ValueError` for blocks that are empty, or do not hold every unit
         once. Using the kernel raises a `ValueError` for a model with another number of
-        units, or if two units of a block interact: a run-time error under `jit`.
+        units, or if two units of a block interact.
         """
         if isinstance(blocks, AbstractEnergyModel):
             raise ValueError(
@@ -335,7 +373,7 @@ class SystematicScanGibbs(AbstractKernel):
         sizes = [len(block) for block in self.blocks]
         return f"SystematicScanGibbs({len(sizes)} blocks, of {sizes} units)"
 
-    def _check(self, model: AbstractEnergyModel) -> None:
+    def _check_size(self, model: AbstractEnergyModel) -> None:
         n_units = sum(map(len, self.blocks))
         if n_units != model.n_units:
             raise ValueError(
@@ -343,25 +381,22 @@ class SystematicScanGibbs(AbstractKernel):
                 f"{model.n_units}. Use `SystematicScanGibbs(model.colouring())`."
             )
 
-    def _proper(self, model: AbstractEnergyModel) -> AbstractEnergyModel:
-        """The model; an error if units of a block interact."""
-        self._check(model)
+    def _check(self, model: AbstractEnergyModel) -> None:
+        self._check_size(model)
         colours = np.empty(model.n_units, int)
         for colour, block in enumerate(self.blocks):
             colours[list(block)] = colour
-        proper = model.is_proper(jnp.asarray(colours))
-        message = (
-            "Two units of one block interact: they cannot be redrawn at once. Blocks "
-            "that can are those of `model.colouring()`."
-        )
-        if isinstance(proper, Tracer):
-            return eqx.error_if(model, ~proper, message)
-        if not proper:
-            raise ValueError(message)
-        return model
+        conflict = model.conflict(colours)
+        if conflict is not None:
+            raise ValueError(
+                f"Two units of one block interact, {conflict[0]} and {conflict[1]}: "
+                "they cannot be redrawn at once. Blocks that can are those of "
+                "`model.colouring()`."
+            )
 
+    @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
-        model = self._proper(model)
+        self._check(model)
 
         # States go along the last axis in here: what moves then are rows.
         def redraw(key, rows, units):
@@ -385,7 +420,7 @@ class SystematicScanGibbs(AbstractKernel):
         return step
 
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
-        model = self._proper(model)
+        self._check(model)
         if len(self.blocks) == 2:
             visible, hidden = map(tuple, map(sorted, self.blocks))
             if visible == tuple(range(model.n_visible)):
@@ -400,5 +435,5 @@ class SystematicScanGibbs(AbstractKernel):
         )
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
-        self._check(model)
+        self._check_size(model)
         return model.n_units

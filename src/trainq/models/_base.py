@@ -1,7 +1,7 @@
 """The interface of an energy-based model."""
 
 import abc
-import math
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
 import equinox as eqx
@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, Int, Key, Num, PyTree
+from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
+from .._numbers import whole_number
 from .._spins import check_enumerable, map_states, merge, spins
 
 
@@ -43,12 +45,20 @@ class AbstractEnergyModel(eqx.Module):
     n_visible: eqx.AbstractVar[int]
     n_hidden: eqx.AbstractVar[int]
 
+    def __check_init__(self):
+        # A NumPy integer would wrap round in 2**n, and a float fail deep inside.
+        for name in ("n_visible", "n_hidden"):
+            size = whole_number(name, getattr(self, name), 0, "units")
+            if name in vars(self):  # a field, and not a property
+                object.__setattr__(self, name, size)
+
     @abc.abstractmethod
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
         """The energy of the state `x`.
 
         A model of your own need only take one state of shape `(n_units,)`: the library
-        maps over batches. The models of trainq take any leading shape.
+        maps over batches. It returns one number: a scalar in float32 or float64. The
+        models of trainq take any leading shape.
         """
 
     @property
@@ -83,7 +93,7 @@ class AbstractEnergyModel(eqx.Module):
 
         def one(v):
             states = merge((v, hidden), self.dtype)
-            return -jax.nn.logsumexp(-jax.vmap(self.energy)(states))
+            return -jax.nn.logsumexp(-jax.vmap(energy_of(self))(states))
 
         flat = jax.vmap(one)(v.reshape(-1, self.n_visible).astype(self.dtype))
         return flat.reshape(v.shape[:-1])
@@ -92,7 +102,7 @@ class AbstractEnergyModel(eqx.Module):
 
     def energies(self) -> Float[Array, " states"]:
         """The energies of all `2**n_units` states, in order."""
-        energies = map_states(self.energy, self.n_units, self.dtype)
+        energies = map_states(energy_of(self), self.n_units, self.dtype)
         return eqx.error_if(
             energies,
             ~jnp.all(jnp.isfinite(energies)),
@@ -124,7 +134,7 @@ class AbstractEnergyModel(eqx.Module):
         params, static = eqx.partition(self, eqx.is_inexact_array)
 
         def one(x):
-            gradient = jax.grad(lambda p: eqx.combine(p, static).energy(x))(params)
+            gradient = jax.grad(lambda p: energy_of(eqx.combine(p, static))(x))(params)
             return ravel_pytree(gradient)[0]
 
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
@@ -136,9 +146,11 @@ class AbstractEnergyModel(eqx.Module):
         """The field on some units: each is up with probability `σ(2 field)` given all
         others, and to flip it costs the energy `2 x_i field_i`."""
 
+        energy = energy_of(self)
+
         def one(x, unit):
             down, up = x.at[unit].set(-1), x.at[unit].set(1)
-            return (self.energy(down) - self.energy(up)) / 2
+            return (energy(down) - energy(up)) / 2
 
         flat = x.reshape(-1, self.n_units).astype(self.dtype)
         fields = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(flat, units)
@@ -146,16 +158,17 @@ class AbstractEnergyModel(eqx.Module):
 
     def colouring(self) -> tuple[np.ndarray, ...]:
         """Units in blocks of one colour: units of the same colour do not interact, and
-        can be redrawn at once. One unit a block unless the model knows better.
-
-        It needs concrete values, and cannot be traced.
-        """
+        can be redrawn at once. One unit a block unless the model knows better."""
         return tuple(np.arange(self.n_units).reshape(-1, 1))
 
-    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
-        """Whether no two units of the same colour interact."""
-        ordered = jnp.sort(colours)
-        return jnp.all(ordered[1:] != ordered[:-1])
+    def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
+        """Two units of the same colour that interact, or None if there are none: any
+        two of the same colour unless the model knows better."""
+        order = np.argsort(colours, kind="stable")
+        same = np.flatnonzero(np.diff(colours[order]) == 0)
+        if same.size == 0:
+            return None
+        return int(order[same[0]]), int(order[same[0] + 1])
 
     @property
     def _is_batch(self) -> bool:
@@ -177,18 +190,22 @@ class AbstractEnergyModel(eqx.Module):
         def one(key, x):
             parts = (states, x[m:]) if block == "visible" else (x[:m], states)
             candidates = merge(parts, x.dtype)
-            energies = jax.vmap(self.energy)(candidates.astype(self.dtype))
+            energies = jax.vmap(energy_of(self))(candidates.astype(self.dtype))
             return candidates[jr.categorical(key, -energies)]
 
         flat = x.reshape(-1, self.n_units)
         new = jax.vmap(one)(jr.split(key, flat.shape[0]), flat)
         return new.reshape(x.shape)
 
-    def tempered(self, beta: int | float) -> "AbstractEnergyModel":
+    def tempered(self, beta: int | float | Float[Array, ""]) -> "AbstractEnergyModel":
         """The model at inverse temperature `beta`: its energy is `beta` times ours.
 
-        Models that are linear in their parameters scale these, and `beta` may be
-        traced; for any other the energy is scaled, and `beta` is a Python number.
+        Models that are linear in their parameters scale these; for any other the energy
+        is scaled, and derivatives by `beta` raise. It may be traced, and another
+        temperature never compiles another program.
+
+        **Raises:** `ValueError` if `beta` is not one finite real number; a run-time
+        error if it is traced and not finite.
         """
         return Tempered(self, beta)
 
@@ -197,23 +214,47 @@ class Tempered(AbstractEnergyModel):
     """A model with its energy multiplied by an inverse temperature.
 
     What `AbstractEnergyModel.tempered` returns for a model that cannot scale its
-    parameters. The observables are those of the inner model's parameters.
+    parameters: `beta` is traced, but is none of them.
     """
 
     model: AbstractEnergyModel
-    beta: float = eqx.field(static=True)
+    # What is traced is an array, and an array of floats is a parameter to every filter,
+    # optimiser and weight decay. So the temperature is kept as its bits, which are
+    # booleans: no derivative reaches them, and they still say the same after the tree
+    # was scaled or averaged, when what was true is not zero. As integers they would be
+    # another number.
+    bits: Shaped[Array, "*batch n_bits"] = eqx.field(repr=False)
     n_visible: int = eqx.field(static=True)
     n_hidden: int = eqx.field(static=True)
 
-    def __init__(self, model: AbstractEnergyModel, beta: int | float):
-        if not math.isfinite(beta):
-            raise ValueError(
-                f"beta is a finite inverse temperature, but {beta} was given."
-            )
+    def __init__(
+        self, model: AbstractEnergyModel, beta: int | float | Float[Array, ""]
+    ):
+        """**Arguments:**
+
+        - `model`: the model.
+        - `beta`: the inverse temperature, which may be traced.
+
+        **Raises:** as `AbstractEnergyModel.tempered`.
+        """
         self.model = model
-        self.beta = float(beta)
+        beta = _constant(inverse_temperature(beta))
+        octets = jax.lax.bitcast_convert_type(beta, jnp.uint8)
+        self.bits = jnp.unpackbits(octets).astype(bool)
         self.n_visible = model.n_visible
         self.n_hidden = model.n_hidden
+
+    @property
+    def beta(self) -> Float[Array, "*batch"]:
+        """The inverse temperature."""
+        octets = jnp.packbits(self.bits.astype(bool), axis=-1)
+        dtype = jnp.float64 if self.bits.shape[-1] == 64 else jnp.float32
+        return jax.lax.bitcast_convert_type(octets, dtype)
+
+    def _scale(self, values: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+        # An integer would make one of the temperature.
+        require_precision(values.dtype, f"The energy of a {type(self.model).__name__}")
+        return self.beta.astype(values.dtype) * values
 
     @property
     def is_symmetric(self) -> bool:
@@ -224,30 +265,95 @@ class Tempered(AbstractEnergyModel):
         return self.model.is_linear
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
-        return self.beta * self.model.energy(x)
+        return self._scale(self.model.energy(x))
 
     def energies(self) -> Float[Array, " states"]:
-        return self.beta * self.model.energies()
+        return self._scale(self.model.energies())
 
     def observables(
         self, x: Num[Array, "*batch n_units"]
     ) -> Float[Array, "*batch n_parameters"]:
-        return self.beta * self.model.observables(x)
+        return self._scale(self.model.observables(x))
 
     def local_fields(
         self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
     ) -> Float[Array, "*batch some"]:
-        return self.beta * self.model.local_fields(x, units)
+        return self._scale(self.model.local_fields(x, units))
 
     def colouring(self) -> tuple[np.ndarray, ...]:
         return self.model.colouring()
 
-    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
-        return self.model.is_proper(colours)
+    def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
+        return self.model.conflict(colours)
 
     @property
     def _is_batch(self) -> bool:
-        return self.model._is_batch
+        return self.bits.ndim > 1 or self.model._is_batch
+
+
+@jax.custom_jvp
+def _constant(beta: Float[Array, ""]) -> Float[Array, ""]:
+    """`beta`, where a derivative would be zero in silence."""
+    return beta
+
+
+@_constant.defjvp
+def _(primals, tangents):
+    raise ValueError(
+        "A `Tempered` model has no derivative by its temperature, which is no "
+        "parameter. Multiply the energy of a model of your own by it, or use "
+        "`jax.lax.stop_gradient(beta)`."
+    )
+
+
+def inverse_temperature(beta: Any) -> Float[Array, ""]:
+    """`beta` as an array, having checked that it is one finite real number."""
+    value = beta if isinstance(beta, Tracer) else np.asarray(beta)
+    kinds = (jnp.integer, jnp.floating)
+    real = any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+    if not (real and value.shape == ()) or (
+        isinstance(value, np.ndarray) and not np.isfinite(value)
+    ):
+        raise ValueError(
+            "beta is an inverse temperature, one finite real number, but "
+            f"{beta!r} was given. For several temperatures use `eqx.filter_vmap`."
+        )
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        require_precision(value.dtype, "beta")
+    array = jnp.asarray(value).astype(float)
+    if isinstance(value, Tracer):
+        array = eqx.error_if(
+            array, ~jnp.isfinite(array), "beta, an inverse temperature, is not finite."
+        )
+    return array
+
+
+def require_precision(dtype: Any, what: str) -> None:
+    """Raise a `ValueError` for other numbers than those of float32 and float64."""
+    if dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"{what} is in float32 or float64, but {dtype} was given. Convert it with "
+            f"`x{'.real' * (dtype.kind == 'c')}.astype(jnp.float32)`."
+        )
+
+
+def energy_of(
+    model: AbstractEnergyModel,
+) -> Callable[[Num[Array, " n_units"]], Float[Array, ""]]:
+    """The energy of one state, having checked that it is one number."""
+
+    def energy(x):
+        value = jnp.asarray(model.energy(x))
+        if value.shape != ():
+            raise ValueError(
+                f"The energy of one state of this {type(model).__name__} is a scalar, "
+                f"but an array of shape {value.shape} was returned. Sum it, or take "
+                "its only element."
+            )
+        require_precision(value.dtype, f"The energy of a {type(model).__name__}")
+        return value
+
+    return energy
 
 
 def parameters(model: AbstractEnergyModel) -> PyTree:
@@ -263,6 +369,8 @@ def require_model(model: Any) -> None:
             "model is an energy model such as `trainq.RBM`, but an object of type "
             f"{given} was given. Look at the order of the arguments."
         )
+    for leaf in jax.tree.leaves(parameters(model)):
+        require_precision(leaf.dtype, f"Every parameter of this {type(model).__name__}")
     if model._is_batch:
         raise ValueError(
             f"This {type(model).__name__} is a batch of models: map the function over "

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
+from .._numbers import whole_number
 from .._spins import as_spins, check_enumerable, merge, spins
-from ._base import AbstractEnergyModel
-from ._graph import Adjacency, colour_graph
+from ._base import AbstractEnergyModel, inverse_temperature
+from ._graph import Graph, colour_graph
 from ._rbm import as_parameter, shift
 
 
@@ -30,8 +31,7 @@ class BoltzmannMachine(AbstractEnergyModel):
 
     couplings: Float[Array, " edges"]
     bias: Float[Array, " n_units"] | None
-    edges: Int[Array, "edges 2"]
-    adjacency: Adjacency = eqx.field(repr=False)
+    graph: Graph = eqx.field(static=True, repr=False)
     n_visible: int = eqx.field(static=True)
     n_hidden: int = eqx.field(static=True)
 
@@ -55,8 +55,10 @@ class BoltzmannMachine(AbstractEnergyModel):
         **Raises:** `ValueError` if the shapes, the matrix, or the edges do not fit; a
         run-time error if a traced matrix is not symmetric with zero diagonal.
         """
-        couplings = as_parameter(couplings)
-        bias = None if bias is None else as_parameter(bias)
+        couplings = as_parameter("couplings", couplings)
+        bias = None if bias is None else as_parameter("bias", bias)
+        if n_visible is not None:
+            n_visible = whole_number("n_visible", n_visible, 1, "units")
         pairs = None if edges is None else _check_edges(np.asarray(edges))
         if couplings.ndim == 2 and couplings.shape[0] == couplings.shape[1]:
             n_units = couplings.shape[0]
@@ -102,8 +104,14 @@ class BoltzmannMachine(AbstractEnergyModel):
             couplings = _edge_values(couplings, pairs)
         self.couplings = couplings
         self.bias = bias
-        self.edges = jnp.asarray(pairs, int)
-        self.adjacency = Adjacency(pairs, n_units)
+        self.graph = Graph.of(pairs, n_units)
+
+    @property
+    def edges(self) -> Int[np.ndarray, "n_edges 2"]:
+        """The pairs of units that interact, the smaller one first, in the order of
+        `couplings`. They are fixed, and no parameters: for other edges, make another
+        machine."""
+        return self.graph.edges
 
     @property
     def is_symmetric(self) -> bool:
@@ -164,16 +172,16 @@ class BoltzmannMachine(AbstractEnergyModel):
         self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
     ) -> Float[Array, "*batch some"]:
         x = self._spins(x)
-        fields = self.adjacency.fields(self.couplings, x, units)
+        fields = self.graph.fields(self.couplings, x, units)
         return shift(fields, None if self.bias is None else self.bias[units])
 
     def colouring(self) -> tuple[np.ndarray, ...]:
         """Two blocks if the graph is bipartite, as a grid is; otherwise the blocks of a
         greedy colouring, at most one more than the largest degree."""
-        return colour_graph(np.asarray(self.edges), self.n_units)
+        return colour_graph(self.edges, self.n_units)
 
-    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
-        return jnp.all(colours[self.edges[:, 0]] != colours[self.edges[:, 1]])
+    def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
+        return self.graph.conflict(colours)
 
     @property
     def _is_batch(self) -> bool:
@@ -181,11 +189,8 @@ class BoltzmannMachine(AbstractEnergyModel):
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
-
-        def scale(p):
-            return p * jnp.asarray(beta, p.dtype) if eqx.is_inexact_array(p) else p
-
-        return jax.tree.map(scale, self)
+        beta = inverse_temperature(beta)
+        return jax.tree.map(lambda p: p * beta.astype(p.dtype), self)
 
 
 def _check_edges(pairs: np.ndarray) -> np.ndarray:

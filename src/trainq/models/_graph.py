@@ -1,8 +1,9 @@
 """Graphs of interactions: neighbours, sums over them, and colourings."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
-class Adjacency(eqx.Module):
+class Adjacency(NamedTuple):
     """The edges of every unit, as a rectangular table.
 
     A unit with few edges fills its row with the edge of number `n_edges`, which no
@@ -20,11 +21,45 @@ class Adjacency(eqx.Module):
     into the table is a list.
     """
 
-    neighbour: Int[Array, "n_units width"]
-    edge: Int[Array, "n_units width"]
-    rest: Int[Array, "n_rest 3"] | None
+    neighbour: Int[np.ndarray, "n_units width"]
+    edge: Int[np.ndarray, "n_units width"]
+    rest: Int[np.ndarray, "n_rest 3"]
 
-    def __init__(self, edges: np.ndarray, n_units: int):
+
+@dataclass(frozen=True)
+class Graph:
+    """The edges between some units, in order: structure, and no parameters.
+
+    It stands in the static part of a model, where no tree map, optimiser or average
+    reaches it, and programs are compiled for it. So it is hashed and compared in every
+    call, by what it holds: as `bytes`, which remember their hash, and which compare at
+    the speed of memory.
+    """
+
+    n_units: int
+    data: bytes
+
+    @classmethod
+    def of(cls, edges: Int[np.ndarray, "n_edges 2"], n_units: int) -> "Graph":
+        """The graph of some pairs of units."""
+        return cls(n_units, edges.astype(np.int64).tobytes())
+
+    def __repr__(self) -> str:
+        return f"Graph({self.n_units} units, {len(self.edges)} edges)"
+
+    def __reduce__(self):
+        # Without the tables, which are made anew.
+        return Graph, (self.n_units, self.data)
+
+    @cached_property
+    def edges(self) -> Int[np.ndarray, "n_edges 2"]:
+        """The pairs of units, which cannot be written to."""
+        return np.frombuffer(self.data, np.int64).reshape(-1, 2)
+
+    @cached_property
+    def adjacency(self) -> Adjacency:
+        """The neighbours of every unit."""
+        edges, n_units = self.edges, self.n_units
         ends = np.concatenate([edges, edges[:, ::-1]])
         number = np.tile(np.arange(len(edges)), 2)
         order = np.argsort(ends[:, 0], kind="stable")
@@ -41,9 +76,7 @@ class Adjacency(eqx.Module):
         edge[unit[fits], column[fits]] = number[fits]
         rest = np.stack([unit, other, number], axis=1)[~fits]
         # 32 bits are enough, and half the traffic.
-        self.neighbour = jnp.asarray(neighbour, jnp.int32)
-        self.edge = jnp.asarray(edge, jnp.int32)
-        self.rest = jnp.asarray(rest, jnp.int32) if len(rest) else None
+        return Adjacency(*(table.astype(np.int32) for table in (neighbour, edge, rest)))
 
     def fields(
         self,
@@ -52,18 +85,27 @@ class Adjacency(eqx.Module):
         units: Int[Array, " some"],
     ) -> Float[Array, "*batch some"]:
         """`Σ_j J_ij x_j` over the neighbours `j` of some units `i`."""
+        table = self.adjacency
         # States go along the last axis: what is gathered then are rows.
         rows = x.reshape(-1, x.shape[-1]).T
-        weights = jnp.append(couplings, 0)[self.edge[units]]
-        neighbour = self.neighbour[units]
+        weights = jnp.append(couplings, 0)[jnp.asarray(table.edge)[units]]
+        neighbour = jnp.asarray(table.neighbour)[units]
         fields = weights[:, 0, None] * rows[neighbour[:, 0]]
         for k in range(1, weights.shape[1]):
             fields = fields + weights[:, k, None] * rows[neighbour[:, k]]
-        if self.rest is not None:
-            unit, other, edge = self.rest.T
+        if len(table.rest):
+            unit, other, edge = table.rest.T
             more = couplings[edge][:, None] * rows[other]
             fields = fields + jnp.zeros_like(rows).at[unit].add(more)[units]
         return fields.T.reshape(*x.shape[:-1], units.shape[0])
+
+    def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
+        """The first edge between units of the same colour."""
+        same = colours[self.edges[:, 0]] == colours[self.edges[:, 1]]
+        if not same.any():
+            return None
+        first, second = self.edges[np.argmax(same)].tolist()
+        return first, second
 
 
 def colour_graph(edges: np.ndarray, n_units: int) -> tuple[np.ndarray, ...]:

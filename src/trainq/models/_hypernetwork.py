@@ -1,13 +1,31 @@
 """A network whose output is a model: from a code to the couplings."""
 
 import math
+from itertools import pairwise
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
+from .._numbers import whole_number
 from ._rbm import RBM
+
+
+class TanhLayers(eqx.Module):
+    """A multilayer perceptron with tanh between its layers.
+
+    In `eqx.nn.MLP` the activation is a leaf, which tree maps reach, and which cannot be
+    pickled. Here every leaf is an array.
+    """
+
+    layers: tuple[eqx.nn.Linear, ...]
+
+    def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
+        *inner, last = self.layers
+        for layer in inner:
+            x = jnp.tanh(layer(x))
+        return last(x)
 
 
 class CouplingNetwork(eqx.Module):
@@ -17,7 +35,7 @@ class CouplingNetwork(eqx.Module):
     differentiable: a loss of `network(code)` has gradients in the network.
     """
 
-    mlp: eqx.nn.MLP
+    mlp: TanhLayers
     n_visible: int = eqx.field(static=True)
     n_hidden: int = eqx.field(static=True)
     biases: bool = eqx.field(static=True)
@@ -44,33 +62,33 @@ class CouplingNetwork(eqx.Module):
         - `biases`: whether the models have visible and hidden biases.
         - `key`: random key of the initial parameters.
 
-        **Raises:** `ValueError` if a size is not positive.
+        **Raises:** `ValueError` if a size is not a positive whole number.
         """
-        sizes = {
-            "code_size": code_size,
-            "n_visible": n_visible,
-            "n_hidden": n_hidden,
-            "width": width,
-            "depth": depth,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} is at least 1, but {size} was given.")
+        code_size = whole_number("code_size", code_size)
+        n_visible = whole_number("n_visible", n_visible, of="units")
+        n_hidden = whole_number("n_hidden", n_hidden, of="units")
+        width, depth = whole_number("width", width), whole_number("depth", depth)
         out_size = n_visible * n_hidden + biases * (n_visible + n_hidden)
         mlp_key, weight_key, bias_key = jr.split(key, 3)
-        mlp = eqx.nn.MLP(code_size, out_size, width, depth, jnp.tanh, key=mlp_key)
-        last = mlp.layers[-1]
+        sizes = [code_size, *depth * [width], out_size]
+        keys = jr.split(mlp_key, depth + 1)
+        layers = [
+            eqx.nn.Linear(*ends, key=key)
+            for ends, key in zip(pairwise(sizes), keys, strict=True)
+        ]
+        last = layers[-1]
         assert last.bias is not None
         # Equinox's own initial output has a scale set by the width.
         scale = weight_scale / math.sqrt(width)
-        self.mlp = eqx.tree_at(
-            lambda net: (net.layers[-1].weight, net.layers[-1].bias),
-            mlp,
+        layers[-1] = eqx.tree_at(
+            lambda layer: (layer.weight, layer.bias),
+            last,
             (
                 scale * jr.normal(weight_key, last.weight.shape, last.weight.dtype),
                 weight_scale * jr.normal(bias_key, last.bias.shape, last.bias.dtype),
             ),
         )
+        self.mlp = TanhLayers(tuple(layers))
         self.n_visible = n_visible
         self.n_hidden = n_hidden
         self.biases = biases

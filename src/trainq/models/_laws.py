@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
@@ -18,7 +19,12 @@ from .._spins import (
     spread,
     state_index,
 )
-from ._base import AbstractEnergyModel, checked, require_model
+from ._base import (
+    AbstractEnergyModel,
+    checked,
+    require_model,
+    require_precision,
+)
 
 
 @eqx.filter_jit
@@ -36,7 +42,7 @@ def free_energy(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
 @eqx.filter_jit
 def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
     """The law of the visible units: `(2**n_visible,)` probabilities, in order."""
-    return jax.nn.softmax(-free_energy(model))
+    return jnp.exp(jax.nn.log_softmax(-free_energy(model)))
 
 
 @eqx.filter_jit
@@ -119,6 +125,7 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
     Columns are the parameters, in the order of the model's leaves, each raveled in C
     order: for an RBM the weights row by row, then visible and hidden biases.
     """
+    model = checked(model)
     check_enumerable(model.n_units)
     return model.observables(spins(model.n_units, model.dtype))
 
@@ -143,18 +150,35 @@ def expectation(
     **Arguments:**
 
     - `model`: the model.
-    - `fn`: takes one state of shape `(n_units,)`, returns an array or a tree of arrays.
-        Every new function is compiled: define it once.
+    - `fn`: takes one state of shape `(n_units,)`, returns an array or a tree of arrays,
+        of floats, complex numbers, integers or booleans. Every new function is
+        compiled: define it once.
 
-    **Returns:** what `fn` returns, averaged.
+    **Returns:** what `fn` returns, averaged: real numbers in the dtype of the model,
+    complex ones in its precision. The mean of a boolean is a probability.
+
+    **Raises:** `TypeError` if `fn` is no function; a run-time error if it is not finite
+    at a state, or a parameter is not finite.
     """
     law = jnp.exp(log_stationary(model))
+    if not callable(fn):
+        raise TypeError(
+            "fn is a function of one state, but an object of type "
+            f"{type(fn).__name__} was given."
+        )
     values = map_states(fn, model.n_units, model.dtype)
 
     def mean(f):
         is_complex = jnp.issubdtype(f.dtype, jnp.complexfloating)
-        dtype = f.dtype if is_complex else law.dtype
-        return jnp.tensordot(law.astype(dtype), f.astype(dtype), 1)
+        dtype = np.result_type(law.dtype, np.complex64) if is_complex else law.dtype
+        f = f.astype(dtype)
+        f = eqx.error_if(
+            f,
+            ~jnp.all(jnp.isfinite(f)),
+            "fn is not finite at a state, and so its expectation is not: give it "
+            "another value there, as by `jnp.where`.",
+        )
+        return jnp.tensordot(law.astype(dtype), f, 1)
 
     return jax.tree.map(mean, values)
 
@@ -208,8 +232,9 @@ def check_law(
 
 def require_law(law: Array, dtype: Any, what: str) -> Array:
     """Return `law` in another dtype, having checked that it is one."""
-    if not jnp.issubdtype(law.dtype, jnp.floating):
+    if not jnp.issubdtype(law.dtype, jnp.inexact):
         law = law.astype(dtype)
+    require_precision(law.dtype, what)
     # A law that was computed in float32 sums to one in float32.
     tolerance = math.sqrt(max(jnp.finfo(t).eps for t in (law.dtype, dtype)))
     law = law.astype(dtype)

@@ -2,10 +2,11 @@
 
 import math
 
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
+from .._numbers import whole_number
+from ._base import inverse_temperature
 from ._rbm import RBM
 
 
@@ -28,18 +29,16 @@ def planted_rbm(
 
     **Returns:** an `RBM` without biases.
 
-    **Raises:** `ValueError` if a size is not positive.
+    **Raises:** `ValueError` if a size is not a positive whole number, or `beta` not one
+    real number.
 
     ??? cite "Source"
 
         Barra, Bernacchia, Santucci and Contucci, *On the equivalence of Hopfield
         networks and Boltzmann machines*, Neural Networks 34, 1, 2012.
     """
-    if n_visible < 1 or n_patterns < 1:
-        raise ValueError(
-            "n_visible and n_patterns are at least 1, but "
-            f"{n_visible} and {n_patterns} were given."
-        )
-    dtype = jnp.result_type(float)
-    patterns = jr.rademacher(key, (n_visible, n_patterns), dtype)
+    n_visible = whole_number("n_visible", n_visible, of="units")
+    n_patterns = whole_number("n_patterns", n_patterns, of="hidden units")
+    beta = inverse_temperature(beta)
+    patterns = jr.rademacher(key, (n_visible, n_patterns), beta.dtype)
     return RBM(beta / math.sqrt(n_visible) * patterns)

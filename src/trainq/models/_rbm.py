@@ -5,15 +5,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from .._spins import as_spins, check_enumerable, draw_spins, merge, spins
-from ._base import AbstractEnergyModel, Block
+from ._base import (
+    AbstractEnergyModel,
+    Block,
+    inverse_temperature,
+    require_precision,
+)
 
 
 def log_2cosh(field: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`log(2 cosh(field))`: minus the free energy of a spin in a field."""
-    return jnp.logaddexp(field, -field)
+    # For a sign s = ±1 it is s x + log(1 + exp(-2 s x)), an identity in x, so that its
+    # derivatives of every order hold with s kept constant: also at 0, where those of
+    # |x| do not. With s that of x nothing overflows, and the curvature, which is
+    # 4u/(1+u) - 4u²/(1+u)² with u = exp(-2 |x|), loses no digits in a strong field.
+    # (`jnp.logaddexp` has a `custom_jvp`, which JAX cannot trace in several threads.)
+    sign = jnp.where(field < 0, -1, 1).astype(field.dtype)
+    return sign * field + jnp.log1p(jnp.exp(-2 * sign * field))
 
 
 class RBM(AbstractEnergyModel):
@@ -44,7 +55,7 @@ class RBM(AbstractEnergyModel):
 
         **Raises:** `ValueError` if the shapes do not fit.
         """
-        self.weights = as_parameter(weights)
+        self.weights = as_parameter("weights", weights)
         if self.weights.ndim != 2 or 0 in self.weights.shape:
             raise ValueError(
                 "weights has shape (n_visible, n_hidden), both at least 1, but "
@@ -157,9 +168,10 @@ class RBM(AbstractEnergyModel):
         """The two layers."""
         return tuple(np.split(np.arange(self.n_units), [self.n_visible]))
 
-    def is_proper(self, colours: Int[Array, " n_units"]) -> Bool[Array, ""]:
-        visible, hidden = jnp.split(colours, [self.n_visible])
-        return ~jnp.any(jnp.isin(visible, hidden))
+    def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
+        visible, hidden = np.split(colours, [self.n_visible])
+        _, i, j = np.intersect1d(visible, hidden, return_indices=True)
+        return (int(i[0]), self.n_visible + int(j[0])) if i.size else None
 
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
@@ -172,21 +184,23 @@ class RBM(AbstractEnergyModel):
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "RBM":
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
-        return jax.tree.map(lambda p: p * jnp.asarray(beta, p.dtype), self)
+        beta = inverse_temperature(beta)
+        return jax.tree.map(lambda p: p * beta.astype(p.dtype), self)
 
 
-def as_parameter(values: Any) -> Array:
+def as_parameter(name: str, values: Any) -> Array:
     """Parameters as an array of floats, in their own precision."""
     values = jnp.asarray(values)
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        values = values.astype(jnp.result_type(float))
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        values = values.astype(float)
+    require_precision(values.dtype, name)
     return values
 
 
 def _bias(layer: str, bias: Any, size: int) -> Array | None:
     if bias is None:
         return None
-    bias = as_parameter(bias)
+    bias = as_parameter(f"{layer}_bias", bias)
     if bias.shape != (size,):
         raise ValueError(
             f"{layer}_bias has shape ({size},), one field for each {layer} unit, but "
