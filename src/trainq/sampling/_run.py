@@ -2,8 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Hashable, Iterator
-from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -11,12 +10,17 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key, Num, UInt
 
+from .._numbers import whole_number
 from .._spins import check_spins
 from ..markov import AbstractKernel
 from ..markov._kernels import checked_kernel
 from ..models import AbstractEnergyModel
-from ..models._base import checked
+from ..models._base import checked, require_model
+from ._sums import add_up
 
+
+# Values whose sums are short enough to be plain, and so cost half as much.
+_BLOCK = 128
 
 Functions = Callable[[Num[Array, "chains n_units"]], Float[Array, "chains n_obs"]]
 
@@ -24,12 +28,14 @@ Functions = Callable[[Num[Array, "chains n_units"]], Float[Array, "chains n_obs"
 class ChainState(eqx.Module):
     """Where a batch of independent chains stands: all that is needed to go on.
 
-    It is a tree of arrays: save it with `eqx.tree_serialise_leaves`.
+    It is a tree of arrays: save it with `eqx.tree_serialise_leaves`. `step` counts the
+    steps taken with the key. After `2**32` of them another key follows, and it counts
+    from zero again.
     """
 
     x: Num[Array, "chains n_units"]
     key_data: UInt[Array, " words"]  # keys themselves cannot be saved
-    step: Int[Array, ""]
+    step: UInt[Array, ""]
     key_impl: Hashable = eqx.field(static=True)
 
     @classmethod
@@ -38,7 +44,7 @@ class ChainState(eqx.Module):
     ) -> "ChainState":
         """Chains at the states `x`, before their first step."""
         data = jr.key_data(key)
-        return cls(x, data, jnp.zeros((), int), jr.key_impl(key))
+        return cls(x, data, jnp.zeros((), jnp.uint32), jr.key_impl(key))
 
     @property
     def key(self) -> Key[Array, ""]:
@@ -54,24 +60,81 @@ class ChainState(eqx.Module):
 class Moments(eqx.Module):
     """Means and variances over time, for each chain, without the values themselves.
 
-    A run that goes on from them counts in what came before.
+    A run that goes on from them counts in what came before. They are as good after a
+    billion steps as after one: `block` holds the first of the last few values, and sums
+    of what the others differ from it and of the squares of that, which are short;
+    `totals` has the mean of all values before and the sum of their squares about it,
+    each with what rounding has taken from it.
     """
 
     count: Int[Array, ""]
-    mean: Float[Array, "chains n_obs"]
-    squares: Float[Array, "chains n_obs"]
+    totals: tuple[Float[Array, "chains n_obs"], ...]
+    block: tuple[Float[Array, "chains n_obs"], ...]
+
+    @classmethod
+    def begin(cls, shape: tuple[int, ...], dtype: Any) -> "Moments":
+        """Those of no values yet, for values of a shape `(chains, n_obs)`."""
+        zeros = jnp.zeros(shape, dtype)
+        return cls(jnp.zeros((), int), (zeros,) * 4, (zeros,) * 3)
+
+    @property
+    def mean(self) -> Float[Array, "chains n_obs"]:
+        """The mean of the values of each chain."""
+        return self._merged()[0]
 
     @property
     def variance(self) -> Float[Array, "chains n_obs"]:
         """The variance of the values of each chain about its own mean."""
-        return self.squares / jnp.maximum(self.count, 1).astype(self.mean.dtype)
+        count = jnp.maximum(self.count, 1).astype(self.totals[0].dtype)
+        return self._merged()[2] / count
 
     def add(self, values: Float[Array, "chains n_obs"]) -> "Moments":
-        """With one more value for every chain (Welford 1962)."""
-        count = self.count + 1
-        change = values - self.mean
-        mean = self.mean + change / count.astype(change.dtype)
-        return Moments(count, mean, self.squares + change * (values - mean))
+        """With one more value for every chain."""
+        return self._open(values)._add(values)._close()
+
+    @property
+    def _room(self) -> Int[Array, ""]:
+        """How many more values the block takes."""
+        return _BLOCK - self.count % _BLOCK
+
+    def _open(self, values: Array) -> "Moments":
+        """With a first value for the block, if it is empty."""
+        first = jnp.where(self._room == _BLOCK, values, self.block[0])
+        return Moments(self.count, self.totals, (first, *self.block[1:]))
+
+    def _add(self, values: Array) -> "Moments":
+        """With values in a block that is open. It may have to be closed."""
+        first, total, squares = self.block
+        change = values - first
+        block = first, total + change, squares + change**2
+        return Moments(self.count + 1, self.totals, block)
+
+    def _close(self) -> "Moments":
+        """With the block counted in and empty, if it is full."""
+        full = self._room == _BLOCK
+        first, *sums = self.block
+        totals = (
+            jnp.where(full, new, old)
+            for new, old in zip(self._merged(_BLOCK), self.totals, strict=True)
+        )
+        block = first, *(jnp.where(full, 0, x) for x in sums)
+        return Moments(self.count, tuple(totals), block)
+
+    def _merged(self, size: int | None = None) -> tuple[Array, ...]:
+        """The totals with the block, of some size (Chan, Golub and LeVeque 1983)."""
+        mean, lost, squares, less = self.totals
+        first, total, about = self.block
+        dtype = mean.dtype
+        within = self.count % _BLOCK if size is None else jnp.array(size)
+        before = (self.count - within).astype(dtype)
+        size_ = within.astype(dtype)
+        change = total / jnp.maximum(size_, 1)
+        about = jnp.maximum(about - total * change, 0)
+        change = (first - mean) - lost + change
+        share = size_ / jnp.maximum(before + size_, 1)
+        mean, lost = add_up(mean, lost, change * share)
+        squares, less = add_up(squares, less, about + change**2 * (before * share))
+        return mean, lost, squares, less
 
 
 class Run(eqx.Module):
@@ -97,7 +160,7 @@ def check_key(key: Any) -> None:
 def start_chains(
     key: Key[Array, ""],
     model: AbstractEnergyModel,
-    n_chains: int,
+    n_chains: SupportsIndex,
     x: Num[Array, "*chains n_units"] | None = None,
 ) -> ChainState:
     """A batch of chains at their start.
@@ -111,12 +174,12 @@ def start_chains(
         `(n_chains, n_units)`. By default each chain starts from a state drawn
         uniformly.
 
-    **Raises:** `ValueError` for a wrong shape, or no chain; a run-time error for
-    another value than ±1.
+    **Raises:** `ValueError` for a wrong shape, or a number of chains that is not whole
+    or not positive; a run-time error for another value than ±1.
     """
     check_key(key)
-    if n_chains < 1:
-        raise ValueError(f"n_chains is at least 1, but {n_chains} was given.")
+    require_model(model)
+    n_chains = whole_number("n_chains", n_chains)
     shape = (n_chains, model.n_units)
     start, rest = jr.split(key)
     if x is None:
@@ -136,14 +199,14 @@ def run(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
     state: ChainState,
-    n_steps: int,
+    n_steps: SupportsIndex,
     *,
     functions: Functions | None = None,
-    every: int = 1,
+    every: SupportsIndex = 1,
     keep: bool = False,
     moments: Moments | None = None,
     progress: bool = False,
-    chunk: int | None = None,
+    chunk: SupportsIndex | None = None,
 ) -> Run:
     """Run all chains, and record functions of their states.
 
@@ -157,9 +220,10 @@ def run(
     - `state`: where the chains stand, from [`trainq.sampling.start_chains`][] or from
         an earlier run.
     - `n_steps`: number of kernel steps, a multiple of `every`.
-    - `functions`: takes states `(chains, n_units)` and returns `(chains, n_obs)`; the
-        gradient observables of the model by default. Every new function is compiled:
-        define it once.
+    - `functions`: takes states `(chains, n_units)` and returns floats
+        `(chains, n_obs)`; the gradient observables of the model by default. Every new
+        function is compiled: define it once. Moments are in float32, or better where
+        the values are.
     - `every`: record after so many steps.
     - `keep`: also keep the values, `chains · (n_steps / every) · n_obs` of them.
     - `moments`: what to add to, from an earlier run.
@@ -169,14 +233,29 @@ def run(
 
     **Returns:** a [`trainq.sampling.Run`][].
 
-    **Raises:** `ValueError` for numbers of steps that do not fit, or a state of another
-    model; a run-time error if a parameter is not finite.
+    **Raises:** `ValueError` for numbers of steps that are not whole or do not fit,
+    functions of another shape or type, or a state or moments of another model; a
+    run-time error if a parameter is not finite, or a value of the functions or its
+    square, or if moments would count more values than an integer holds, `2**31` without
+    `jax_enable_x64`.
+
+    ??? cite "Source"
+
+        Welford, *Note on a method for calculating corrected sums of squares and
+        products*, Technometrics 4, 419, 1962, with the sums of Kahan, *Further remarks
+        on reducing truncation errors*, Commun. ACM 8, 40, 1965.
     """
     checked_kernel(kernel)
-    if every < 1 or n_steps < 1 or n_steps % every:
+    require_model(model)
+    n_steps = whole_number("n_steps", n_steps, of="kernel steps")
+    every = whole_number("every", every, of="kernel steps")
+    if n_steps % every:
         raise ValueError(
-            f"n_steps is a positive multiple of every, which is at least 1, but "
-            f"{n_steps} and {every} were given."
+            f"n_steps is a multiple of every, but {n_steps} and {every} were given."
+        )
+    if functions is not None and not callable(functions):
+        raise ValueError(
+            f"functions is a function of states, or None, but {functions!r} was given."
         )
     if state.x.shape[-1] != model.n_units:
         raise ValueError(
@@ -186,10 +265,22 @@ def run(
     if chunk is None:
         most = 2**20 if not progress else n_steps // 100
         chunk = min(n_steps, max(1, most // every) * every)
-    if chunk < 1 or chunk % every:
+    chunk = whole_number("chunk", chunk, of="kernel steps")
+    if chunk % every or chunk >= 2**31:
         raise ValueError(
-            f"chunk is a positive multiple of every = {every}, but {chunk} was given."
+            f"chunk is a multiple of every = {every}, below 2**31, but {chunk} was "
+            "given."
         )
+    most = jnp.iinfo(int).max
+    too_many = (
+        f"Moments count up to {most} values, and these would be more. Begin new ones, "
+        "record less by `every`, or set jax_enable_x64."
+    )
+    if n_steps // every > most:
+        raise ValueError(too_many)
+    if moments is not None:
+        full = moments.count > most - n_steps // every
+        moments = eqx.error_if(moments, full, too_many)
     values = []
     with bar(n_steps, progress) as advance:
         done = 0
@@ -223,33 +314,77 @@ def _chunk(
 ) -> tuple[ChainState, Moments, Array | None]:
     model = checked(model)
     of = model.observables if functions is None else functions
-    shape = jax.eval_shape(of, state.x)
-    if len(shape.shape) != 2 or shape.shape[0] != state.x.shape[0]:
+    values = jax.eval_shape(of, state.x)
+    shape = getattr(values, "shape", ())
+    if len(shape) != 2 or shape[0] != state.x.shape[0]:
+        returned = shape if hasattr(values, "shape") else type(values).__name__
         raise ValueError(
             "functions returns values of shape (chains, n_obs) for states of shape "
-            f"{state.x.shape}, but it returned {shape.shape}. For one function add an "
+            f"{state.x.shape}, but it returned {returned}. For one function add an "
             "axis: `values[:, None]`."
         )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"functions returns floats, but it returned {values.dtype}. Convert them: "
+            "`values.astype(x.dtype)`."
+        )
     if moments is None:
-        zeros = jnp.zeros(shape.shape, shape.dtype)
-        moments = Moments(jnp.zeros((), int), zeros, zeros)
+        precise = jnp.finfo(values.dtype).bits >= 32
+        moments = Moments.begin(shape, values.dtype if precise else jnp.float32)
+    elif moments.block[0].shape != shape:
+        raise ValueError(
+            f"moments to go on from have shape {moments.block[0].shape}, but values "
+            f"have shape {shape}: these are of other functions, or of other chains."
+        )
 
     move = kernel.stepper(model)
     # All at once: a key made alone costs as much as a thousand random numbers.
-    numbers = state.step + jnp.arange(records * every)
-    keys = jax.vmap(partial(jr.fold_in, state.key))(numbers).reshape(records, every)
+    numbers = state.step + jnp.arange(records * every, dtype=jnp.uint32)
+    # A step has one word in the random numbers, and past the last one comes a new key.
+    both = jnp.stack([state.key_data, jr.key_data(_key_after(state.key))])
+    era = (numbers < state.step).astype(int)
+    keys = jr.wrap_key_data(both[era], impl=state.key_impl)
+    keys = jax.vmap(jr.fold_in)(keys, numbers).reshape(records, every)
 
-    def body(carry, keys):
-        x, moments = carry
-        values = of(x)
-        x, _ = jax.lax.scan(lambda x, key: (move(key, x), None), x, keys)
-        return (x, moments.add(values)), values if keep else None
+    dtype = moments.block[0].dtype
 
-    (x, moments), values = jax.lax.scan(body, (state.x, moments), keys)
-    values = None if values is None else jnp.swapaxes(values, 0, 1)
-    number = state.step + records * every
-    state = ChainState(x, state.key_data, number, state.key_impl)
-    return state, moments, values
+    def record(i, carry):
+        x, moments, kept = carry
+        some = of(x).astype(dtype)
+        x, _ = jax.lax.scan(lambda x, key: (move(key, x), None), x, keys[i])
+        kept = None if kept is None else kept.at[i].set(some.astype(kept.dtype))
+        return x, moments._add(some), kept
+
+    def block(carry):
+        i, (x, moments, kept) = carry
+        end = jnp.minimum(records, i + moments._room)
+        moments = moments._open(of(x).astype(dtype))
+        x, moments, kept = jax.lax.fori_loop(i, end, record, (x, moments, kept))
+        return end, (x, moments._close(), kept)
+
+    kept = jnp.zeros((records, *shape), values.dtype) if keep else None
+    carry = jnp.zeros((), int), (state.x, moments, kept)
+    _, (x, found, kept) = jax.lax.while_loop(
+        lambda carry: carry[0] < records, block, carry
+    )
+    kept = None if kept is None else jnp.swapaxes(kept, 0, 1)
+    found = eqx.error_if(
+        found,
+        ~jnp.all(jnp.isfinite(found.mean) & jnp.isfinite(found.variance)),
+        "A value of the functions that a run averages is not finite, or too large to "
+        "be squared. Without `functions` these are the gradients of the energy.",
+    )
+    number = numbers[-1] + 1
+    key_data = both[(number < state.step).astype(int)]
+    state = ChainState(x, key_data, number, state.key_impl)
+    return state, found, kept
+
+
+def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:
+    """The key of the steps after the `2**32` that one key has numbers for: a child of
+    the last step's that no step comes to, as it would have to draw `2**32` numbers."""
+    last = jnp.uint32(2**32 - 1)
+    return jr.fold_in(jr.fold_in(key, last), last)
 
 
 @contextlib.contextmanager
