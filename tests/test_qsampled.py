@@ -1,11 +1,14 @@
 """The sampled signal-to-noise against the exact one, and its intervals."""
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
-from helpers import DIRECT, KERNELS, SIGMAS, assert_close, random_law, rbm
+from helpers import DIRECT, IDENTITY, KERNELS, SIGMAS, assert_close, random_law, rbm
+from scipy.signal import lfilter
 
 import trainq as tq
 from trainq import sampling
@@ -95,13 +98,171 @@ def test_no_signal_is_told_from_zero():
     found = [sampled(key, MODEL, data, gradient="sampled") for key in keys]
     negative = [one for one in found if one.signal <= 0]
     assert negative
+    assert len(negative) < len(found)
     for one in negative:
+        assert one.q == 0 and one.log_q == -np.inf and "Q = 0:" in str(one)
         assert one.log_q_error == np.inf
         assert one.interval().tolist() == [0, np.inf]
 
 
+def test_no_noise_and_no_signal():
+    def snr(signal, *squares):
+        return sampling.SampledSNR(
+            estimated_signal=jnp.asarray(signal),
+            signal_error=jnp.zeros(()),
+            squared_error=jnp.asarray(squares),
+            window=5,
+            knows_bias=True,
+        )
+
+    silent = snr(-1e-3, *[0.0] * 8)
+    assert silent.q == 0 and silent.log_q_error == np.inf
+    # All replicates are right: nothing tells how far they are from being wrong.
+    sure = snr(1.0, *[0.0] * 8)
+    assert sure.q == np.inf and sure.log_q_error == np.inf
+    assert sure.interval().tolist() == [0, np.inf]
+    some = snr(2.0, *[0.5, 1.5] * 4)
+    assert some.q == 2 and 0 < some.interval()[0] < 2 < some.interval()[1] < np.inf
+
+
+def test_the_jackknife_is_what_the_others_say():
+    n = 9
+    sampled = sampling.QSampled(KERNELS["gibbs"], 5, replicates=n)
+    size = tq.observables(MODEL).shape[1]
+    means = np.asarray(jr.normal(jr.key(0), (n, size))) + 1
+    found = sampled._snr(jr.key(0), MODEL, DATA, jnp.asarray(means), None)
+    estimates = np.asarray(data_phase(MODEL, DATA)) - means
+
+    def signal(x):
+        noise = np.sum(np.var(x, axis=0, ddof=1)) / len(x)
+        return np.sum(x.mean(axis=0) ** 2) - noise
+
+    assert_close(found.signal, signal(estimates), IDENTITY)
+    assert_close(found.mse, np.sum(np.var(estimates, axis=0, ddof=1)), IDENTITY)
+    others = [signal(np.delete(estimates, i, axis=0)) for i in range(n)]
+    assert_close(found.signal_error, np.sqrt((n - 1) * np.var(others)), IDENTITY)
+    # Errors of each replicate, n / (n - 1) times its distance from their mean.
+    far = np.sum((estimates - estimates.mean(axis=0)) ** 2, axis=1)
+    assert_close(found.squared_error, far * n / (n - 1), IDENTITY)
+
+
+@pytest.mark.parametrize("kind", [list, np.float32, jnp.asarray])
+def test_a_gradient_that_is_given(kind):
+    sampled = sampling.QSampled(KERNELS["gibbs"], 5, replicates=8)
+    exact = tq.kl_gradient(DATA, MODEL)
+    right = sampled(jr.key(0), MODEL, DATA)
+    given = exact.tolist() if kind is list else kind(exact)
+    found = sampled(jr.key(0), MODEL, DATA, gradient=given)
+    assert_close(found.q, right.q, 1e-6 if kind is np.float32 else IDENTITY)
+    assert found.knows_bias
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite(bad):
+    sampled = sampling.QSampled(KERNELS["gibbs"], 5, replicates=8)
+    gradient = tq.kl_gradient(DATA, MODEL).at[2].set(bad)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="gradient is not finite"):
+        jax.block_until_ready(sampled(jr.key(0), MODEL, DATA, gradient=gradient))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8])
+def test_numbers_of_numpy_are_numbers(kind):
+    numbers = {"window": 200, "burn_in": 3, "chains": 2, "batch": 20, "replicates": 8}
+    given = {name: kind(n) for name, n in numbers.items()}
+    sampled = sampling.QSampled(KERNELS["gibbs"], **given)
+    assert {name: getattr(sampled, name) for name in numbers} == numbers
+    assert all(type(getattr(sampled, name)) is int for name in numbers)
+    plain = sampling.QSampled(KERNELS["gibbs"], **numbers)
+    same, other = (one(jr.key(0), MODEL, DATA).q for one in (sampled, plain))
+    assert same == other
+    values = jr.normal(jr.key(0), (2, 400, 2))
+    found = sampling.sampled_time(values, segments=kind(10))
+    assert found.segments.shape == (10,) and found.resolved
+
+
+# T_O of the two is ½ Var (τ + 1).
+SPIN = tq.BoltzmannMachine(jnp.zeros((1, 1)), jnp.array([0.05]))
+
+
+def flipping(seed=0, n_chains=64, n_steps=4000):
+    kernel = KERNELS["metropolis"]
+    state = sampling.start_chains(jr.key(seed), SPIN, n_chains)
+    state = sampling.run(kernel, SPIN, state, 100).state
+    return sampling.run(kernel, SPIN, state, n_steps, keep=True).values
+
+
+def test_t_o_of_a_chain_that_alternates():
+    exact = tq.QStruct(KERNELS["metropolis"], 100)(SPIN, jnp.full(2, 0.5)).t_o
+    assert_close(exact, 0.5236689238287197, DIRECT)
+    # An interval of 95 % at a time.
+    hits = 0
+    for seed in range(8):
+        found = sampling.sampled_time(flipping(seed))
+        assert found.resolved
+        assert abs(found.t_o - exact) < SIGMAS * found.t_o_error
+        low, high = found.interval()
+        hits += bool(low < exact < high)
+    assert hits >= 6
+    values = flipping()
+    for windowing in ("sokal", "geyer"):
+        time = sampling.autocorrelation_time(values, windowing=windowing)
+        tau = 2 * exact / (1 - np.tanh(0.05) ** 2) - 1
+        assert abs(time.value[0] - tau) < SIGMAS * time.error[0]
+
+
+@pytest.mark.parametrize("phi", [-0.9, -0.5, 0.0, 0.9])
+def test_t_o_of_an_autoregression(phi):
+    z = []
+    for seed in range(20):
+        noise = np.random.default_rng(seed).normal(size=(4, 8000, 1))
+        noise[:, 0] /= np.sqrt(1 - phi**2)
+        series = lfilter([1], [1, -phi], noise, axis=1)
+        found = sampling.sampled_time(series, segments=16)
+        assert found.resolved
+        exact = 0.5 * ((1 + phi) / (1 - phi) + 1) / (1 - phi**2)
+        z.append(float((found.t_o - exact) / found.t_o_error))
+    # Student's t of 15 degrees of freedom.
+    assert abs(np.mean(z)) < SIGMAS / np.sqrt(20)
+    assert np.std(z) < 1.8
+
+
+@pytest.mark.parametrize("scale", [2.0**300, 2.0**-300])
+def test_t_o_of_values_of_any_size(scale):
+    values = flipping(n_steps=1000)
+    plain, found = (sampling.sampled_time(x) for x in (values, scale * values))
+    assert found.resolved == plain.resolved
+    assert found.t_o == scale**2 * plain.t_o
+    assert found.t_o_error == scale**2 * plain.t_o_error
+    assert found.variance == scale**2 * plain.variance
+
+
+UNRESOLVED = {
+    "nan": lambda x: x.at[1, 3, 0].set(jnp.nan),
+    "inf": lambda x: x.at[1, 3, 0].set(jnp.inf),
+    "too large to be squared": lambda x: 2.0**700 * x,
+    "too small to be squared": lambda x: 2.0**-700 * x,
+    "constant": lambda x: 0.1 + 0 * x,
+    "constant, but for rounding": lambda x: 0.1 * (1 + 2e-16 * x),
+    "one that does not change": lambda x: jnp.concatenate([x, 0 * x + 0.1], axis=2),
+    "chains apart": lambda x: x + 9 * jnp.arange(float(x.shape[0]))[:, None, None],
+    "alternating": lambda x: jnp.ones_like(x).at[:, ::2].set(-1),
+}
+
+
+@pytest.mark.parametrize("case", UNRESOLVED)
+def test_t_o_that_is_not_resolved(case):
+    values = flipping(n_chains=32)
+    assert sampling.sampled_time(values).resolved
+    found = sampling.sampled_time(UNRESOLVED[case](values))
+    assert not found.resolved
+    low, high = found.interval()
+    assert low <= high and low >= 0
+    if case.startswith("constant"):
+        assert found.t_o == found.variance == 0
+
+
 MISTAKES = {
-    "at least 8 replicates, but 2": lambda: sampling.QSampled(
+    "replicates is a whole number, at least 8, but 2": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5, replicates=2
     ),
     "but 'cold' was given": lambda: sampling.QSampled(
@@ -116,8 +277,8 @@ MISTAKES = {
     "or None, but 'exakt' was given": lambda: sampling.QSampled(KERNELS["gibbs"], 5)(
         jr.key(0), MODEL, DATA, gradient="exakt"
     ),
-    "have shape .chains, steps, n_obs., as .* but None was": lambda: (
-        sampling.sampled_time(None)
+    "There are no values: `run` keeps them only if": lambda: sampling.sampled_time(
+        None
     ),
     r"For one sample add an axis: `data\[None\]`": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5
@@ -125,27 +286,48 @@ MISTAKES = {
     "confidence is between 0 and 1, but 1.5": lambda: sampling.SampledTime(
         jnp.ones(8), jnp.ones(()), jnp.array(True)
     ).interval(1.5),
-    "cannot be cut into at least 8 pieces": lambda: sampling.sampled_time(
-        jnp.ones((1, 20, 2))
+    "20 steps of 1 chains cannot be cut into at least 32 pieces": lambda: (
+        sampling.sampled_time(jnp.ones((1, 20, 2)))
     ),
-    "n_chains is at least 1, but 0": lambda: sampling.start_chains(jr.key(0), MODEL, 0),
     r"x has shape \(2, 5\), one state for each chain": lambda: sampling.start_chains(
         jr.key(0), MODEL, 2, jnp.ones((3, 5))
-    ),
-    "n_steps is a positive multiple of every": lambda: sampling.run(
-        KERNELS["gibbs"], MODEL, sampling.start_chains(jr.key(0), MODEL, 2), 5, every=2
     ),
     "chains with 5 units, but the model has 4": lambda: sampling.run(
         KERNELS["gibbs"], rbm(2, 2), sampling.start_chains(jr.key(0), MODEL, 2), 5
     ),
-    "chunk is a positive multiple of every = 2, but 3": lambda: sampling.run(
-        KERNELS["gibbs"],
-        MODEL,
-        sampling.start_chains(jr.key(0), MODEL, 2),
-        6,
-        every=2,
-        chunk=3,
+    r"but \(20, 2\) was given. For one chain add an axis": lambda: (
+        sampling.sampled_time(jnp.ones((20, 2)))
     ),
+    "segments is a whole number, at least 8, but 4": lambda: sampling.sampled_time(
+        jnp.ones((4, 100, 2)), segments=4
+    ),
+    "window is a whole number of kernel steps, at least 1, but 5.0": lambda: (
+        sampling.QSampled(KERNELS["gibbs"], 5.0)
+    ),
+    "burn_in is a whole number of kernel steps, at least 0, but -1": lambda: (
+        sampling.QSampled(KERNELS["gibbs"], 5, -1)
+    ),
+    "chains is a whole number, at least 1, but 0": lambda: sampling.QSampled(
+        KERNELS["gibbs"], 5, chains=0
+    ),
+    "batch is a whole number, at least 1, but 1.5": lambda: sampling.QSampled(
+        KERNELS["gibbs"], 5, batch=1.5
+    ),
+    **{
+        rf"gradient has shape \(11,\), one float .* {given}": (
+            lambda make=make: sampling.QSampled(KERNELS["gibbs"], 5)(
+                jr.key(0), rbm(3, 2, biased=True), DATA, gradient=make
+            )
+        )
+        for given, make in [
+            (r"shape \(1,\)", np.ones(1)),
+            (r"shape \(\)", 1.0),
+            (r"shape \(64, 11\)", np.ones((64, 11))),
+            (r"shape \(10,\)", [0.5] * 10),
+            ("dtype bool", np.ones(11, bool)),
+            ("dtype complex", np.ones(11, complex)),
+        ]
+    },
 }
 
 

@@ -1,25 +1,26 @@
 """The sampled signal-to-noise ratio of a gradient, with confidence intervals."""
 
 import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, Num
 
+from .._numbers import whole_number
 from .._spins import check_spins, state_spins
 from ..markov import AbstractKernel
 from ..markov._kernels import checked_kernel
-from ..markov._windows import check_window_steps
 from ..models import AbstractEnergyModel, log_stationary, mean_observables
 from ..models._base import checked, require_model
 from ..models._laws import check_law
 from ..predictors import AbstractSNR
-from ..predictors._qoperational import check_counts
-from ._autocorrelation import autocovariance, sokal_window
+from ._autocorrelation import Series, check_series, summed, window_weights
 from ._run import ChainState, check_key, run
 
 
@@ -54,27 +55,28 @@ class SampledSNR(AbstractSNR):
         return jnp.mean(self.squared_error)
 
     @property
+    def q(self) -> Float[Array, ""]:
+        """`Q = signal / mse`, and zero where the signal is not told from zero."""
+        return jnp.maximum(super().q, 0)
+
+    @property
     def mse_error(self) -> Float[Array, ""]:
         """The standard error of `mse`."""
-        n = self.squared_error.size
-        return jnp.std(self.squared_error, ddof=1) / math.sqrt(n)
+        return _standard_error(self.squared_error)
 
     @property
     def log_q_error(self) -> Float[Array, ""]:
-        """The standard error of `log_q`; infinite where the signal is not told from
-        zero."""
-        positive = self.signal > 0
-        relative = self.signal_error / jnp.where(positive, self.signal, 1)
-        error = jnp.hypot(self.mse_error / self.mse, relative)
+        """The standard error of `log_q`; infinite where the signal or the noise is not
+        told from zero."""
+        positive = (self.signal > 0) & (self.mse > 0)
+        signal, mse = (jnp.where(positive, x, 1) for x in (self.signal, self.mse))
+        error = jnp.hypot(self.mse_error / mse, self.signal_error / signal)
         return jnp.where(positive, error, jnp.inf)
 
     def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
         """A confidence interval for `Q`, from Student's `t` on the logarithm."""
         reach = _student(confidence, self.squared_error.size - 1) * self.log_q_error
-        sides = jnp.stack([-reach, reach])
-        known = jnp.isfinite(reach)
-        wide = jnp.array([0, jnp.inf], sides.dtype)
-        return jnp.where(known, self.q * jnp.exp(jnp.where(known, sides, 0)), wide)
+        return _around(self.q, reach)
 
     def _remarks(self) -> list[str]:
         low, high = self.interval()
@@ -112,13 +114,13 @@ class QSampled(eqx.Module):
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: int,
-        burn_in: int = 0,
+        window: SupportsIndex,
+        burn_in: SupportsIndex = 0,
         start: SampledStart = "uniform",
-        chains: int = 1,
+        chains: SupportsIndex = 1,
         *,
-        batch: int | None = None,
-        replicates: int = 64,
+        batch: SupportsIndex | None = None,
+        replicates: SupportsIndex = 64,
     ):
         """**Arguments:**
 
@@ -132,28 +134,22 @@ class QSampled(eqx.Module):
         - `chains`: the number of independent chains of a replicate.
         - `batch`: the number of independent samples in the data phase, drawn with
             replacement from the data, or None for all of it.
-        - `replicates`: the number of replicates, at least 8. The relative error of `Q`
-            is about `√(2 / replicates)` or less.
+        - `replicates`: the number of replicates, at least 8, which intervals need. The
+            relative error of `Q` is about `√(2 / replicates)` or less.
 
         **Raises:** `ValueError` for numbers that are not whole, or too small.
         """
-        check_window_steps(window, burn_in)
-        check_counts(chains=chains, batch=batch)
-        if replicates < 8:
-            raise ValueError(
-                f"An interval needs at least 8 replicates, but {replicates} was given."
-            )
         if start not in ("uniform", "data", "stationary"):
             raise ValueError(
                 f'start is "uniform", "data" or "stationary", but {start!r} was given.'
             )
         self.kernel = checked_kernel(kernel)
-        self.window = window
-        self.burn_in = burn_in
+        self.window = whole_number("window", window, of="kernel steps")
+        self.burn_in = whole_number("burn_in", burn_in, least=0, of="kernel steps")
         self.start = start
-        self.chains = chains
-        self.batch = batch
-        self.replicates = replicates
+        self.chains = whole_number("chains", chains)
+        self.batch = None if batch is None else whole_number("batch", batch)
+        self.replicates = whole_number("replicates", replicates, least=8)
 
     def __call__(
         self,
@@ -161,7 +157,10 @@ class QSampled(eqx.Module):
         model: AbstractEnergyModel,
         data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
         *,
-        gradient: Float[Array, " n_parameters"] | Literal["sampled"] | None = None,
+        gradient: Float[Array | np.ndarray, " n_parameters"]
+        | Sequence[float]
+        | Literal["sampled"]
+        | None = None,
         progress: bool = False,
     ) -> SampledSNR:
         """**Arguments:**
@@ -170,16 +169,17 @@ class QSampled(eqx.Module):
         - `model`: the model.
         - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)`
             spins.
-        - `gradient`: the true gradient, which errors are taken about. By default it is
-            found by enumeration for up to 20 units; for more, or with `"sampled"`, it
-            is the mean of the replicates, and the bias of the start is left out.
+        - `gradient`: `(n_parameters,)`, the true gradient, which errors are taken
+            about. By default it is found by enumeration for up to 20 units; for more,
+            or with `"sampled"`, it is the mean of the replicates, and the bias of the
+            start is left out.
         - `progress`: show a bar; needs `rich`.
 
         **Returns:** a [`trainq.sampling.SampledSNR`][].
 
-        **Raises:** `ValueError` for a wrong shape, or an exact start of a model with
-        more than 20 units; a run-time error if `data` is not a law, or a parameter is
-        not finite.
+        **Raises:** `ValueError` for a wrong shape or type, or an exact start of a model
+        with more than 20 units; a run-time error if `data` is not a law, or a parameter
+        or `gradient` is not finite.
         """
         check_key(key)
         require_model(model)
@@ -193,6 +193,8 @@ class QSampled(eqx.Module):
                     f"{gradient!r} was given."
                 )
             gradient = None
+        elif gradient is not None:
+            gradient = _checked_gradient(gradient, model)
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.chains
         x = draw_starts(starts, model, data, n_chains, self.start)
@@ -253,6 +255,24 @@ class QSampled(eqx.Module):
             window=self.window,
             knows_bias=self.start == "stationary",
         )
+
+
+def _checked_gradient(gradient: Any, model: AbstractEnergyModel) -> Array:
+    """Return a gradient as an array of the model's type, having checked it."""
+    gradient = jnp.asarray(gradient)
+    x = jax.ShapeDtypeStruct((1, model.n_units), model.dtype)
+    shape = jax.eval_shape(model.observables, x).shape[1:]
+    real = jnp.issubdtype(gradient.dtype, jnp.floating)
+    if gradient.shape != shape or not real:
+        raise ValueError(
+            f"gradient has shape {shape}, one float for each parameter, but an array "
+            f"of shape {gradient.shape} and dtype {gradient.dtype} was given."
+        )
+    return eqx.error_if(
+        gradient.astype(model.dtype),
+        ~jnp.all(jnp.isfinite(gradient)),
+        "An entry of gradient is not finite.",
+    )
 
 
 def _nothing(x: Array) -> Array:
@@ -331,8 +351,9 @@ class SampledTime(eqx.Module):
     """`T_O` estimated from a trajectory, in steps of the series.
 
     `segments` are the estimates from the pieces that it was cut into, whose scatter
-    gives the error. It is `resolved` where a piece is at least 10 times as long as the
-    window of the autocorrelation.
+    gives the error. It is `resolved` if every observable changes, but for rounding, a
+    piece is at least 10 times as long as the longest window of their autocorrelation,
+    and the estimate is finite and positive.
     """
 
     segments: Float[Array, " segments"]
@@ -347,66 +368,101 @@ class SampledTime(eqx.Module):
     @property
     def t_o_error(self) -> Float[Array, ""]:
         """The standard error of `t_o`."""
-        n = self.segments.size
-        return jnp.std(self.segments, ddof=1) / math.sqrt(n)
+        return _standard_error(self.segments)
 
     def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
         """A confidence interval for `T_O`, from Student's `t` on the logarithm."""
-        relative = self.t_o_error / self.t_o
+        positive = self.t_o > 0
+        relative = self.t_o_error / jnp.where(positive, self.t_o, 1)
         reach = _student(confidence, self.segments.size - 1) * relative
-        return self.t_o * jnp.exp(jnp.stack([-reach, reach]))
+        return _around(self.t_o, jnp.where(positive, reach, jnp.inf))
 
 
-@eqx.filter_jit
 def sampled_time(
-    values: Float[Array, "chains steps n_obs"], *, segments: int = 32
+    values: Float[Array | np.ndarray, "chains steps n_obs"],
+    *,
+    segments: SupportsIndex = 32,
 ) -> SampledTime:
     """`T_O` from the values of the observables along chains that have burnt in:
     `½ Σ_a Var f_a (τ_a + 1)`, with the window of each sum set by Sokal's rule from all
-    of the data, and the error from pieces of the trajectory.
+    of the data, as in [`trainq.sampling.autocorrelation_time`][], and the error from
+    pieces of the trajectory.
 
     **Arguments:**
 
     - `values`: `(chains, steps, n_obs)`.
-    - `segments`: the number of pieces for the error, at least. Each chain is cut into
-        equal ones.
+    - `segments`: the number of pieces for the error, at least 8. Each chain is cut into
+        equal ones, so that there may be more.
 
     **Returns:** a [`trainq.sampling.SampledTime`][]. Look at `resolved`.
 
-    **Raises:** `ValueError` if a piece would have fewer than 8 steps.
+    **Raises:** `ValueError` for a wrong shape, or if a piece would have fewer than 8
+    steps.
     """
-    if getattr(values, "ndim", 0) != 3:
+    values = check_series(values)
+    if values.ndim != 3:
         raise ValueError(
             "values have shape (chains, steps, n_obs), as `run(..., keep=True).values`,"
-            f" but {getattr(values, 'shape', values)} was given."
+            f" but {values.shape} was given. For one chain add an axis, `values[None]`,"
+            " for one observable `values[..., None]`."
         )
-    n_chains, n_steps, n_obs = values.shape
+    segments = whole_number("segments", segments, least=8)
+    n_chains, n_steps, _ = values.shape
     pieces = -(-segments // n_chains)
-    length = n_steps // pieces
-    if length < 8 or segments < 8:
+    if n_steps // pieces < 8:
         raise ValueError(
-            f"{n_steps} steps of {n_chains} chains cannot be cut into at least 8 "
-            f"pieces of at least 8 steps each ({segments} segments were asked for)."
+            f"{n_steps} steps of {n_chains} chains cannot be cut into at least "
+            f"{segments} pieces of at least 8 steps each."
         )
-    covariance = jnp.mean(autocovariance(values), axis=0)
-    variance = covariance[0]
-    rho = covariance / jnp.where(variance > 0, variance, 1)[None]
-    _, window = sokal_window(rho)
-    parts = values[:, : pieces * length].reshape(n_chains * pieces, length, n_obs)
+    return _sampled_time(values, pieces)
+
+
+@eqx.filter_jit
+def _sampled_time(values: Array, pieces: int) -> SampledTime:
+    n_chains, n_steps, n_obs = values.shape
+    length = n_steps // pieces
+    series = Series(values)
+    covariance = jnp.mean(series.covariance(), axis=0)
+    window = summed(series.correlation(), n_chains * n_steps).window
+    parts = series.values[:, : pieces * length]
+    parts = parts.reshape(n_chains * pieces, length, n_obs)
+    local = eqx.tree_at(lambda s: s.values, series, parts).covariance()
     # Fewer pairs of times have a larger lag, and the common mean takes away a little of
     # every one of them.
-    lags = jnp.arange(length)
-    pairs = length / (length - lags).astype(values.dtype)
-    local = autocovariance(parts) * pairs[None, :, None]
-    inside = lags[:, None] <= window[None, :]
-    sums = jnp.sum(jnp.where(inside[None], local, 0), axis=1)
+    pairs = length / (length - jnp.arange(length)).astype(values.dtype)
+    weights = window_weights(covariance[:length], window) * pairs[:, None]
+    sums = jnp.sum(weights[None] * local, axis=1)
     lost = (2 * window + 1).astype(values.dtype) / (n_chains * n_steps)
     sums = sums / (1 - jnp.minimum(lost, 0.5))[None]
-    return SampledTime(
-        segments=jnp.sum(sums, axis=1),
-        variance=jnp.sum(variance),
-        resolved=10 * jnp.max(window) <= length,
+
+    def total(x):
+        # What only rounding moves has no variance; what is not finite is not hidden.
+        still = series.finite & ~series.moves
+        return jnp.sum(jnp.where(still, 0, x) * series.scale * series.scale)
+
+    found = SampledTime(
+        segments=jax.vmap(total)(sums),
+        variance=total(covariance[0]),
+        resolved=jnp.all(series.moves) & (10 * jnp.max(window) <= length),
     )
+    known = jnp.isfinite(found.t_o_error) & (found.t_o > 0)
+    return eqx.tree_at(lambda f: f.resolved, found, found.resolved & known)
+
+
+def _standard_error(x: Float[Array, " n"]) -> Float[Array, ""]:
+    """That of a mean, for values whose squares may overflow or vanish."""
+    unit = jnp.max(jnp.abs(x))
+    unit = jnp.where(unit > 0, unit, 1)
+    return unit * (jnp.std(x / unit[None], ddof=1) / math.sqrt(x.size))
+
+
+def _around(value: Array, reach: Array) -> Float[Array, " 2"]:
+    """An interval that reaches so far on the logarithm: all that there is, if this is
+    not known."""
+    known = jnp.isfinite(reach) & jnp.isfinite(value)
+    sides = jnp.where(known, reach, 0) * jnp.array([-1, 1], reach.dtype)
+    wide = jnp.array([0, jnp.inf], reach.dtype)
+    return jnp.where(known, value * jnp.exp(sides), wide)
 
 
 def _student(confidence: float, degrees: int) -> float:
