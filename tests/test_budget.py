@@ -2,6 +2,8 @@
 
 import math
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -10,7 +12,7 @@ from helpers import DIRECT, KERNELS, assert_close, random_law, rbm
 
 import trainq as tq
 from trainq import sampling
-from trainq.sampling._calibration import _bias_and_variance
+from trainq.sampling._calibration import _bias_and_variance, _segment
 from trainq.sampling._tabulate import exact_table
 
 
@@ -105,6 +107,10 @@ def test_the_best_for_a_cost_spends_no_more(table):
     assert table.best(2000.0).q >= budget.q
     with pytest.raises(sampling.BudgetError, match="do not pay for one chain"):
         table.best(4.0)
+    with pytest.raises(
+        ValueError, match="cost is a finite .* of unit updates, but nan"
+    ):
+        table.best(math.nan)
 
 
 def test_a_calibration_plans_what_reaches_the_target(key):
@@ -232,13 +238,20 @@ def test_a_kernel_out_of_reach_is_named():
             "chains=1 limits Q to",
         ),
         ({"max_chains": 0}, "max_chains is a whole number"),
-        ({"target_q": math.inf}, "target_q is positive and finite, but inf"),
+        ({"max_steps": 9.0}, "max_steps is a whole number of kernel steps.* but 9.0"),
+        ({"max_steps": 2**31}, r"max_steps is below 2\*\*31, but 2147483648"),
+        ({"batch": True}, "batch is a whole number, at least 1, but True"),
+        ({"target_q": math.nan}, "target_q is a finite positive number, but nan"),
+        ({"target_q": math.inf}, "target_q is a finite positive number, but inf"),
         ({"key": jr.key(0), "start": jnp.ones(5)}, "an array was given"),
-        ({"key": jr.key(0), "replicates": 2}, "replicates is at least 8"),
+        (
+            {"key": jr.key(0), "replicates": 2},
+            "replicates is a whole number, at least 8, but 2",
+        ),
         ({"key": jr.key(0), "max_steps": 4}, "at least 8 steps"),
     ],
 )
-def test_what_cannot_be_reached_says_why(options, message):
+def test_what_cannot_be_reached_says_why(options, message, as_for_users):
     with pytest.raises(ValueError, match=message):
         options = {"target_q": 100.0} | options
         tq.plan_budget(KERNELS["gibbs"], MODEL, DATA, **options)
@@ -249,5 +262,134 @@ def test_no_gradient_and_no_target():
     with pytest.raises(sampling.BudgetError, match="The gradient is zero"):
         # But for rounding.
         tq.plan_budget(KERNEL, MODEL, own, 1.0, max_steps=8)
-    with pytest.raises(ValueError, match="target_q is positive"):
+    with pytest.raises(
+        ValueError, match="target_q is a finite positive number, but 0.0"
+    ):
         tq.plan_budget(KERNEL, MODEL, DATA, 0.0)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8])
+def test_numbers_of_numpy_are_numbers(kind):
+    numbers = {"max_steps": 200, "batch": 100, "max_chains": 250}
+    given = {name: kind(n) for name, n in numbers.items()}
+    plan = tq.plan_budget(KERNEL, MODEL, DATA, 4.0, **given)
+    same = tq.plan_budget(KERNEL, MODEL, DATA, 4.0, **numbers)
+    assert plan == same and type(plan.burn_in) is int and type(plan.chains) is int
+    options = {"key": jr.key(0), "replicates": kind(64), "max_steps": kind(100)}
+    plan = tq.plan_budget(KERNEL, MODEL, DATA, 2.0, **options)
+    assert plan.q_low >= 2.0
+
+
+@pytest.mark.parametrize("start", ["uniform", "data", "stationary"])
+@pytest.mark.parametrize("name", ["gibbs", "alternating"])
+@pytest.mark.parametrize("cold", ["two wells", "one well"])
+def test_frozen_chains_are_said_to_be(start, name, cold):
+    # Weights alone have observables that are the same in both wells.
+    fields = [np.full(2, 60.0)] * 2 if cold == "one well" else []
+    model = tq.RBM(np.full((2, 2), 0.0 if fields else 60.0), *fields)
+    for data in (jnp.full(4, 0.25), tq.visible_distribution(model)):
+        with pytest.raises(
+            sampling.BudgetError, match="calibration is frozen"
+        ) as error:
+            tq.plan_budget(
+                KERNELS[name],
+                model,
+                data,
+                5.0,
+                start=start,
+                key=jr.key(0),
+                replicates=50,
+                max_steps=100,
+            )
+        assert "nan" not in str(error.value) and "50 replicates" in str(error.value)
+
+
+def test_chains_that_are_stuck_apart_have_not_mixed():
+    # Biases tell the wells apart, and no chain leaves its own.
+    model = tq.RBM(np.full((2, 2), 30.0), np.full(2, 0.1), np.zeros(2))
+    with pytest.raises(sampling.BudgetError, match="is worth 1.0 independent") as error:
+        tq.plan_budget(
+            KERNEL, model, jnp.full(4, 0.25), 5.0, key=jr.key(0), max_steps=100
+        )
+    assert "stay where they are: take a warmer model, or a fast" in str(error.value)
+
+
+def test_a_table_without_an_error_promises_nothing():
+    # One candidate of which no replicate saw an error, and one that is known.
+    n, ones = 8, np.ones(8)
+    left = sampling.LeftOut(
+        bias2=np.zeros((n, 2)), variance=np.stack([0 * ones, ones], 1), signal=ones
+    )
+    table = sampling.ErrorTable(
+        burn_in=np.array([1, 1]),
+        window=np.array([1, 2]),
+        bias2=np.zeros(2),
+        variance=np.array([0.0, 1.0]),
+        signal=1.0,
+        data_variance=0.0,
+        site_updates=1.0,
+        left_out=left,
+    )
+    best = table.cheapest(3.0)
+    assert best.window == 2 and best.chains == 3 and best.q_low == 3.0
+    with pytest.raises(sampling.BudgetError, match="limits Q to 2, below 3"):
+        table.cheapest(3.0, max_chains=2)
+
+
+@pytest.mark.parametrize("what", ["model", "data", "start", "key"])
+def test_a_budget_is_not_traced(what):
+    def cost(x):
+        given = {"model": MODEL, "data": DATA, "start": "uniform", "key": None}
+        given[what] = x
+        model, data = given.pop("model"), given.pop("data")
+        return tq.plan_budget(KERNEL, model, data, 2.0, max_steps=20, **given).cost
+
+    x = {"model": MODEL, "data": DATA, "start": jnp.ones(5), "key": jr.key(0)}[what]
+    with pytest.raises(ValueError, match=f"a traced {what} was given. Call it outside"):
+        eqx.filter_jit(cost)(x)
+
+
+def test_a_traced_target(as_for_users):
+    with pytest.raises(ValueError, match="target_q is a finite .* cannot be traced"):
+        jax.jit(lambda q: tq.plan_budget(KERNEL, MODEL, DATA, q).cost)(2.0)
+
+
+class Steep(tq.AbstractEnergyModel):
+    """An energy whose gradient is not a number in one state."""
+
+    theta: jax.Array
+    n_visible = 2
+    n_hidden = 0
+
+    def energy(self, x):
+        return jnp.sqrt(self.theta * (1 + x[0])) + 0 * x[1]
+
+
+def test_a_gradient_that_is_not_finite_is_announced():
+    model = Steep(jnp.array(0.5))
+    with pytest.raises(eqx.EquinoxRuntimeError, match="gradient of the energy is not"):
+        tq.plan_budget(
+            KERNELS["gibbs"], model, jnp.full(4, 0.25), 2.0, key=jr.key(0), max_steps=20
+        )
+
+
+def test_long_sums_of_a_calibration_are_right():
+    # Alike in all chains: 0.1 at every step, which a plain sum in float32 loses.
+    class Slope(tq.AbstractEnergyModel):
+        theta: jax.Array
+        n_visible = 1
+        n_hidden = 0
+
+        def energy(self, x):
+            return (0.1 * self.theta + 0 * x[0]).astype(self.theta.dtype)
+
+    model, n = Slope(jnp.array(0.5, jnp.float32)), 100_000
+    x = jnp.ones((2, 1), jnp.float32)
+    ends = jnp.array(0), jnp.array(n)
+    _, sums = _segment(KERNELS["gibbs"], model, x, jr.key(0), *ends)
+    assert sums.dtype == jnp.float32
+    assert_close(
+        np.asarray(sums, float), np.full((2, 1), n * float(np.float32(0.1))), 1e-6
+    )
+    plain = np.cumsum(np.full(n, 0.1, np.float32), dtype=np.float32)[-1]
+    assert abs(plain / (0.1 * n) - 1) > 1e-5

@@ -1,7 +1,7 @@
 """How many burn-in steps, steps and chains an estimate of the gradient needs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import numpy as np
@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Key, Num
 from ..markov import AbstractKernel
 from ..models import AbstractEnergyModel
 from ..predictors._qoperational import Start
-from ._error_table import Budget, BudgetError, ErrorTable, check_target
-from ._tabulate import error_table, exact_table, is_named
+from ._error_table import Budget, BudgetError, ErrorTable, checked_target
+from ._tabulate import checked_sizes, error_table, exact_table, is_named
 
 
 # Numbers of chains around whose cheapest budgets the grid is refined.
@@ -25,11 +25,11 @@ def plan_budget(
     target_q: float,
     *,
     start: Start | Num[Array, " start"] = "uniform",
-    batch: int | None = None,
-    max_steps: int = 10_000,
-    max_chains: int | None = None,
+    batch: SupportsIndex | None = None,
+    max_steps: SupportsIndex = 10_000,
+    max_chains: SupportsIndex | None = None,
     key: Key[Array, ""] | None = None,
-    replicates: int = 256,
+    replicates: SupportsIndex = 256,
     progress: bool = False,
 ) -> Budget:
     """The cheapest burn-in, window and number of chains whose gradient reaches a `Q`.
@@ -55,7 +55,8 @@ def plan_budget(
         print(tq.plan_budget(tq.AlternatingBlockGibbs(), model, data, target_q=10))
         ```
     """
-    check_target(target_q, max_chains)
+    target_q, max_chains = checked_target(target_q, max_chains)
+    max_steps, batch = checked_sizes(max_steps, batch)
     table = error_table(
         kernel,
         model,
@@ -146,7 +147,7 @@ def compare_budgets(
     data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
     target_q: float,
     *,
-    max_chains: int | None = None,
+    max_chains: SupportsIndex | None = None,
     **options: Any,
 ) -> Comparison:
     """Kernels side by side: what each of them needs to reach a `Q`, and the `Q` that it
@@ -162,7 +163,7 @@ def compare_budgets(
             'kernels are given by name, as in {"Gibbs": tq.RandomScanGibbs()}, but '
             f"{kernels!r} was given."
         )
-    check_target(target_q, max_chains)
+    target_q, max_chains = checked_target(target_q, max_chains)
     tables: dict[str, ErrorTable] = {}
     budgets: dict[str, Budget | str] = {}
     for name, kernel in kernels.items():

@@ -1,6 +1,6 @@
 """The error of the gradient from a run of many chains, and how well it is known."""
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._numbers import whole_number
 from ..markov import AbstractKernel
 from ..markov._functions import EnergyGradients
 from ..models import AbstractEnergyModel
@@ -17,6 +18,7 @@ from ..predictors._qoperational import data_variance
 from ._error_table import BudgetError, ErrorTable, LeftOut
 from ._qsampled import QSampled, checked_data, data_phase, draw_starts
 from ._run import bar, check_key
+from ._sums import add_up
 
 
 # Independent states that the second half of a run holds at least.
@@ -31,11 +33,10 @@ def calibrate(
     start: Any,
     batch: int | None,
     grid: np.ndarray,
-    replicates: int,
+    replicates: SupportsIndex,
     progress: bool,
 ) -> ErrorTable:
-    if replicates < 8:
-        raise ValueError(f"replicates is at least 8, but {replicates} was given.")
+    replicates = whole_number("replicates", replicates, least=8)
     if grid[-1] < 8:
         raise ValueError("A calibration takes at least 8 steps: raise max_steps.")
     if hasattr(start, "shape"):
@@ -65,8 +66,10 @@ def calibrate(
     # its law approaches the stationary one by a factor of e or more for each of them.
     half = int(np.argmin(abs(times - times[-1] // 2)))
     late = (sums[-1] - sums[half]) / float(times[-1] - times[half])
+    last = model.observables(x)
+    _require_moving(last, late, int(times[-1]))
     if start != "stationary":
-        _require_mixed(kernel, model.observables(x), late, int(times[-1]))
+        _require_mixed(kernel, last, late, int(times[-1]))
     truth = jnp.mean(late, axis=0)
     doubt = late - truth[None]
     (square, noise), left_out = _square(data_phase(model, data) - truth, -doubt)
@@ -94,6 +97,23 @@ def calibrate(
     )
 
 
+def _require_moving(
+    last: Float[Array, "replicates n_obs"],
+    late: Float[Array, "replicates n_obs"],
+    max_steps: int,
+) -> None:
+    """Raise a `BudgetError` if all replicates came to the same values and stayed."""
+    if not any(jnp.any(x != x[:1]) for x in (last, late)):
+        raise BudgetError(
+            f"The calibration is frozen: within {max_steps // 2} steps all of its "
+            f"{last.shape[0]} replicates came to the same values of the observables, "
+            "and none of them left these again, so that nothing tells how large an "
+            "error is. The model is too cold for its chains: make it warmer by "
+            "`model.tempered`, or leave out `key` for an exact answer, which takes "
+            "a model of up to 14 units."
+        )
+
+
 def _require_mixed(
     kernel: AbstractKernel,
     last: Float[Array, "replicates n_obs"],
@@ -106,12 +126,15 @@ def _require_mixed(
     if single < _MIXED * mean:
         states = single / mean
         # At least one, however short the run: what grows with its length is the rest.
-        enough = max_steps * min(_MIXED / max(states - 1, 1e-9), 100)
+        longer = _MIXED / max(states - 1, 1e-9)
+        advice = f"Allow some {max_steps * longer:.2g} steps by `max_steps`, or take"
+        if longer > 100:
+            advice = "Its chains stay where they are: take a warmer model, or"
         raise BudgetError(
             f"The calibration has not mixed: the second half of its {max_steps} steps "
             f"is worth {states:.1f} independent states a chain, and {_MIXED} are "
-            f"needed to know what the gradient is. Allow some {enough:.2g} steps by "
-            f"`max_steps`, or take a faster kernel than {type(kernel).__name__}."
+            f"needed to know what the gradient is. {advice} a faster kernel than "
+            f"{type(kernel).__name__}."
         )
 
 
@@ -162,11 +185,14 @@ def _segment(
     move = kernel.stepper(model)
 
     def body(step, carry):
-        x, sums = carry
-        return move(jr.fold_in(key, step), x), sums + model.observables(x)
+        x, sums, lost = carry
+        sums, lost = add_up(sums, lost, model.observables(x))
+        return move(jr.fold_in(key, step), x), sums, lost
 
     zeros = jnp.zeros(jax.eval_shape(model.observables, x).shape, model.dtype)
-    return jax.lax.fori_loop(first, last, body, (x, zeros))
+    x, sums, _ = jax.lax.fori_loop(first, last, body, (x, zeros, zeros))
+    finite = jnp.all(jnp.isfinite(sums))
+    return x, eqx.error_if(sums, ~finite, "A gradient of the energy is not finite.")
 
 
 @eqx.filter_jit

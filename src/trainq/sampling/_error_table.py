@@ -1,12 +1,13 @@
 """Tables of the error of the gradient, and budgets read off them."""
 
 import math
+from typing import SupportsIndex
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..predictors._qoperational import check_counts
+from .._numbers import positive_number, whole_number
 
 
 # With which a calibration reaches its target.
@@ -45,10 +46,15 @@ class Budget(eqx.Module):
         return f"{text} (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
 
 
-def check_target(target_q: float, max_chains: int | None) -> None:
-    if not (math.isfinite(target_q) and target_q > 0):
-        raise ValueError(f"target_q is positive and finite, but {target_q} was given.")
-    check_counts(max_chains=max_chains)
+def checked_target(
+    target_q: float, max_chains: SupportsIndex | None
+) -> tuple[float, int | None]:
+    """Return a target as Python numbers, having checked it."""
+    return positive_number("target_q", target_q), checked_limit(max_chains)
+
+
+def checked_limit(max_chains: SupportsIndex | None) -> int | None:
+    return None if max_chains is None else whole_number("max_chains", max_chains)
 
 
 class LeftOut(eqx.Module):
@@ -82,7 +88,9 @@ class ErrorTable(eqx.Module):
         """The steps of one chain, burn-in and window."""
         return self.burn_in + self.window
 
-    def cheapest(self, target_q: float, max_chains: int | None = None) -> Budget:
+    def cheapest(
+        self, target_q: float, max_chains: SupportsIndex | None = None
+    ) -> Budget:
         """The budget of the least cost that reaches a target: in a calibration, with
         `q_low`.
 
@@ -91,14 +99,14 @@ class ErrorTable(eqx.Module):
         return self.cheapest_by_chains(target_q, max_chains)[0]
 
     def cheapest_by_chains(
-        self, target_q: float, max_chains: int | None = None
+        self, target_q: float, max_chains: SupportsIndex | None = None
     ) -> list[Budget]:
         """The budget of the least cost that reaches a target for each number of chains
         that one does, the cheapest first.
 
         **Raises:** as `cheapest`.
         """
-        check_target(target_q, max_chains)
+        target_q, max_chains = checked_target(target_q, max_chains)
         self._require_signal()
         left = self.signal / target_q - self.data_variance
         if left <= 0:
@@ -133,12 +141,13 @@ class ErrorTable(eqx.Module):
             self._budget(i, chains) for i in best.tolist() if np.isfinite(chains[i])
         ]
 
-    def best(self, cost: float, max_chains: int | None = None) -> Budget:
+    def best(self, cost: float, max_chains: SupportsIndex | None = None) -> Budget:
         """The budget of the largest `Q` for at most some cost, in unit updates.
 
         **Raises:** [`trainq.sampling.BudgetError`][] if it does not pay for one chain.
         """
-        check_counts(max_chains=max_chains)
+        cost = positive_number("cost", cost, "unit updates")
+        max_chains = checked_limit(max_chains)
         self._require_signal()
         chains = np.floor(cost / (self.steps * self.site_updates) * (1 + 1e-12))
         if max_chains is not None:
@@ -180,12 +189,15 @@ class ErrorTable(eqx.Module):
             return q
         left = self.left_out
         error = left.bias2 + left.variance / chains + self.data_variance
-        log_q = np.log(left.signal)[:, None] - np.log(error)
+        # Where a replicate says that there is no error at all, nothing is known of it.
+        known = np.all(error > 0, axis=0)
+        log_q = np.log(left.signal)[:, None] - np.log(np.where(known, error, 1))
         from scipy.special import stdtrit  # slow to load
 
         n = len(left.signal)
         reach = stdtrit(n - 1, _CONFIDENCE) * math.sqrt(n - 1)
-        return q * np.exp(-reach * np.std(log_q, axis=0))
+        low = np.exp(-reach * np.std(log_q, axis=0))
+        return np.where(known, q, 0) * low
 
     def _needed(self, target_q: float) -> np.ndarray:
         """The smallest number of chains with which each candidate reaches a target;
@@ -199,7 +211,8 @@ class ErrorTable(eqx.Module):
             needed = np.ceil(self.variance / np.where(spare > 0, spare, 1))
             chains = np.where(spare > 0, np.maximum(needed, 1), np.inf)
             low = self._lower(chains)
-            target = target_q * self._q(chains) / low
+            spare = np.where(low > 0, self._q(chains), np.inf)
+            target = target_q * spare / np.where(low > 0, low, 1)
         return np.where(low >= target_q * (1 - 1e-9), chains, np.inf)
 
     def _budget(self, i: int, chains: np.ndarray) -> Budget:

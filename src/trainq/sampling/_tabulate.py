@@ -1,14 +1,16 @@
 """The error of the gradient for every burn-in and window, in one pass."""
 
 import math
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, Num
 
+from .._numbers import whole_number
 from ..markov import AbstractKernel
 from ..markov._functions import EnergyGradients
 from ..markov._kernels import checked_kernel
@@ -16,7 +18,7 @@ from ..models import AbstractEnergyModel, observables
 from ..models._base import require_model
 from ..models._laws import check_law, gradient_of_kl
 from ..predictors import QOperational
-from ..predictors._qoperational import Start, check_counts, data_variance, start_law
+from ..predictors._qoperational import Start, data_variance, start_law
 from ._calibration import calibrate
 from ._error_table import ErrorTable
 
@@ -32,10 +34,10 @@ def error_table(
     data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
     *,
     start: Start | Num[Array, " start"] = "uniform",
-    batch: int | None = None,
-    max_steps: int = 10_000,
+    batch: SupportsIndex | None = None,
+    max_steps: SupportsIndex = 10_000,
     key: Key[Array, ""] | None = None,
-    replicates: int = 256,
+    replicates: SupportsIndex = 256,
     progress: bool = False,
 ) -> ErrorTable:
     """The error of the gradient for burn-ins and windows of up to `max_steps` steps in
@@ -60,12 +62,24 @@ def error_table(
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
 
-    **Raises:** `ValueError` for an exact table of more than 14 units, and as these;
-    [`trainq.sampling.BudgetError`][] for a calibration that is too short.
+    **Raises:** `ValueError` for an exact table of more than 14 units, under `jax.jit`
+    and its like, and as these; [`trainq.sampling.BudgetError`][] for a calibration that
+    is too short, or whose chains are frozen.
     """
     checked_kernel(kernel)
     require_model(model)
-    check_counts(max_steps=max_steps, batch=batch)
+    max_steps, batch = checked_sizes(max_steps, batch)
+    traced = [
+        name
+        for name, given in dict(model=model, data=data, start=start, key=key).items()
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(given))
+    ]
+    if traced:
+        raise ValueError(
+            "A budget is searched for among numbers, which are not there while a "
+            f"function is traced, but a traced {' and '.join(traced)} was given. Call "
+            "it outside of `jax.jit`, `jax.vmap` and `jax.grad`."
+        )
     grid = _grid(max_steps)
     if key is not None:
         return calibrate(
@@ -73,6 +87,16 @@ def error_table(
         )
     burn_ins = np.zeros(1, int) if is_named(start, "stationary") else np.append(0, grid)
     return exact_table(kernel, model, data, start, batch, burn_ins, grid, max_steps)
+
+
+def checked_sizes(
+    max_steps: SupportsIndex, batch: SupportsIndex | None
+) -> tuple[int, int | None]:
+    """Return these as Python numbers, having checked them."""
+    max_steps = whole_number("max_steps", max_steps, of="kernel steps")
+    if max_steps >= 2**31:
+        raise ValueError(f"max_steps is below 2**31, but {max_steps} was given.")
+    return max_steps, None if batch is None else whole_number("batch", batch)
 
 
 def is_named(start: Any, name: str) -> bool:
