@@ -162,8 +162,8 @@ def test_batched_by_vmap_both_ways(kernel):
 
 
 def count(fn, *args):
-    """How often the value and gradient of `fn` factorise, and solve triangles."""
-    text = str(jax.make_jaxpr(jax.value_and_grad(fn))(*args))
+    """How often a function factorises, and solves triangles."""
+    text = str(jax.make_jaxpr(fn)(*args))
     names = re.findall(r"= (cholesky|lu|triangular_solve)\b", text)
     return {name: names.count(name) for name in set(names)}
 
@@ -172,17 +172,24 @@ def count(fn, *args):
 def test_one_factorisation_and_no_solve_in_the_backward_pass(name):
     flat, build = flatten(rbm(3, 3))
     fn = log_q(name, build, random_law(3))
-    assert count(fn, flat)["cholesky"] == 1
-    # What is compiled has one forward and one backward substitution in all.
-    text = jax.jit(jax.value_and_grad(fn)).lower(flat).as_text()
-    assert len(re.findall(r"lapack_\w*potrf", text)) == 1
-    assert len(re.findall(r"lapack_\w*trsm", text)) == 2
+    both = jax.value_and_grad(fn)
+    assert count(both, flat)["cholesky"] == 1
+    assert count(both, flat) == count(fn, flat)
+    # Compiled there is one forward and one backward substitution in all, but for those
+    # of the elimination that runs where the system is nearly singular.
+    texts = [jax.jit(f).lower(flat).as_text() for f in (fn, both)]
+    for routine in ("potrf", "trsm"):
+        value, gradient = (
+            len(re.findall(rf"lapack_\w*{routine}", text)) for text in texts
+        )
+        assert value == gradient >= 1
 
 
 def test_plain_autodiff_does_solve_in_the_backward_pass():
     flat, build = flatten(rbm(2, 2))
-    counts = count(log_q("gibbs", build, random_law(2), PLAIN), flat)
-    assert counts["triangular_solve"] > 2
+    fn = log_q("gibbs", build, random_law(2), PLAIN)
+    counts = [count(f, flat) for f in (fn, jax.value_and_grad(fn))]
+    assert counts[0]["triangular_solve"] < counts[1]["triangular_solve"]
 
 
 def test_a_dense_reversible_chain_is_factorised_once_too():
@@ -194,7 +201,7 @@ def test_a_dense_reversible_chain_is_factorised_once_too():
         chain = tq.markov.DenseChain(matrix, law, is_reversible=True)
         return tq.markov.resolvent_trace(chain, f)
 
-    assert count(fn, f)["cholesky"] == 1
+    assert count(jax.value_and_grad(fn), f)["cholesky"] == 1
 
 
 def test_new_weights_never_recompile():

@@ -19,7 +19,7 @@ TARGET = jnp.arange(16) % 5 == 0
 
 
 def layer(sector):
-    return KERNELS["random"].chain(rbm(2, 3))._layers(sector, on_hidden=False)
+    return KERNELS["random"].chain(rbm(2, 3))._layer(sector, on_hidden=False)
 
 
 def dense(kernel):
@@ -42,7 +42,7 @@ CASES = {
         for sector in ("even", "odd")
     },
     **{
-        f"layer, {sector}": lambda s=sector: layer(s).generator
+        f"layer, {sector}": lambda s=sector: layer(s)
         for sector in ("even", "odd")
     },
     **{

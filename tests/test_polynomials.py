@@ -39,7 +39,13 @@ def symmetric(n, lowest, seed=0):
 
 
 def contraction(matrix, lowest):
-    generator = DenseGenerator(jnp.eye(len(matrix)) - matrix, None, True)
+    generator = DenseGenerator(
+        diagonal=1 - jnp.diag(matrix),
+        hops=matrix - jnp.diag(jnp.diag(matrix)),
+        log_law=jnp.zeros(len(matrix)),
+        leak=None,
+        is_symmetric=True,
+    )
     return Contraction(generator=generator, lowest=lowest)
 
 

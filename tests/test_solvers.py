@@ -252,7 +252,7 @@ def test_auto_factorises_up_to_the_promised_size(kernel, m, n, biased, chosen):
     def select():
         chain = KERNELS[kernel].chain(model)
         if kernel == "random":
-            generator = chain._layers(chain.sectors()[0], True).generator
+            generator = chain._layer(chain.sectors()[0], True)
         else:
             generator = chain.generator(chain.sectors()[0])
         found.append(tq.Auto().select(generator.system(), m * n))

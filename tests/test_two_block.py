@@ -22,7 +22,7 @@ def test_the_smaller_layer_gives_the_joint_answer(scan, shape, biased):
     expected = oracle.noise_matrix(matrix, pi, np.asarray(f))
     found = tq.markov.asymptotic_covariance(chain, f, convention="resolvent")
     assert_close(found, expected + expected.T, DIRECT)
-    layer = chain._layers(chain.sectors()[0], chain._on_hidden()).generator
+    layer = chain._layer(chain.sectors()[0], chain._on_hidden())
     assert layer.n_states == 2 ** min(shape) // (1 if biased else 2)
 
 

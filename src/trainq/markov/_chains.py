@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .._spins import check_enumerable, fold, unfold
 from ._forms import Form, Pairing
 from ._functions import AbstractFunctions, in_blocks
-from ._generators import AbstractGenerator, DenseGenerator
+from ._generators import AbstractGenerator, DenseGenerator, ratio_scaled
 from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats
 
 
@@ -29,15 +29,14 @@ _MAX_DENSE_UNITS = 13
 
 
 class EigenProblem(NamedTuple):
-    """A symmetric matrix in one sector, whose smallest eigenvalues give those of the
-    chain.
+    """The generator in one sector whose slowest mode gives that of the chain.
 
-    The gap is `gap(λ, y)`, with `λ` the smallest eigenvalue of `matrix` and `y` its
-    eigenvector, and the mode's symmetrised values `√π(x) ψ(x)` are `lift(y)` up to a
-    factor.
+    The gap is `gap(λ, y)`, with `λ` the smallest eigenvalue of the generator but that
+    of its null vector and `y` the eigenvector, and the mode's symmetrised values
+    `√π(x) ψ(x)` are `lift(y)` up to a factor.
     """
 
-    matrix: Float[Array, "n n"]
+    generator: AbstractGenerator
     gap: Callable[[Array, Array], Array]
     lift: Callable[[Array], Array]
 
@@ -87,7 +86,7 @@ class AbstractChain(eqx.Module):
 
         **Raises:** `ValueError` for more than 2**13 states.
         """
-        check_enumerable((self.n_states - 1).bit_length(), _MAX_DENSE_UNITS, "matrix")
+        check_dense(self.n_states)
         return self.apply(jnp.eye(self.n_states, dtype=self.log_stationary.dtype))
 
     def centre(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
@@ -98,7 +97,16 @@ class AbstractChain(eqx.Module):
                 f"({self.n_states}, n_obs), but {f.shape} was given."
             )
         f = f.astype(self.log_stationary.dtype)
+        # First less its value where the chain is most of the time. In the cold the mean
+        # differs from that by less than rounding leaves of either.
+        f = f - f[jnp.argmax(self.log_stationary)][None]
         return f - (self.stationary @ f)[None]
+
+    def bulk(self, f: Float[Array, "states n_obs"]) -> Float[Array, "states n_obs"]:
+        """What the rounding errors in `√π f̃` are proportional to, for functions that
+        `centre` returns: their values, and the mean that was taken off them."""
+        offset = jnp.abs(f[jnp.argmax(self.log_stationary)])
+        return scale(self.root, jnp.abs(f) + offset[None])
 
     @abc.abstractmethod
     def resolvent_form(
@@ -158,10 +166,10 @@ class AbstractChain(eqx.Module):
         block = ConjugateGradient().block_size(self.n_states, f.n_functions, dtype)
         return in_blocks(some, f, block).value
 
-    def holding(self) -> Float[Array, " states"]:
-        """`P(x, x)`, the probability to stay; or zero, where a step forgets the
-        state."""
-        return jnp.zeros_like(self.log_stationary)
+    def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
+        """The probability to leave each state, and what `stepper` does but for staying;
+        or one and all of `stepper`, where a step forgets the state."""
+        return jnp.ones_like(self.log_stationary), self.stepper()
 
     def relax(
         self,
@@ -177,13 +185,12 @@ class AbstractChain(eqx.Module):
         from those of the states that the chain goes to next, which are visited more:
         after as many sweeps as there are units, every value comes from accurate ones.
         """
-        leave = 1 / (1 - self.holding())
-        leave = leave if killed is None else jnp.where(killed, 0, leave)
-
-        step = self.stepper()
+        leaving, step = self.jumps()
+        moves = leaving > 0 if killed is None else (leaving > 0) & ~killed
+        leaving = jnp.where(moves, leaving, 1)
 
         def sweep(_, x):
-            return x + scale(leave, f - x + step(x))
+            return jnp.where(moves[:, None], scale(1 / leaving, f + step(x)), x)
 
         return jax.lax.fori_loop(0, (self.n_states - 1).bit_length(), sweep, x)
 
@@ -197,20 +204,18 @@ class AbstractChain(eqx.Module):
         matrix = self.matrix()
         return jnp.max(jnp.abs(matrix - matrix[::-1, ::-1]))
 
-    def cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
-        """`Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`
-        states in `order`, `k = 1, …, states - 1`."""
-        law, net = self.stationary[order], self.net_flows(order)
-        # Summed up from the lighter side: the flow out of a rare set is accurate then.
-        first, last = jnp.cumsum(law)[:-1], jnp.cumsum(law[::-1])[::-1][1:]
-        from_first, from_last = jnp.cumsum(net)[:-1], -jnp.cumsum(net[::-1])[::-1][1:]
-        return jnp.where(first <= last, from_first, from_last)
-
-    def net_flows(self, order: Int[Array, " states"]) -> Float[Array, " states"]:
-        """The flow from each state to those after it in `order`, less that to it from
-        those before: what moving it into the set adds to the flow out of the set."""
-        flow = jnp.triu(scale(self.stationary, self.matrix())[order][:, order], 1)
-        return jnp.sum(flow, axis=1) - jnp.sum(flow, axis=0)
+    def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
+        """`log Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`
+        states in `order`, `k = 1, …, states - 1`, of a reversible chain."""
+        # Nothing is subtracted, and nothing underflows: all flows into a state after
+        # each of the others, and then all from a state before it.
+        law = self.log_stationary[order]
+        flow = jnp.log(self.matrix()[order][:, order]) + law[:, None]
+        flow = jnp.maximum(flow, flow.T)  # where one direction has underflowed
+        beyond = jax.lax.cumlogsumexp(flow, axis=1, reverse=True)[:, 1:]
+        on = jnp.arange(self.n_states)
+        before = on[:, None] <= on[None, :-1]
+        return jax.nn.logsumexp(jnp.where(before, beyond, -jnp.inf), axis=0)
 
     @abc.abstractmethod
     def killed_generator(self, target: Bool[Array, " states"]) -> AbstractGenerator:
@@ -253,6 +258,11 @@ def loop(body: Callable[[Any], Any], carry: Any, steps: int) -> Any:
     return some(carry, rest)
 
 
+def check_dense(n_states: int) -> None:
+    """Raise a `ValueError` if a matrix over so many states is too large."""
+    check_enumerable((n_states - 1).bit_length(), _MAX_DENSE_UNITS, "matrix")
+
+
 def require_reversible(chain: AbstractChain, what: str) -> None:
     """Raise a `ValueError` if the chain is not reversible."""
     if not chain.is_reversible:
@@ -267,6 +277,11 @@ def fold_sector(f: Array, sector: Sector | None) -> Array:
     return f if sector is None else fold(f, _SIGNS[sector])
 
 
+def fold_bulk(f: Array, sector: Sector | None) -> Array:
+    """What the rounding errors in `fold_sector` are proportional to."""
+    return f if sector is None else fold(f, 1)
+
+
 def unfold_sector(f: Array, sector: Sector | None) -> Array:
     return f if sector is None else unfold(f, _SIGNS[sector])
 
@@ -276,32 +291,35 @@ def scale(weight: Float[Array, " n"], f: Float[Array, "n *k"]) -> Array:
     return weight.reshape(weight.shape + (1,) * (f.ndim - 1)) * f
 
 
-def inverse_root(log_law: Float[Array, " n"]) -> Float[Array, " n"]:
-    """`1 / √π`, kept finite: what it multiplies underflows before it would overflow."""
-    limit = math.log(float(jnp.finfo(log_law.dtype).max)) - 1
-    return jnp.exp(jnp.minimum(-log_law / 2, limit))
+def off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """A matrix with zeros on its diagonal."""
+    on = jnp.arange(matrix.shape[0])
+    return jnp.where(on[:, None] == on[None, :], 0, matrix)
 
 
-def symmetrise(
-    matrix: Float[Array, "n n"], log_law: Float[Array, " n"], is_reversible: bool
-) -> Float[Array, "n n"]:
-    """`√π(x) P(x, y) / √π(y)`."""
-    # Where the exponential would overflow P has underflowed; 0 · ∞ is not a number.
-    limit = math.log(float(jnp.finfo(log_law.dtype).max)) - 1
-    log_ratio = (log_law[:, None] - log_law[None, :]) / 2
-    out = matrix * jnp.exp(jnp.minimum(log_ratio, limit))
-    return (out + out.T) / 2 if is_reversible else out
-
-
-def killed(
+def dense_generator(
     matrix: Float[Array, "n n"],
     log_law: Float[Array, " n"],
-    target: Bool[Array, " n"],
     is_reversible: bool,
+    target: Bool[Array, " n"] | None = None,
 ) -> DenseGenerator:
-    """The symmetrised `I - P` outside the target, and the identity on it."""
-    out = jnp.where(
-        target[:, None] | target[None, :], 0, symmetrise(matrix, log_law, is_reversible)
+    """The symmetrised `I - P`; with a target, that of the chain which is killed there,
+    and the identity on the target itself."""
+    # The diagonal is the sum of the rates to other states: one minus the probability to
+    # stay would lose the digits of a state that is hardly ever left.
+    rates = off_diagonal(matrix)
+    diagonal, leak = jnp.sum(rates, axis=1), None
+    if target is not None:
+        leak = jnp.where(target, 1, jnp.sum(jnp.where(target[None], rates, 0), axis=1))
+        diagonal = jnp.where(target, 1, diagonal)
+        rates = jnp.where(target[:, None] | target[None, :], 0, rates)
+    # √π(x) P(x, y) / √π(y)
+    hops = ratio_scaled(rates, (log_law[:, None] - log_law[None, :]) / 2)
+    hops = (hops + hops.T) / 2 if is_reversible else hops
+    return DenseGenerator(
+        diagonal=diagonal,
+        hops=hops,
+        log_law=log_law,
+        leak=leak,
+        is_symmetric=is_reversible,
     )
-    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    return DenseGenerator(entries=identity - out, null=None, is_symmetric=is_reversible)

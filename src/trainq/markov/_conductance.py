@@ -1,11 +1,13 @@
 """Conductance of sweep cuts, and Cheeger's inequality."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._chains import AbstractChain, require_reversible
-from ._spectrum import SlowestMode, slowest_mode
+from ._solvers import Direct
+from ._spectrum import SlowestMode, find_slowest
 
 
 class CheegerMargins(eqx.Module):
@@ -33,8 +35,8 @@ def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:
     """`Φ = min_S Σ_{x∈S, y∉S} π(x) P(x, y) / min(π(S), 1 - π(S))` over the sweep cuts
     `S` of the slowest mode, in inverse kernel steps.
 
-    A sweep cut takes the states with the smallest values of the mode. The bottleneck
-    between two wells is one; the conductance of the chain is at most `Φ`.
+    A sweep cut takes the states whose value of the mode is below some level. The
+    bottleneck between two wells is one; the conductance of the chain is at most `Φ`.
 
     **Raises:** `ValueError` if the chain is not reversible, or too large for a dense
     eigenproblem.
@@ -45,7 +47,7 @@ def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:
         mixing Markov chains*, Inf. Comput. 82, 93, 1989.
     """
     require_reversible(chain, "sweep conductance")
-    return _conductance(chain, slowest_mode(chain))
+    return _conductance(chain, find_slowest(chain, Direct()))
 
 
 @eqx.filter_jit
@@ -60,7 +62,11 @@ def cheeger_margins(chain: AbstractChain) -> CheegerMargins:
         processes*, Trans. Am. Math. Soc. 309, 557, 1988.
     """
     require_reversible(chain, "Cheeger margin")
-    slowest = slowest_mode(chain)
+    return margins(chain, Direct())
+
+
+def margins(chain: AbstractChain, solver: Direct) -> CheegerMargins:
+    slowest = find_slowest(chain, solver)
     return CheegerMargins(slowest.gap, _conductance(chain, slowest))
 
 
@@ -71,13 +77,18 @@ def cheeger_margin(chain: AbstractChain) -> Float[Array, ""]:
 
     **Raises:** as `trainq.markov.sweep_conductance`.
     """
-    margins = cheeger_margins(chain)
-    return jnp.minimum(margins.lower, margins.upper)
+    both = cheeger_margins(chain)
+    return jnp.minimum(both.lower, both.upper)
 
 
 def _conductance(chain: AbstractChain, slowest: SlowestMode) -> Array:
     order = jnp.argsort(slowest.mode)
-    law = chain.stationary[order]
-    inside, outside = jnp.cumsum(law)[:-1], jnp.cumsum(law[::-1])[::-1][1:]
-    flows = chain.cut_flows(order)
-    return jnp.min(flows / jnp.minimum(inside, outside), initial=jnp.inf)
+    mode, law = slowest.mode[order], chain.log_stationary[order]
+    inside = jax.lax.cumlogsumexp(law)[:-1]
+    outside = jax.lax.cumlogsumexp(law, reverse=True)[1:]
+    log_phi = chain.log_cut_flows(order) - jnp.minimum(inside, outside)
+    # States with the same value of the mode are on the same side: which of them comes
+    # first is decided by rounding errors.
+    size = jnp.maximum(jnp.abs(mode[1:]), jnp.abs(mode[:-1]))
+    differ = mode[1:] - mode[:-1] > 1024 * jnp.finfo(mode.dtype).eps * size
+    return jnp.exp(jnp.min(jnp.where(differ, log_phi, jnp.inf), initial=jnp.inf))

@@ -13,14 +13,13 @@ from ._chains import (
     AbstractChain,
     EigenProblem,
     Sector,
-    inverse_root,
-    killed,
+    dense_generator,
+    off_diagonal,
     scale,
-    symmetrise,
 )
 from ._forms import Form, Pairing, bilinear_form, solver_of
 from ._functions import AbstractFunctions
-from ._generators import DenseGenerator
+from ._generators import DenseGenerator, inverse_root
 from ._polynomials import Contraction, WindowPolynomial, polynomial_form
 from ._solvers import AbstractStrategy, SolverStats
 
@@ -104,15 +103,11 @@ class DenseChain(AbstractChain):
     def stepper(self) -> Callable[[Array], Array]:
         return lambda f: self.transition @ f
 
-    def _generator(self) -> DenseGenerator:
-        symmetrised = symmetrise(
-            self.transition, self.log_stationary, self.is_reversible
-        )
-        identity = jnp.eye(self.n_states, dtype=symmetrised.dtype)
-        return DenseGenerator(
-            entries=identity - symmetrised,
-            null=self.root,
-            is_symmetric=self.is_reversible,
+    def _generator(
+        self, target: Bool[Array, " states"] | None = None
+    ) -> DenseGenerator:
+        return dense_generator(
+            self.transition, self.log_stationary, self.is_reversible, target
         )
 
     def resolvent_form(
@@ -125,11 +120,13 @@ class DenseChain(AbstractChain):
         guess: Any = None,
     ) -> Form:
         self.sectors(sector)
+        centred = self.centre(f.table())
         return bilinear_form(
             self._generator(),
-            scale(self.root, self.centre(f.table())),
+            scale(self.root, centred),
             pairing=pairing,
             solver=solver,
+            bulk=self.bulk(centred),
             guess=guess,
         )
 
@@ -148,18 +145,17 @@ class DenseChain(AbstractChain):
         self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
     ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
         solve = solver_of(self._generator(), solver, f.shape[1])
-        y, stats, _ = solve(scale(self.root, f))
+        y, stats, _ = solve(scale(self.root, f), bulk=self.bulk(f))
         x = self.relax(scale(inverse_root(self.log_stationary), y), f)
         return self.centre(x), stats
 
-    def holding(self) -> Float[Array, " states"]:
-        return jnp.diag(self.transition)
+    def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
+        rates = off_diagonal(self.transition)
+        return jnp.sum(rates, axis=1), lambda f: rates @ f
 
     def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
-        law = self.log_stationary
-        return killed(self.transition, law, target, self.is_reversible)
+        return self._generator(target)
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         self.sectors(sector)
-        matrix = self._generator().dense(shift=3.0)
-        return EigenProblem(matrix, lambda value, y: value, lambda y: y)
+        return EigenProblem(self._generator(), lambda value, y: value, lambda y: y)

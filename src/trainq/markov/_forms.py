@@ -18,13 +18,19 @@ solved for `y`, and `z` comes from the same factorisation, or is `y` itself wher
 is written below: the derivative of `J`, taken by autodiff through the structure of `L`
 alone.
 
+Where the chain mixes slowly, `y` is nearly the slowest mode, `L y` is nearly zero, and
+its derivative a difference of large numbers. So what is held fixed are not `y` and `z`
+but the functions `x = D^-½ y` and `ξ = D^-½ z`, at which `J` is stationary as well; and
+the last term is the Dirichlet form `½ Σ π(s) P(s, t) (ξ(s) - ξ(t)) (x(s) - x(t))`, a
+sum over differences that are small where the functions are flat.
+
 Higher derivatives need how `y` and `z` move, `dy = (L + φφᵀ)⁻¹ (dw - d(L + φφᵀ) y)`:
 that is the rule of `lax.custom_linear_solve`, again with the same factors.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -33,11 +39,12 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from ._generators import AbstractGenerator
+from . import _lapack
+from ._generators import AbstractGenerator, without_subtraction
 from ._solvers import AbstractStrategy, Direct, SolverStats, worst
+from ._systems import AbstractSystem, Pairing, pair
 
 
-Pairing = Literal["diagonal", "gram"]
 # The name of what `jax.checkpoint` should keep: the solutions.
 SOLUTION = "trainq_solution"
 
@@ -64,17 +71,23 @@ def _freeze(tree: Any) -> Any:
     return jax.tree.map(lax.stop_gradient, tree)
 
 
+# Up to this many states, a system that is nearly singular is solved once more by the
+# slower elimination that does not subtract: a matrix of 128 MiB, and a minute.
+_MAX_ELIMINATED = 2**12
+
+
 def solver_of(
     generator: AbstractGenerator,
     strategy: AbstractStrategy,
     n_columns: int,
     size: Float[Array, ""] | None = None,
 ) -> Callable[..., tuple[Array, SolverStats, Any]]:
-    """Prepare once, and return `solve(b, guess=None, transpose=False)` for
+    """Prepare once, and return `solve(b, guess=None, transpose=False, bulk=None)` for
     `(L + φφᵀ)⁻¹ b`.
 
     `size` is the norm of what the columns are parts of: a part that is zero but for
-    rounding is not held to an accuracy of its own.
+    rounding is not held to an accuracy of its own. `bulk` is what the rounding errors
+    in `b` are proportional to: sums of the absolute values of what was summed to `b`.
 
     It is differentiable to any order, in either mode. It raises, when run, if a
     right-hand side is not solved: the chain is then reducible in floating point.
@@ -86,25 +99,33 @@ def solver_of(
     solver = strategy.select(system, n_columns)
     prepared = _freeze(solver.prepare(system))
 
-    def solve(b, guess=None, transpose=False):
+    def solve(b, guess=None, transpose=False, bulk=None):
         norm = jnp.linalg.norm(lax.stop_gradient(b), axis=0)
-        eps = float(jnp.finfo(b.dtype).eps)
-        most = jnp.max(norm, initial=0) if size is None else lax.stop_gradient(size)
-        floor = 16 * eps**0.5 * most
+        floor = _floor(b, norm, size)
 
         def run(b, transpose):
-            reduced = system.restrict(b)
+            probe = _probe(b)
+            reduced = system.restrict(jnp.append(b, probe[:, None], axis=1))
             if guess is not None and guess.shape != reduced.shape:
                 raise ValueError(
                     f"The guess has shape {guess.shape} where {reduced.shape} is "
                     "needed: it is of another model, kernel or solver. Start anew, "
                     "with None or `cold`."
                 )
-            y, count = solver.solve(system, prepared, reduced, guess, floor, transpose)
-            return system.prolong(y, b), (y, count)
+            found = solver.solve(system, prepared, reduced, guess, floor, transpose)
+            y, count = found
+            smallest = _smallest(system, y[:, -1], reduced[:, -1], probe)
+            error = solver.error(system, reduced, y, smallest, floor)[:-1]
+            whole = system.prolong(y[:, :-1], b)
+            if isinstance(solver, Direct) and generator.n_states <= _MAX_ELIMINATED:
+                fixed = frozen.transposed() if transpose else frozen
+                if fixed.rates() is not None:
+                    known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4
+                    whole, error = _eliminated(fixed, b, whole, error, known)
+            return whole, (y, count[:-1], error)
 
         operator = generator.transposed() if transpose else generator
-        y, (guess_, count) = lax.custom_linear_solve(
+        y, (guess_, count, error) = lax.custom_linear_solve(
             operator.mv,
             b,
             lambda _, b: run(b, transpose),
@@ -113,45 +134,110 @@ def solver_of(
             has_aux=True,
         )
         fixed = frozen.transposed() if transpose else frozen
-        y, stats = _judged(fixed, solver, y, b, norm, floor, count)
+        y, stats = _judged(fixed, solver, y, b, floor, count, error, bulk)
         return y, stats, _freeze(guess_)
 
     return solve
+
+
+def _floor(b: Array, norm: Array, size: Array | None) -> Array:
+    """The norm up to which a column is zero but for rounding."""
+    most = jnp.max(norm, initial=0) if size is None else lax.stop_gradient(size)
+    return 16 * float(jnp.finfo(b.dtype).eps) ** 0.5 * most
+
+
+# How near to singular a system is cannot be seen in the solutions: the right-hand sides
+# may hardly have a part along the slowest mode, as those of a symmetric model do. So
+# one more is solved for, that has a part along everything.
+
+
+def _probe(b: Float[Array, "n k"]) -> Float[Array, " n"]:
+    """Numbers between -1 and 1, by a hash of their place."""
+    bits = jnp.arange(b.shape[0], dtype=jnp.uint32) * jnp.uint32(0x9E3779B1)
+    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
+    bits = bits ^ (bits >> 13)
+    return bits.astype(b.dtype) * 2.0**-31 - 1
+
+
+def _smallest(system: AbstractSystem, z: Array, reduced: Array, probe: Array) -> Array:
+    """The smallest eigenvalue of a system, or singular value, from the solution `z` for
+    what is left of the probe: about right if it is much smaller than others, and
+    otherwise larger. One, if constants are all that there is."""
+    squared = z @ z
+    squared = jnp.where(squared > 0, squared, 1)
+    if system.is_symmetric:
+        smallest = z @ reduced / squared
+    else:
+        smallest = jnp.linalg.norm(reduced) / jnp.sqrt(squared)
+    rounding = float(jnp.finfo(z.dtype).eps) ** 0.5 * jnp.linalg.norm(probe)
+    return jnp.where(jnp.linalg.norm(reduced) <= rounding, 1, smallest)
+
+
+@_lapack.one_by_one
+def _eliminated(
+    generator: AbstractGenerator, b: Array, y: Array, error: Array, known: Array
+) -> tuple[Array, Array]:
+    """The solution as it is if it is known well; otherwise that of elimination without
+    subtraction. Under `vmap` each model takes its own path."""
+
+    def again():
+        y, is_regular = without_subtraction(generator, b)
+        return y, jnp.where(is_regular, jnp.zeros_like(error), jnp.inf)
+
+    return lax.cond(known, lambda: (y, error), again)
 
 
 def _plain_solver(generator: AbstractGenerator, solver: Direct) -> Callable[..., Any]:
     solver.select(generator, 1)  # raises if it is too large
     matrix = generator.dense()
 
-    def solve(b, guess=None, transpose=False):
+    def solve(b, guess=None, transpose=False, bulk=None):
         del guess
-        y = jnp.linalg.solve(matrix.T if transpose else matrix, b)
+        all_of_b = jnp.append(b, _probe(b)[:, None], axis=1)
+        all_of_y = jnp.linalg.solve(matrix.T if transpose else matrix, all_of_b)
+        y, z = all_of_y[:, :-1], lax.stop_gradient(all_of_y[:, -1])
         fixed = _freeze(generator)
         fixed = fixed.transposed() if transpose else fixed
         norm = jnp.linalg.norm(lax.stop_gradient(b), axis=0)
-        floor = 16 * float(jnp.finfo(b.dtype).eps) ** 0.5 * jnp.max(norm, initial=0)
+        smallest = _smallest(fixed, z, all_of_b[:, -1], all_of_b[:, -1])
+        error = solver.error(fixed, b, y, smallest, norm)
         none = jnp.zeros(b.shape[1], int)
-        y, stats = _judged(fixed, solver, y, b, norm, floor, none)
+        floor = _floor(b, norm, None)
+        y, stats = _judged(fixed, solver, y, b, floor, none, error, bulk)
         return y, stats, None
 
     return solve
 
 
-def _judged(fixed, solver, y, b, norm, floor, count) -> tuple[Array, SolverStats]:
-    # Two things can go wrong in a solve of finite precision. The residual is not small;
-    # or it is, but the operator is so close to singular that this says nothing about y,
-    # whose relative error is about ε ‖L⁻¹‖ ≥ ε ‖y‖ / ‖b‖.
-    y_fixed, b_fixed = _freeze((y, b))
+def _judged(fixed, solver, y, b, floor, count, error, bulk):
+    # Three things can go wrong in a solve of finite precision. The residual is not
+    # small, where rounding alone leaves about ε ‖y‖ of it. Or it is, but the operator
+    # is so close to singular that this says nothing about y, and `error` does. Or the
+    # right-hand sides are not known: their rounding errors make ⟨b, y⟩ wrong by twice
+    # what they are along y. Where the slowest mode is very slow, and a function flat
+    # along it, that may be all there is.
     eps, accuracy = float(jnp.finfo(b.dtype).eps), solver.accuracy(b.dtype)
+    fixed_y, fixed_b, error = _freeze((y, b, error))
+    norm = jnp.linalg.norm(fixed_b, axis=0)
     scale = jnp.maximum(norm, floor)
-    residual = jnp.linalg.norm(fixed.mv(y_fixed) - b_fixed, axis=0)
-    exact = residual <= accuracy * scale
-    regular = eps * jnp.linalg.norm(y_fixed, axis=0) <= eps ** (1 / 3) * scale
-    good = exact & regular
+    residual = jnp.linalg.norm(fixed.mv(fixed_y) - fixed_b, axis=0)
+    rounding = 64 * eps * jnp.linalg.norm(fixed_y, axis=0)
+    good = residual <= jnp.maximum(accuracy * scale, rounding)
+    good &= error <= solver.tolerance(b.dtype)
+    if bulk is not None:
+        bulk, size = _freeze(bulk), jnp.linalg.norm(fixed_y, axis=0)
+        blurred = 2 * eps * jnp.sum(bulk * jnp.abs(fixed_y), axis=0)
+        form = jnp.abs(jnp.sum(fixed_b * fixed_y, axis=0))
+        sharp = blurred <= solver.tolerance(b.dtype) * jnp.maximum(form, floor**2)
+        # A function without variance is nothing but rounding errors.
+        bulk = jnp.linalg.norm(bulk, axis=0)
+        nothing = (norm <= 64 * eps * bulk) & (size <= eps**0.5 * bulk)
+        good &= sharp | nothing
     limit = getattr(solver, "max_steps", None)
-    exhausted = jnp.zeros_like(good) if limit is None else count >= limit
+    exhausted = jnp.zeros_like(good) if limit is None else ~good & (count >= limit)
     result = jnp.where(exhausted, 1, jnp.where(good, 0, 2))
-    relative = jnp.where(scale > 0, residual / jnp.where(scale > 0, scale, 1), residual)
+    size = scale + 2 * jnp.linalg.norm(fixed_y, axis=0)
+    relative = jnp.where(size > 0, residual / jnp.where(size > 0, size, 1), residual)
     stats = SolverStats(relative, count, result)
     if solver.throw:
         # A factor of one carries the check: passing `y` itself through the conditional
@@ -159,57 +245,69 @@ def _judged(fixed, solver, y, b, norm, floor, count) -> tuple[Array, SolverStats
         y = y * eqx.error_if(
             jnp.ones((), y.dtype),
             jnp.any(result > 0),
-            "The resolvent could not be solved: a relative residual is above "
-            f"{accuracy:.0e}, or the solution has an error above "
-            f"{eps ** (1 / 3):.0e}, or an iteration reached its `max_steps`. The "
-            "likely causes, in order: the model is so cold that its chain is reducible "
-            "in floating point (lower beta or the weights, use float64, `Direct()`, or "
-            "a block kernel); an observable or a parameter is not finite. With "
-            "`throw=False` the solver returns its statistics instead.",
+            "The resolvent could not be solved: a residual is large, or the chain so "
+            "slow that the solution is not known to half of its digits, or an "
+            "iteration reached its `max_steps`. The likely causes, in order: the model "
+            "is so cold that its chain is reducible in floating point (lower beta or "
+            "the weights, use float64, `Direct()`, or a block kernel); an observable "
+            "or a parameter is not finite. With `throw=False` the solver returns its "
+            "statistics instead.",
         )
     return y, stats
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
 def _form(
     generator: AbstractGenerator,
     u: Array,
     w: Array | None,
     size: Array,
+    bulk: Array | None,
     guess: Any,
     pairing: Pairing,
     strategy: AbstractStrategy,
 ) -> Form:
-    return _form_fwd(generator, u, w, size, guess, pairing, strategy)[0]
+    return _form_fwd(generator, u, w, size, bulk, guess, pairing, strategy)[0]
 
 
-def _form_fwd(generator, u, w, size, guess, pairing, strategy):
+def _form_fwd(generator, u, w, size, bulk, guess, pairing, strategy):
     solve = solver_of(generator, strategy, u.shape[1], size)
     if not generator.is_symmetric:
-        y, stats, guess_ = solve(u if w is None else w, guess)
-        z, _, _ = solve(u, transpose=True)
+        y, stats, guess_ = solve(u if w is None else w, guess, bulk=bulk)
+        z, _, _ = solve(u, transpose=True, bulk=bulk)
     elif w is None:
-        y, stats, guess_ = solve(u, guess)
+        y, stats, guess_ = solve(u, guess, bulk=bulk)
         z = None
     else:
-        both, stats, guess_ = solve(jnp.concatenate([w, u], axis=1), guess)
+        both = jnp.concatenate([w, u], axis=1)
+        twice = None if bulk is None else jnp.tile(bulk, 2)
+        both, stats, guess_ = solve(both, guess, bulk=twice)
         y, z = jnp.split(both, 2, axis=1)
+        half = u.shape[1]
+        first, second = (
+            jax.tree.map(lambda x, part=part: x[part], stats)
+            for part in (slice(half), slice(half, None))
+        )
+        stats = worst([first, second])
     y = checkpoint_name(y, SOLUTION)
     form = Form(pair(u, y, pairing), stats, guess_)
-    return form, (generator, u, w, size, guess, y, z)
+    return form, (generator, u, w, (size, bulk, guess), y, z)
 
 
 def _form_bwd(pairing, strategy, residuals, cotangents):
     del strategy
-    generator, u, w, size, guess, y, z = residuals
+    generator, u, w, constants, y, z = residuals
+    x = generator.functions(y)
+    left = x if z is None else generator.functions(z)
 
     def stationary(generator, u, w):
-        w, left = u if w is None else w, y if z is None else z
-        form = pair(u, y, pairing) + pair(left, w, pairing)
-        return form - pair(left, generator.mv(y), pairing)
+        w = u if w is None else w
+        form = pair(u, generator.densities(x), pairing)
+        form = form + pair(generator.densities(left), w, pairing)
+        return form - generator.dirichlet(left, x, pairing)
 
     moved = jax.vjp(stationary, generator, u, w)[1](cotangents.value)
-    return (*moved, jnp.zeros_like(size), jax.tree.map(jnp.zeros_like, guess))
+    return (*moved, *jax.tree.map(jnp.zeros_like, constants))
 
 
 _form.defvjp(_form_fwd, _form_bwd)
@@ -220,10 +318,6 @@ def column_size(u: Float[Array, "n k"]) -> Float[Array, ""]:
     return jnp.max(jnp.linalg.norm(lax.stop_gradient(u), axis=0), initial=0)
 
 
-def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Array:
-    return jnp.sum(a * b, axis=0) if pairing == "diagonal" else a.T @ b
-
-
 def bilinear_form(
     generator: AbstractGenerator,
     u: Float[Array, "n k"],
@@ -232,6 +326,7 @@ def bilinear_form(
     pairing: Pairing = "diagonal",
     solver: AbstractStrategy,
     size: Float[Array, ""] | None = None,
+    bulk: Float[Array, "n k"] | None = None,
     guess: Any = None,
 ) -> Form:
     """`⟨u_a, L⁺ w_b⟩` of shape `(k,)` or `(k, k)`, with a backward pass free of solves.
@@ -246,6 +341,7 @@ def bilinear_form(
     - `pairing`: `"diagonal"` for `a = b` only, `"gram"` for all pairs.
     - `solver`: the strategy.
     - `size`: the norm of what the columns are parts of, which sets their accuracy.
+    - `bulk`: what the rounding errors in `u` are proportional to.
     - `guess`: where an iteration starts, from the `Form` of a system nearby.
     """
     if isinstance(solver, Direct) and solver.plain_autodiff:
@@ -253,5 +349,5 @@ def bilinear_form(
         return Form(pair(u, y, pairing), stats, None)
     if size is None:
         size = column_size(u)
-    size, guess = _freeze((size, guess))
-    return _form(generator, u, w, size, guess, pairing, solver)
+    size, bulk, guess = _freeze((size, bulk, guess))
+    return _form(generator, u, w, size, bulk, guess, pairing, solver)

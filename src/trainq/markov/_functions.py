@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from .._spins import spread
 from ..models import AbstractEnergyModel, observables
 from ..models._base import parameters
-from ._forms import SOLUTION, Form, Pairing, pair
+from ._forms import SOLUTION, Form
+from ._systems import Pairing, pair
 
 
 if TYPE_CHECKING:

@@ -1,21 +1,51 @@
 """Symmetrised generators: the operators `L + φφᵀ` that a chain reduces to."""
 
 import abc
+import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._systems import AbstractSystem, flip_system, hop, neighbours
+from .._spins import fold, unfold, xor
+from ._elimination import eliminate, solve
+from ._systems import (
+    AbstractSystem,
+    DenseSystem,
+    GramSystem,
+    Pairing,
+    flip_system,
+    hop,
+    neighbours,
+    pair,
+)
 
 
 class AbstractGenerator(AbstractSystem):
     """The operator `L + φφᵀ` of a chain, or of one symmetry sector of it.
 
-    A sector without the constant function has no null vector, and `null` is None there.
+    Its states have the law `exp(log_law)`, and functions `x` of them are held as half
+    densities `y = √π x`. A sector without the constant function, and a chain that leaks
+    into a target, have no null vector: `null` is None there, and `φ` is zero.
     """
 
-    null: eqx.AbstractVar[Float[Array, " n"] | None]
+    log_law: eqx.AbstractVar[Float[Array, " n"]]
+    is_closed: eqx.AbstractVar[bool]
+
+    @property
+    def n_states(self) -> int:
+        return self.log_law.shape[0]
+
+    @property
+    def root(self) -> Float[Array, " n"]:
+        """`√π`."""
+        return jnp.exp(self.log_law / 2)
+
+    @property
+    def null(self) -> Float[Array, " n"] | None:
+        """`φ = √π`, the null vector of `L`; None if it has none."""
+        return self.root if self.is_closed else None
 
     @abc.abstractmethod
     def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -41,28 +71,63 @@ class AbstractGenerator(AbstractSystem):
             return matrix
         return matrix + shift * jnp.outer(self.null, self.null)
 
+    @abc.abstractmethod
     def system(self) -> AbstractSystem:
         """The system that is left to solve after what the structure eliminates."""
-        return self
+
+    def rates(self) -> tuple[Float[Array, "m m"], Float[Array, " m"] | None] | None:
+        """The rates between different states and those out of the system, for a solve
+        without subtraction. In the odd sector of the global flip they are those between
+        all states, in both halves. None if they are not known."""
+        return None
+
+    # Derivatives are taken of functions, and not of half densities: see `_forms`.
+
+    def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """What is held fixed where a form is differentiated: the function `y / √π`, or
+        `y` itself if `dirichlet` is about half densities."""
+        return y
+
+    def densities(self, x: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        """The inverse of `functions`."""
+        return x
+
+    def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
+        """`⟨z_a, (I - P) x_b⟩_π` of two functions, for `a = b` or all pairs."""
+        return pair(z, self.mv(x), pairing)
 
 
-class FlipGenerator(AbstractGenerator):
+class AbstractReversible(AbstractGenerator):
+    """One whose Dirichlet form is a sum of products of differences."""
+
+    is_odd: eqx.AbstractVar[bool]
+
+    def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return y * inverse_root(self.log_law)[:, None]
+
+    def densities(self, x: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return self.root[:, None] * x
+
+
+class FlipGenerator(AbstractReversible):
     """A diagonal minus weighted exclusive ors of the state index.
 
     `(L y)[s] = diagonal[s] y[s] - Σ_i hops[i, s] y[s ^ masks[i]]`. With single-bit
     masks this is a single-flip kernel on the hypercube; in a sector of the global flip
-    one mask has all bits set.
+    one mask has all bits set, and its hops are negative in the odd one.
     """
 
     diagonal: Float[Array, " n"]
     hops: Float[Array, "masks n"]
-    null: Float[Array, " n"] | None
+    log_law: Float[Array, " n"]
+    leak: Float[Array, " n"] | None
     masks: tuple[int, ...] = eqx.field(static=True)
+    is_odd: bool = eqx.field(static=True, default=False)
     is_symmetric: bool = eqx.field(static=True, default=True, init=False)
 
     @property
-    def n_states(self) -> int:
-        return self.diagonal.shape[0]
+    def is_closed(self) -> bool:
+        return self.leak is None and not self.is_odd
 
     @property
     def products(self) -> int:
@@ -72,24 +137,58 @@ class FlipGenerator(AbstractGenerator):
         return self.diagonal[:, None] * y - hop(self.hops, self.masks, y)
 
     def matrix(self) -> Float[Array, "n n"]:
-        rows = jnp.broadcast_to(jnp.arange(self.n_states), self.hops.shape)
+        return jnp.diag(self.diagonal) - self._scattered(self.hops)
+
+    def _scattered(self, hops: Float[Array, "masks n"]) -> Float[Array, "n n"]:
         columns = neighbours(self.masks, self.n_states)
-        return jnp.diag(self.diagonal).at[rows, columns].add(-self.hops)
+        rows = jnp.broadcast_to(jnp.arange(self.n_states), columns.shape)
+        zeros = jnp.zeros((self.n_states, self.n_states), hops.dtype)
+        return zeros.at[rows, columns].add(hops)
 
     def system(self) -> AbstractSystem:
         return flip_system(self.diagonal, self.hops, self.null, self.masks)
 
+    def rates(self):
+        law = self.log_law
+        towards = jnp.stack([xor(law, mask) for mask in self.masks])
+        moves = ratio_scaled(jnp.abs(self.hops), (towards - law[None]) / 2)
+        if not self.is_odd:
+            return self._scattered(moves), self.leak
+        positive = (jnp.arange(len(self.masks)) > 0)[:, None]
+        same = self._scattered(jnp.where(positive, moves, 0))
+        return _both_sheets(same, self._scattered(jnp.where(positive, 0, moves))), None
 
-class GramGenerator(AbstractGenerator):
-    """`I - BᵀB + φφᵀ`: one layer of a two-block kernel."""
+    def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
+        root, parts = self.root, []
+        for i, (hops, mask) in enumerate(zip(self.hops, self.masks, strict=True)):
+            sign = -1 if self.is_odd and i == 0 else 1
+            flow = sign * hops * root * xor(root, mask)
+            step_z, step_x = z - sign * xor(z, mask), x - sign * xor(x, mask)
+            parts.append(pair(step_z, flow[:, None] * step_x, pairing) / 2)
+        return sum(parts[1:], parts[0])
+
+
+class GramGenerator(AbstractReversible):
+    """`I - BᵀB + φφᵀ`: one layer of a two-block kernel.
+
+    With `p = exp(log_law)` on our own layer, `q = exp(log_other)` on the other one and
+    `π(v, h) = √q(v) B(v, h) √p(h)`. In the odd sector of the global flip `whole` is `B`
+    of all states.
+    """
 
     overlap: Float[Array, "rows n"]
-    null: Float[Array, " n"] | None
+    log_law: Float[Array, " n"]
+    log_other: Float[Array, " rows"]
+    whole: Float[Array, "all_rows all_states"] | None
     is_symmetric: bool = eqx.field(static=True, default=True, init=False)
 
     @property
-    def n_states(self) -> int:
-        return self.overlap.shape[1]
+    def is_odd(self) -> bool:
+        return self.whole is not None
+
+    @property
+    def is_closed(self) -> bool:
+        return self.whole is None
 
     @property
     def products(self) -> int:
@@ -106,29 +205,171 @@ class GramGenerator(AbstractGenerator):
         identity = jnp.eye(self.n_states, dtype=self.overlap.dtype)
         return identity - self.overlap.T @ self.overlap
 
+    def _given_other(self) -> Float[Array, "rows n"]:
+        """`p(h | v)`."""
+        half = (self.log_law[None, :] - self.log_other[:, None]) / 2
+        return ratio_scaled(self.overlap, half)
 
-class DenseGenerator(AbstractGenerator):
-    """Any chain, as a matrix."""
+    def system(self) -> AbstractSystem:
+        if self.is_odd:
+            leaves = 1 - jnp.sum(self.overlap**2, axis=0)
+            leaves = jnp.maximum(leaves, jnp.finfo(leaves.dtype).eps)
+            return GramSystem(self.overlap, jnp.sqrt(leaves), None)
+        # 1 - Σ_v p(h|v) p(v|h) = Σ_v (1 - p(h|v)) p(v|h), and where p(h|v) is near one
+        # what is missing to it is the sum of the others.
+        given = self._given_other()
+        on = jnp.arange(self.n_states)
+        largest = jnp.argmax(given, axis=1)[:, None] == on[None, :]
+        others = jnp.sum(jnp.where(largest, 0, given), axis=1)[:, None]
+        missing = jnp.where(largest, others, 1 - given)
+        half = (self.log_other[:, None] - self.log_law[None, :]) / 2
+        leaves = jnp.sum(ratio_scaled(self.overlap, half) * missing, axis=0)
+        # A layer of one state cannot be left.
+        leaves = jnp.where(leaves > 0, leaves, 1)
+        return GramSystem(self.overlap, jnp.sqrt(leaves), self.null)
 
-    entries: Float[Array, "n n"]
-    null: Float[Array, " n"] | None
+    def rates(self):
+        overlap, law = self.overlap, self.log_law
+        if self.whole is not None:
+            law = jnp.concatenate([law, law[::-1]])
+            overlap = self.whole
+        half = (law[None, :] - law[:, None]) / 2
+        return ratio_scaled(overlap.T @ overlap, half), None
+
+    def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return y if self.is_odd else super().functions(y)
+
+    def densities(self, x: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return x if self.is_odd else super().densities(x)
+
+    def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
+        if self.is_odd or pairing == "gram":
+            z, x = (f if self.is_odd else self.densities(f) for f in (z, x))
+            return pair(z, x, pairing) - pair(
+                self.overlap @ z, self.overlap @ x, pairing
+            )
+        # ⟨x, (I - BᵀB) x⟩ = Σ π(v, h) (x(h) - E[x | v])².
+        flow = jnp.exp(self.log_other / 2)[:, None] * self.overlap * self.root[None, :]
+        given = self._given_other()
+        return _differences(flow, given @ z, z, given @ x, x)
+
+
+class DenseGenerator(AbstractReversible):
+    """Any chain, as a matrix: `diagonal` minus `hops`, which are not negative.
+
+    The `hops` are `√π(i) P(i, j) / √π(j)` between different states, and the diagonal is
+    the rate at which each of them is left.
+    """
+
+    diagonal: Float[Array, " n"]
+    hops: Float[Array, "n n"]
+    log_law: Float[Array, " n"]
+    leak: Float[Array, " n"] | None
     is_symmetric: bool = eqx.field(static=True)
+    is_odd: bool = eqx.field(static=True, default=False, init=False)
 
     @property
-    def n_states(self) -> int:
-        return self.entries.shape[0]
+    def is_closed(self) -> bool:
+        return self.leak is None
 
     @property
     def products(self) -> int:
-        return self.entries.size
+        return self.hops.size
 
     def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return self.entries @ y
+        return self.diagonal[:, None] * y - self.hops @ y
 
     def matrix(self) -> Float[Array, "n n"]:
-        return self.entries
+        return jnp.diag(self.diagonal) - self.hops
 
     def transposed(self) -> "DenseGenerator":
         return DenseGenerator(
-            entries=self.entries.T, null=self.null, is_symmetric=self.is_symmetric
+            diagonal=self.diagonal,
+            hops=self.hops.T,
+            log_law=self.log_law,
+            leak=self.leak,
+            is_symmetric=self.is_symmetric,
         )
+
+    def system(self) -> AbstractSystem:
+        root = jnp.sqrt(jnp.where(self.diagonal > 0, self.diagonal, 1))
+        scaled = self.hops / (root[:, None] * root[None, :])
+        return DenseSystem(scaled, root, self.null, self.is_symmetric)
+
+    def rates(self):
+        half = (self.log_law[None, :] - self.log_law[:, None]) / 2
+        return ratio_scaled(self.hops, half), self.leak
+
+    def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return super().functions(y) if self.is_symmetric else y
+
+    def densities(self, x: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return super().densities(x) if self.is_symmetric else x
+
+    def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
+        if not self.is_symmetric or pairing == "gram":
+            z, x = self.densities(z), self.densities(x)
+            return pair(z, self.mv(x), pairing)
+        flow = self.root[:, None] * self.hops * self.root[None, :]
+        return _differences(flow, z, z, x, x) / 2
+
+
+def without_subtraction(
+    generator: AbstractGenerator, b: Float[Array, "n k"]
+) -> tuple[Float[Array, "n k"], Array]:
+    """The solution `y` of `(L + φφᵀ) y = b`, right however slowly the chain mixes, and
+    whether there is one. See `_elimination`."""
+    found = generator.rates()
+    assert found is not None
+    rates, leak = found
+    law = generator.log_law
+    is_odd = rates.shape[0] != law.shape[0]
+    null = generator.null
+    along = None if null is None else null @ b
+    if along is not None:
+        b = b - jnp.outer(null, along)
+    if is_odd:
+        law, b = jnp.concatenate([law, law[::-1]]), unfold(b, -1)
+    factors = eliminate(rates, leak, jnp.argsort(law))
+    y = solve(factors, b * inverse_root(law)[:, None]) * jnp.exp(law / 2)[:, None]
+    if is_odd:
+        y = fold(y, -1)
+    if along is not None:
+        y = y + jnp.outer(null, along - null @ y)
+    is_regular = factors.is_regular & jnp.all(jnp.isfinite(y))
+    return jnp.where(is_regular, y, 0), is_regular
+
+
+def inverse_root(log_law: Float[Array, " n"]) -> Float[Array, " n"]:
+    """`1 / √π`, kept finite: what it multiplies underflows before it would overflow."""
+    return jnp.exp(jnp.minimum(-log_law / 2, _largest(log_law)))
+
+
+def ratio_scaled(x: Float[Array, "*n"], log_ratio: Float[Array, "*n"]) -> Array:
+    """`x exp(log_ratio)` where that is at most about one: zero where `x` is."""
+    return x * jnp.exp(jnp.minimum(log_ratio, _largest(x)))
+
+
+def _largest(x: Array) -> float:
+    """The largest logarithm whose exponential is finite."""
+    return math.log(float(jnp.finfo(x.dtype).max)) - 1
+
+
+def _both_sheets(same: Array, opposite: Array) -> Array:
+    """The rates between all states from those between `x` and `y`, and between `x` and
+    `-y`, with `x` and `y` in the first half: `-y` is as far from the end as `y` is from
+    the start."""
+    return jnp.block([[same, opposite[:, ::-1]], [opposite[::-1], same[::-1, ::-1]]])
+
+
+def _differences(weights: Array, z_row: Array, z: Array, x_row: Array, x: Array):
+    """`Σ_ij weights[i, j] (z[j] - z_row[i]) (x[j] - x_row[i])` of every column."""
+
+    # One column at a time, and anew in the backward pass: each needs a whole matrix.
+    @jax.checkpoint
+    def one(columns):
+        z_row, z, x_row, x = columns
+        steps = (z[None, :] - z_row[:, None]) * (x[None, :] - x_row[:, None])
+        return jnp.sum(weights * steps)
+
+    return jax.lax.map(one, (z_row.T, z.T, x_row.T, x.T))

@@ -4,8 +4,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._chains import AbstractChain, inverse_root
+from ._chains import AbstractChain
 from ._forms import solver_of
+from ._generators import inverse_root
 from ._solvers import AbstractStrategy, Auto
 
 

@@ -20,22 +20,30 @@ from jaxtyping import Array, Float, Int
 _AT_ONCE = 8
 
 
-def _one_by_one(function: Callable[..., Any]) -> Any:
-    """A function of arrays whose batches are single calls on the CPU."""
+def one_by_one(function: Callable[..., Any]) -> Any:
+    """A function of trees of arrays whose batches are single calls on the CPU."""
     single = custom_vmap(function)
 
     @single.def_vmap
     def batch(size, batched, *args):
+        leaves, tree = jax.tree.flatten(args)
+        batched = jax.tree.leaves(batched)
+
         def one(mapped):
             mapped = iter(mapped)
-            return single(
-                *(next(mapped) if b else x for x, b in zip(args, batched, strict=True))
-            )
+            whole = [
+                next(mapped) if b else x for x, b in zip(leaves, batched, strict=True)
+            ]
+            return single(*jax.tree.unflatten(tree, whole))
 
-        mapped = [x for x, b in zip(args, batched, strict=True) if b]
+        mapped = [x for x, b in zip(leaves, batched, strict=True) if b]
         if jax.default_backend() != "cpu":
+
+            def flat(*leaves):
+                return function(*jax.tree.unflatten(tree, leaves))
+
             axes = [0 if b else None for b in batched]
-            out = jax.vmap(function, in_axes=axes)(*args)
+            out = jax.vmap(flat, in_axes=axes)(*leaves)
         elif size > _AT_ONCE:
             out = lax.map(one, mapped, batch_size=_AT_ONCE)
         else:
@@ -46,32 +54,32 @@ def _one_by_one(function: Callable[..., Any]) -> Any:
     return single
 
 
-@_one_by_one
+@one_by_one
 def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The lower triangular factor; NaN if the matrix is not positive definite."""
     return jnp.linalg.cholesky(matrix, symmetrize_input=False)
 
 
-@_one_by_one
+@one_by_one
 def cholesky_solve(
     factor: Float[Array, "n n"], b: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
     return jax.scipy.linalg.cho_solve((factor, True), b)
 
 
-@_one_by_one
+@one_by_one
 def lu(matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Int[Array, " n"]]:
     return jax.scipy.linalg.lu_factor(matrix)
 
 
-@_one_by_one
+@one_by_one
 def lu_solve(
     factor: Float[Array, "n n"], pivots: Int[Array, " n"], b: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
     return jax.scipy.linalg.lu_solve((factor, pivots), b)
 
 
-@_one_by_one
+@one_by_one
 def lu_solve_transposed(
     factor: Float[Array, "n n"], pivots: Int[Array, " n"], b: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
@@ -89,7 +97,7 @@ def solve(matrix: Float[Array, "n n"], b: Float[Array, "n k"]) -> Float[Array, "
     )
 
 
-@_one_by_one
+@one_by_one
 def eigenvectors(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The eigenvectors of a symmetric matrix, by increasing eigenvalue."""
     return jnp.linalg.eigh(matrix)[1]

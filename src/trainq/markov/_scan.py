@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._spins import unit_mask, xor
-from ._chains import AbstractChain, EigenProblem, Sector, killed, scale
+from ._chains import AbstractChain, EigenProblem, Sector, dense_generator, scale
 from ._dense import DenseChain
 from ._forms import Form, Pairing
 from ._functions import AbstractFunctions, Table
@@ -73,7 +73,7 @@ class SystematicScanChain(AbstractChain):
         return self._dense().resolvent(f, solver=solver)
 
     def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
-        return killed(self.matrix(), self.log_stationary, target, False)
+        return dense_generator(self.matrix(), self.log_stationary, False, target)
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         return self._dense().eigen_problem(sector)
@@ -159,11 +159,13 @@ class RelabelledChain(AbstractChain):
         return self._back(x), stats
 
     def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
-        return killed(self.matrix(), self.log_stationary, target, self.is_reversible)
+        return dense_generator(
+            self.matrix(), self.log_stationary, self.is_reversible, target
+        )
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
-        matrix, gap, lift = self.chain.eigen_problem(sector)
-        return EigenProblem(matrix, gap, lambda y: self._back(lift(y)))
+        generator, gap, lift = self.chain.eigen_problem(sector)
+        return EigenProblem(generator, gap, lambda y: self._back(lift(y)))
 
 
 def _permuted(f: Float[Array, "states *obs"], order: tuple[int, ...]) -> Array:

@@ -1,6 +1,7 @@
 """Kernels that flip one unit at a time, on the hypercube."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,14 +15,16 @@ from ._chains import (
     AbstractChain,
     EigenProblem,
     Sector,
+    check_dense,
+    fold_bulk,
     fold_sector,
-    inverse_root,
     scale,
     unfold_sector,
 )
+from ._cuts import log_sums_across
 from ._forms import Form, Pairing, bilinear_form, column_size, solver_of, total
 from ._functions import AbstractFunctions, in_blocks
-from ._generators import FlipGenerator
+from ._generators import FlipGenerator, inverse_root
 from ._polynomials import Contraction, WindowPolynomial, polynomial_form
 from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats, worst
 
@@ -98,20 +101,21 @@ class SingleFlipChain(AbstractChain):
         deltas = [xor(log_law, mask) - log_law for mask in self._masks]
         return self.rule.acceptance(jnp.stack(deltas)) / self.n_units
 
-    def holding(self) -> Float[Array, " states"]:
-        return 1 - jnp.sum(self.flip_probabilities(), axis=0)
-
-    def stepper(self) -> Callable[[Array], Array]:
+    def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
         flips, masks = self.flip_probabilities(), self._masks
-        holding = 1 - jnp.sum(flips, axis=0)
 
         def step(f):
-            out = scale(holding, f)
-            for flip, mask in zip(flips, masks, strict=True):
-                out = out + scale(flip, xor(f, mask))
-            return out
+            parts = [
+                scale(flip, xor(f, mask))
+                for flip, mask in zip(flips, masks, strict=True)
+            ]
+            return sum(parts[1:], parts[0])
 
-        return step
+        return jnp.sum(flips, axis=0), step
+
+    def stepper(self) -> Callable[[Array], Array]:
+        leaving, step = self.jumps()
+        return lambda f: scale(1 - leaving, f) + step(f)
 
     def generator(self, sector: Sector | None = None) -> FlipGenerator:
         """The symmetrised `I - P`, in one sector of the global flip or in all."""
@@ -129,9 +133,14 @@ class SingleFlipChain(AbstractChain):
         if sector == "odd":
             hops = hops.at[0].multiply(-1)
         diagonal = jnp.sum(self.rule.acceptance(delta), axis=0) / n
-        null = None if sector == "odd" else fold_sector(self.root, sector)
         return FlipGenerator(
-            diagonal=diagonal, hops=hops, null=null, masks=tuple(masks)
+            diagonal=diagonal,
+            hops=hops,
+            # A class has the law of both its members.
+            log_law=log_law if sector is None else log_law + math.log(2),
+            leak=None,
+            masks=tuple(masks),
+            is_odd=sector == "odd",
         )
 
     def resolvent_form(
@@ -147,7 +156,8 @@ class SingleFlipChain(AbstractChain):
         generators = [self.generator(s) for s in sectors]
 
         def form(f, guesses):
-            u = spread(scale(self.root, self.centre(f.table())))
+            centred = self.centre(f.table())
+            u = spread(scale(self.root, centred))
             guesses = guesses or [None] * len(sectors)
             return total(
                 [
@@ -157,6 +167,7 @@ class SingleFlipChain(AbstractChain):
                         pairing=pairing,
                         solver=solver,
                         size=column_size(u),
+                        bulk=fold_bulk(self.bulk(centred), s),
                         guess=start,
                     )
                     for s, generator, start in zip(
@@ -197,11 +208,11 @@ class SingleFlipChain(AbstractChain):
     def resolvent(
         self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
     ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
-        u = scale(self.root, f)
+        u, bulk = scale(self.root, f), self.bulk(f)
         parts, stats = [], []
         for s in self.sectors():
             solve = solver_of(self.generator(s), solver, f.shape[1], column_size(u))
-            y, found, _ = solve(fold_sector(u, s))
+            y, found, _ = solve(fold_sector(u, s), bulk=fold_bulk(bulk, s))
             parts.append(unfold_sector(y, s))
             stats.append(found)
         x = scale(inverse_root(self.log_stationary), sum(parts[1:], parts[0]))
@@ -220,27 +231,36 @@ class SingleFlipChain(AbstractChain):
         flips = self.flip_probabilities()
         return jnp.max(jnp.abs(flips - flips[:, ::-1]))
 
-    def net_flows(self, order: Int[Array, " states"]) -> Float[Array, " states"]:
-        rank = jnp.argsort(order)
-        net = jnp.zeros_like(self.log_stationary)
-        for flow, mask in zip(self._flows(), self._masks, strict=True):
-            towards = xor(rank, mask)
-            net = net.at[rank].add(jnp.where(rank < towards, flow, -xor(flow, mask)))
-        return net
+    def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
+        law, rank = self.log_stationary, jnp.argsort(order)
+        parts = []
+        for mask in self._masks:
+            # Out of the rarer of the two states: that rate does not underflow.
+            change = xor(law, mask) - law
+            flow = law + jnp.log(self.rule.acceptance(change) / self.n_units)
+            there = xor(rank, mask)
+            once = (change > 0) | ((change == 0) & (rank < there))
+            flow = jnp.where(once, flow, -jnp.inf)
+            parts.append((jnp.minimum(rank, there), jnp.maximum(rank, there), flow))
+        first, last, flow = (jnp.concatenate(part) for part in zip(*parts, strict=True))
+        return log_sums_across(first, last, flow, self.n_states)[:-1]
 
     def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
         whole = self.generator()
-        masks = self._masks
-        cut = jnp.stack([target | xor(target, mask) for mask in masks])
+        inside = jnp.stack([xor(target, mask) for mask in self._masks])
+        into = jnp.where(inside, self.flip_probabilities(), 0)
         return FlipGenerator(
             diagonal=jnp.where(target, 1, whole.diagonal),
-            hops=jnp.where(cut, 0, whole.hops),
-            null=None,
+            hops=jnp.where(target[None] | inside, 0, whole.hops),
+            log_law=whole.log_law,
+            leak=jnp.where(target, 1, jnp.sum(into, axis=0)),
             masks=whole.masks,
         )
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
-        matrix = self.generator(sector).dense(shift=3.0)
+        check_dense(self.n_states)
         return EigenProblem(
-            matrix, lambda value, y: value, lambda y: unfold_sector(y, sector)
+            self.generator(sector),
+            lambda value, y: value,
+            lambda y: unfold_sector(y, sector),
         )

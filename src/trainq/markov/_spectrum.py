@@ -9,7 +9,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from . import _lapack
-from ._chains import AbstractChain, Sector, inverse_root, require_reversible
+from ._chains import AbstractChain, Sector, require_reversible
+from ._forms import bilinear_form, solver_of
+from ._generators import inverse_root
+from ._solvers import Direct
 
 
 class SlowestMode(eqx.Module):
@@ -53,7 +56,7 @@ def spectral_gap(
     sector is asked for, or too large for a dense eigenproblem.
     """
     require_reversible(chain, "spectral gap")
-    gaps = [_lowest(chain, s)[0] for s in chain.sectors(sector)]
+    gaps = [_lowest(chain, s, Direct())[0] for s in chain.sectors(sector)]
     return jnp.min(jnp.stack(gaps))
 
 
@@ -80,25 +83,44 @@ def slowest_mode(chain: AbstractChain) -> SlowestMode:
     **Raises:** as `trainq.markov.spectral_gap`.
     """
     require_reversible(chain, "slowest mode")
-    found = [_lowest(chain, s) for s in chain.sectors()]
+    return find_slowest(chain, Direct())
+
+
+def find_slowest(chain: AbstractChain, solver: Direct) -> SlowestMode:
+    found = [_lowest(chain, s, solver) for s in chain.sectors()]
     gaps = jnp.stack([gap for gap, _ in found])
     which = jnp.argmin(gaps)
     y = jnp.stack([y for _, y in found])[which]
     psi = y / jnp.linalg.norm(y) * inverse_root(chain.log_stationary)
+    psi = chain.relax(psi[:, None], gaps[which] * psi[:, None])[:, 0]
     is_odd = (which == 1) & jnp.asarray(len(found) > 1)
     return SlowestMode(gaps[which], _no_derivative("slowest mode", psi), is_odd)
 
 
-def _lowest(chain: AbstractChain, sector: Sector | None) -> tuple[Array, Array]:
-    problem = chain.eigen_problem(sector)
+def _lowest(
+    chain: AbstractChain, sector: Sector | None, solver: Direct
+) -> tuple[Array, Array]:
+    # The slowest mode is the largest one of the resolvent L⁺, and 1/λ its eigenvalue.
+    # An eigenvalue of L itself would be known up to an absolute error of ε, and a gap
+    # of that size not at all.
+    generator, gap, lift = chain.eigen_problem(sector)
+    identity = jnp.eye(generator.n_states, dtype=generator.log_law.dtype)
+    null = lax.stop_gradient(generator.null)
+    others = identity if null is None else identity - jnp.outer(null, null)
+    solve = solver_of(lax.stop_gradient(generator), solver, len(others))
+    inverse, stats, _ = solve(others)
+    inverse = inverse if null is None else others @ inverse
     # Never differentiate eigh: its derivative divides by differences of eigenvalues.
-    # The first derivative of the Rayleigh quotient at a fixed eigenvector is that of
-    # the eigenvalue (Hellmann and Feynman), and λ_min is concave in the matrix.
-    vectors = _lapack.eigenvectors(lax.stop_gradient(problem.matrix))
-    y = vectors[:, 0]
-    value = y @ problem.matrix @ y
-    gap = jnp.where(value > 2.5, jnp.inf, problem.gap(value, y))
-    return gap, lax.stop_gradient(problem.lift(y))
+    # The first derivative of the form at a fixed eigenvector is that of the eigenvalue
+    # (Hellmann and Feynman), and the smallest one of L is concave in the matrix.
+    y = _lapack.eigenvectors((inverse + inverse.T) / 2)[:, -1]
+    y = y if null is None else y - null * (null @ y)
+    slowest = bilinear_form(generator, y[:, None], solver=solver).value[0]
+    # No rate is above two, and of constants alone there is none.
+    some = slowest > 0.25
+    found = gap(1 / jnp.where(some, slowest, 1), y)
+    found = jnp.where(some, found, jnp.inf)
+    return jnp.where(stats.ok, found, jnp.nan), lax.stop_gradient(lift(y))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -2,6 +2,7 @@
 even-odd elimination where the structure allows."""
 
 import abc
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -9,6 +10,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .._spins import parity, spread, xor
+
+
+Pairing = Literal["diagonal", "gram"]
+
+
+def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Array:
+    """`⟨a_i, b_j⟩` for `i = j`, or for all pairs."""
+    return jnp.sum(a * b, axis=0) if pairing == "diagonal" else a.T @ b
 
 
 class AbstractSystem(eqx.Module):
@@ -52,16 +61,17 @@ class AbstractSystem(eqx.Module):
         return y
 
 
-class AbstractFlipSystem(AbstractSystem):
-    """`L + φφᵀ` of single flips, scaled to a unit diagonal.
+class AbstractScaledSystem(AbstractSystem):
+    """`L + φφᵀ`, scaled to a unit diagonal.
 
-    With `D` the diagonal of `L` and `ŷ = D^½ y`, the system `L y = b` becomes
-    `(I - Ĥ) ŷ = D^-½ b`. Constants are solved apart: on them the operator is `φφᵀ`.
+    With `D` the diagonal of `L`, the rates at which states are left, and `ŷ = D^½ y`,
+    the system `L y = b` becomes `(I - Ĥ) ŷ = D^-½ b`. States that are left rarely then
+    weigh as much as others, and it is as far from singular as the chain of its jumps.
+    Constants are solved apart: on them the operator is `φφᵀ`.
     """
 
     root: eqx.AbstractVar[Float[Array, " states"]]  # D^½
     null: eqx.AbstractVar[Float[Array, " states"] | None]  # φ
-    hops: eqx.AbstractVar[Array]
 
     def _scaled(self, b: Array) -> Array:
         if self.null is not None:
@@ -75,15 +85,76 @@ class AbstractFlipSystem(AbstractSystem):
         return y + jnp.outer(self.null, _overlap(self.null, b - y))
 
     @property
-    def products(self) -> int:
-        return self.hops.size
-
-    @property
     def _scaled_null(self) -> Float[Array, " states"] | None:
         return None if self.null is None else self.root * self.null
 
+    def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
+        return self._scaled(b)
 
-class JacobiFlips(AbstractFlipSystem):
+    def prolong(
+        self, y: Float[Array, "n k"], b: Float[Array, "states k"]
+    ) -> Float[Array, "states k"]:
+        return self._unscaled(y, b)
+
+
+class GramSystem(AbstractScaledSystem):
+    """One layer of a two-block kernel, `D^-½ (I - BᵀB) D^-½`."""
+
+    overlap: Float[Array, "rows n"]
+    root: Float[Array, " n"]
+    null: Float[Array, " n"] | None
+    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+
+    @property
+    def n_states(self) -> int:
+        return self.root.shape[0]
+
+    @property
+    def products(self) -> int:
+        return 2 * self.overlap.size
+
+    @property
+    def assembly(self) -> int:
+        return self.overlap.size * self.n_states
+
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        y = y / self.root[:, None]
+        return (y - self.overlap.T @ (self.overlap @ y)) / self.root[:, None]
+
+    def dense(self) -> Float[Array, "n n"]:
+        across = self.overlap / self.root[None, :]
+        # The diagonal is one by construction, and not what subtraction leaves of it.
+        # A mask, and no loop over rows: that would keep a copy of the matrix.
+        on = jnp.arange(self.n_states)
+        matrix = jnp.where(on[:, None] == on[None, :], 1, -(across.T @ across))
+        return _shifted(matrix, self._scaled_null)
+
+
+class DenseSystem(AbstractScaledSystem):
+    """Any chain, as a scaled matrix, `I - Ĥ`."""
+
+    hops: Float[Array, "n n"]
+    root: Float[Array, " n"]
+    null: Float[Array, " n"] | None
+    is_symmetric: bool = eqx.field(static=True)
+
+    @property
+    def n_states(self) -> int:
+        return self.root.shape[0]
+
+    @property
+    def products(self) -> int:
+        return self.hops.size
+
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        return y - self.hops @ y
+
+    def dense(self) -> Float[Array, "n n"]:
+        identity = jnp.eye(self.n_states, dtype=self.hops.dtype)
+        return _shifted(identity - self.hops, self._scaled_null)
+
+
+class JacobiFlips(AbstractScaledSystem):
     """The scaled system itself, `I - Ĥ`."""
 
     root: Float[Array, " states"]
@@ -96,6 +167,10 @@ class JacobiFlips(AbstractFlipSystem):
     def n_states(self) -> int:
         return self.root.shape[0]
 
+    @property
+    def products(self) -> int:
+        return self.hops.size
+
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return y - hop(self.hops, self.masks, y)
 
@@ -105,16 +180,8 @@ class JacobiFlips(AbstractFlipSystem):
         matrix = jnp.eye(self.n_states, dtype=self.hops.dtype)
         return _shifted(matrix.at[rows, columns].add(-self.hops), self._scaled_null)
 
-    def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
-        return self._scaled(b)
 
-    def prolong(
-        self, y: Float[Array, "n k"], b: Float[Array, "states k"]
-    ) -> Float[Array, "states k"]:
-        return self._unscaled(y, b)
-
-
-class EvenOddFlips(AbstractFlipSystem):
+class EvenOddFlips(AbstractScaledSystem):
     """The scaled system with half of its states eliminated.
 
     If every mask has an odd number of bits, each hop changes the parity of the state
@@ -141,6 +208,10 @@ class EvenOddFlips(AbstractFlipSystem):
     @property
     def n_states(self) -> int:
         return self.hops.shape[-1]
+
+    @property
+    def products(self) -> int:
+        return self.hops.size
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         # A loop of two, so that the compiler does not fuse the two products: it would
@@ -177,7 +248,7 @@ def flip_system(
     hops: Float[Array, "masks states"],
     null: Float[Array, " states"] | None,
     masks: tuple[int, ...],
-) -> AbstractFlipSystem:
+) -> AbstractSystem:
     """The system of `L = diag(diagonal) - Σ_i hops_i X_i`, with `X_i` the exclusive or
     by `masks[i]`."""
     root = jnp.sqrt(diagonal)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from ._chains import (
     AbstractChain,
     EigenProblem,
     Sector,
+    check_dense,
+    dense_generator,
+    fold_bulk,
     fold_sector,
-    inverse_root,
-    killed,
     scale,
     unfold_sector,
 )
@@ -23,31 +24,19 @@ from ._forms import (
     Pairing,
     bilinear_form,
     column_size,
-    pair,
     solver_of,
     total,
 )
-from ._functions import AbstractFunctions
-from ._generators import DenseGenerator, GramGenerator
+from ._functions import AbstractFunctions, Table
+from ._generators import DenseGenerator, GramGenerator, inverse_root
 from ._polynomials import Contraction, Exchange, WindowPolynomial, polynomial_form
 from ._solvers import AbstractStrategy, SolverStats, worst
+from ._systems import pair
 
 
 Scan = Literal["random", "palindromic", "alternating"]
-
-
-class _Layers(NamedTuple):
-    """One symmetry sector of the chain, seen from the layer that it reduces to.
-
-    `across` is `B` or `Bᵀ`: it maps functions of our `own` layer to the `other`.
-    """
-
-    across: Float[Array, "other own"]
-    null: Float[Array, " own"] | None
-
-    @property
-    def generator(self) -> GramGenerator:
-        return GramGenerator(overlap=self.across, null=self.null)
+# States up to which all functions fit into a table: 64 MiB for a thousand of them.
+_MAX_TABLE = 2**13
 
 
 class TwoBlockChain(AbstractChain):
@@ -133,14 +122,23 @@ class TwoBlockChain(AbstractChain):
         n_visible, n_hidden = self._shape
         return (n_hidden <= n_visible) != larger
 
-    def _layers(self, sector: Sector | None, on_hidden: bool) -> _Layers:
+    def _layer(self, sector: Sector | None, on_hidden: bool) -> GramGenerator:
+        """One symmetry sector of the chain, seen from the layer that it reduces to. Its
+        `overlap` is `B` or `Bᵀ`: it maps functions of this layer to the other."""
         joint, visible, hidden = self._log_laws()
-        across = jnp.exp(joint - (visible[:, None] + hidden[None, :]) / 2)
-        log_own = hidden if on_hidden else visible
-        across = across if on_hidden else across.T
-        across = fold_sector(fold_sector(across, sector).T, sector).T
-        null = fold_sector(jnp.exp(log_own / 2), sector)
-        return _Layers(across, None if sector == "odd" else null)
+        whole = jnp.exp(joint - (visible[:, None] + hidden[None, :]) / 2)
+        own, other = (hidden, visible) if on_hidden else (visible, hidden)
+        whole = whole if on_hidden else whole.T
+        folded = fold_sector(fold_sector(whole, sector).T, sector).T
+        if sector is not None:
+            # A class {x, -x} has the law of both its members.
+            own, other = (x[: x.size // 2] + math.log(2) for x in (own, other))
+        return GramGenerator(
+            overlap=folded,
+            log_law=own,
+            log_other=other,
+            whole=whole if sector == "odd" else None,
+        )
 
     def layer_means(self, f: Float[Array, "states n_obs"]) -> tuple[Array, Array]:
         """`E[f | v]` and `E[f | h]`."""
@@ -156,15 +154,22 @@ class TwoBlockChain(AbstractChain):
 
     def _moments(
         self, f: AbstractFunctions, pairing: Pairing
-    ) -> tuple[Array, Array, Array]:
-        """`√π(v) E[f̃ | v]`, `√π(h) E[f̃ | h]` and the covariance of `f`: that of its
-        means given `v`, and the mean of that given `v`."""
+    ) -> tuple[Array, Array, Array, Array]:
+        """`√π(v) E[f̃ | v]`, `√π(h) E[f̃ | h]`; the covariance of `f`, that of its means
+        given `v` and the mean of that given `v`; and what was taken off the means."""
+        if self.n_states <= _MAX_TABLE:
+            # Closed forms know the means up to `ε`, and in the cold all that matters
+            # may be smaller: a sum over the states that differ from the most frequent
+            # one knows every digit of it.
+            table = f.table()
+            f = Table(table - table[jnp.argmax(self.log_stationary)][None])
         on_visible, on_hidden = f.layer_means(self)
         within = f.covariance_given_visible(self, on_visible, pairing)
         mean = (jnp.exp(self.log_visible) @ on_visible)[None]
         on_visible = scale(jnp.exp(self.log_visible / 2), on_visible - mean)
         on_hidden = scale(jnp.exp(self.log_hidden / 2), on_hidden - mean)
-        return on_visible, on_hidden, within + pair(on_visible, on_visible, pairing)
+        covariance = within + pair(on_visible, on_visible, pairing)
+        return on_visible, on_hidden, covariance, jnp.abs(mean[0])
 
     def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
         checked = super().sectors(sector)
@@ -193,15 +198,27 @@ class TwoBlockChain(AbstractChain):
         sector: Sector | None,
         guess: Any = None,
     ) -> Form:
-        on_visible, on_hidden, outer = self._moments(f, pairing)
+        on_visible, on_hidden, outer, offset = self._moments(f, pairing)
         size = jnp.maximum(column_size(on_visible), column_size(on_hidden))
         sectors, reduced_on_hidden = self.sectors(sector), self._on_hidden()
         forms = []
         for s, start in zip(sectors, guess or [None] * len(sectors), strict=True):
-            layers = self._layers(s, reduced_on_hidden)
+            layer = self._layer(s, reduced_on_hidden)
             f_v, f_h = fold_sector(on_visible, s), fold_sector(on_hidden, s)
             own, other = (f_h, f_v) if reduced_on_hidden else (f_v, f_h)
-            pulled = layers.across.T @ other
+            pulled = layer.overlap.T @ other
+            # What the rounding errors in `own` and in `pulled` are proportional to.
+            bulk_v, bulk_h = (
+                fold_bulk(jnp.abs(f) + jnp.outer(jnp.exp(log_law / 2), offset), s)
+                for f, log_law in (
+                    (on_visible, self.log_visible),
+                    (on_hidden, self.log_hidden),
+                )
+            )
+            bulk, other_bulk = (
+                (bulk_h, bulk_v) if reduced_on_hidden else (bulk_v, bulk_h)
+            )
+            bulk = bulk + jnp.abs(layer.overlap).T @ other_bulk
             match self.scan:
                 case "random":
                     outer = outer + pair(other, other, pairing)
@@ -215,11 +232,12 @@ class TwoBlockChain(AbstractChain):
                     sides = (own, pulled) if reduced_on_hidden else (pulled, own)
             forms.append(
                 bilinear_form(
-                    layers.generator,
+                    layer,
                     *sides,
                     pairing=pairing,
                     solver=solver,
                     size=size,
+                    bulk=bulk,
                     guess=start,
                 )
             )
@@ -239,18 +257,18 @@ class TwoBlockChain(AbstractChain):
     def window_variance(
         self, f: AbstractFunctions, window: int, sector: Sector | None = None
     ) -> Float[Array, " n_obs"]:
-        on_visible, on_hidden, variance = self._moments(f, "diagonal")
+        on_visible, on_hidden, variance, _ = self._moments(f, "diagonal")
         polynomial = WindowPolynomial(window, divided=True)
         out = variance / window
         for s in self.sectors(sector):
-            layers = self._layers(s, on_hidden=True)
-            contraction = Contraction(generator=layers.generator, lowest=0)
+            layer = self._layer(s, on_hidden=True)
+            contraction = Contraction(generator=layer, lowest=0)
             f_v, f_h = fold_sector(on_visible, s), fold_sector(on_hidden, s)
-            pulled = layers.across.T @ f_v
+            pulled = layer.overlap.T @ f_v
             match self.scan:
                 case "random":
                     both = jnp.concatenate([f_v, f_h]) / math.sqrt(2)
-                    exchange = Exchange(overlap=layers.across)
+                    exchange = Exchange(overlap=layer.overlap)
                     form = polynomial_form(exchange, polynomial, both)
                 case "palindromic":
                     whole = WindowPolynomial(window)
@@ -274,10 +292,12 @@ class TwoBlockChain(AbstractChain):
             """`(I - M)⁻¹ r` on the smaller layer."""
             own = self.log_hidden if on_hidden else self.log_visible
             u, whole = scale(jnp.exp(own / 2), r), jnp.zeros_like(r)
+            offset = jnp.abs(f[jnp.argmax(self.log_stationary)])
+            bulk = scale(jnp.exp(own / 2), jnp.abs(r) + offset[None])
             for s in self.sectors():
-                generator = self._layers(s, on_hidden).generator
-                solve = solver_of(generator, solver, r.shape[1], column_size(u))
-                y, found, _ = solve(fold_sector(u, s))
+                layer = self._layer(s, on_hidden)
+                solve = solver_of(layer, solver, r.shape[1], column_size(u))
+                y, found, _ = solve(fold_sector(u, s), bulk=fold_bulk(bulk, s))
                 whole = whole + unfold_sector(y, s)
                 stats.append(found)
             x = scale(inverse_root(own), whole)
@@ -305,17 +325,20 @@ class TwoBlockChain(AbstractChain):
         return self.centre(f + layers), worst(stats)
 
     def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
-        return killed(self.matrix(), self.log_stationary, target, self.is_reversible)
+        return dense_generator(
+            self.matrix(), self.log_stationary, self.is_reversible, target
+        )
 
     def eigen_problem(self, sector: Sector | None) -> EigenProblem:
         # The modes are those of the layer: with BᵀB y = σ² y the palindromic chain has
         # eigenvalue σ², on functions of h; the random one has (1 + σ)/2, on the sum of
         # y and of its image By/σ on the other layer.
         on_hidden = self._on_hidden(larger=1 in self._shape)
-        layers = self._layers(sector, on_hidden)
+        check_dense(self._shape[on_hidden])
+        layer = self._layer(sector, on_hidden)
 
         def image_of(y):
-            image = layers.across @ y
+            image = layer.overlap @ y
             squared = image @ image
             # Where the layers are independent σ = 0, and rounding is all there is.
             correlated = squared > (16 * jnp.finfo(image.dtype).eps) ** 2
@@ -346,4 +369,4 @@ class TwoBlockChain(AbstractChain):
             mode = h + v if self.scan == "random" else palindromic
             return mode.reshape(-1)
 
-        return EigenProblem(layers.generator.dense(shift=3.0), gap, lift)
+        return EigenProblem(layer, gap, lift)

@@ -1,0 +1,162 @@
+"""Elimination without subtraction: right in every digit, however slowly a chain mixes.
+
+A system `(I - P) x = f` is given here by the rates `P(i, j)` between different states
+and the rates at which states leak out of the system; the diagonal, which is what all of
+these add up to, is never formed. Eliminating state `i`, with `s_i` the sum of its rates
+to the states that are left and out of the system, censors the chain: the others get
+
+    P(j, l) + P(j, i) P(i, l) / s_i,        leak(j) + P(j, i) leak(i) / s_i,
+
+and the next pivot is again a sum. All numbers are positive and none is subtracted, so
+that every entry of the factors has a small relative error, at any temperature and for
+any chain, reversible or not. Ordinary elimination knows pivots up to an absolute error
+of `ε`, and a chain that mixes more slowly than that is singular to it.
+
+States are eliminated from the rarest one to the most frequent, where `x` is zero if
+nothing leaks.
+
+Sources: Grassmann, Taksar and Heyman, *Regenerative analysis and steady state
+distributions for Markov chains*, Oper. Res. 33, 1107, 1985; O'Cinneide, *Entrywise
+perturbation theory and error analysis for Markov chains*, Numer. Math. 65, 109, 1993.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+
+# States eliminated by vector operations between two matrix products.
+_BLOCK = 32
+
+
+class Factors(NamedTuple):
+    """`I - P = (I - lower) diag(pivots) (I - upper)`, of the states in `order`."""
+
+    lower: Float[Array, "n n"]
+    upper: Float[Array, "n n"]
+    pivots: Float[Array, " n"]
+    order: Int[Array, " n"]
+    is_regular: Bool[Array, ""]
+
+
+def eliminate(
+    rates: Float[Array, "n n"],
+    leak: Float[Array, " n"] | None,
+    order: Int[Array, " n"],
+) -> Factors:
+    """The factors of `I - P`.
+
+    **Arguments:**
+
+    - `rates`: `P(i, j)`; the diagonal is not looked at.
+    - `leak`: the rate out of the system from each state, or None if nothing leaks.
+    - `order`: in which the states are eliminated.
+
+    **Returns:** the factors. They are not regular if some states cannot be left for
+    those after them, and nothing that is computed with them is then of use.
+    """
+    n = rates.shape[0]
+    block = min(_BLOCK, n)
+    size = -(-n // block) * block
+    matrix = rates[order][:, order]
+    out = jnp.zeros(n, matrix.dtype) if leak is None else leak[order]
+    # The leak is one more column; states that fill up the last block do nothing else.
+    matrix = jnp.pad(matrix, ((0, size - n), (0, size - n)))
+    out = jnp.pad(out, (0, size - n), constant_values=1)
+    matrix = jnp.concatenate([matrix, out[:, None]], axis=1)
+    rows, columns = jnp.arange(size), jnp.arange(size + 1)
+    offsets = jnp.arange(block)
+    identity = jnp.eye(block, dtype=matrix.dtype)
+
+    def step(k, carry):
+        matrix, pivots = carry
+        first = k * block
+        here = lax.dynamic_slice(matrix, (first, 0), (block, size + 1))
+        beyond = jnp.where(columns[None, :] >= first + block, here, 0)
+        inner = lax.dynamic_slice(here, (0, first), (block, block))
+
+        def one(i, carry):
+            inner, out, found = carry
+            after = offsets > i
+            row = jnp.where(after, inner[i], 0)
+            pivot = jnp.sum(row) + out[i]
+            found = found.at[i].set(pivot)
+            share = jnp.where(after, inner[:, i], 0) / jnp.where(pivot > 0, pivot, 1)
+            return inner + share[:, None] * row[None, :], out + share * out[i], found
+
+        start = (inner, jnp.sum(beyond, axis=1), jnp.zeros(block, matrix.dtype))
+        inner, _, found = lax.fori_loop(0, block, one, start)
+        divisor = jnp.where(found > 0, found, 1)
+        lower = jnp.tril(inner, -1) / divisor[None, :]
+        upper = jnp.triu(inner, 1) / divisor[:, None]
+        right = _solve(identity - lower, beyond, lower=True)
+        below = lax.dynamic_slice(matrix, (0, first), (size, block))
+        below = jnp.where(rows[:, None] >= first + block, below, 0)
+        left = _solve((identity - upper).T, below.T, lower=True).T / divisor[None, :]
+        matrix = matrix + left @ right
+        # Factors are kept in place of what was eliminated.
+        kept = jnp.where(columns[None, :] >= first + block, right, 0)
+        kept = kept / divisor[:, None]
+        kept = lax.dynamic_update_slice(kept, lower + upper, (0, first))
+        old = jnp.where(columns[None, :] < first, here, kept)
+        matrix = lax.dynamic_update_slice(matrix, old, (first, 0))
+        tall = lax.dynamic_slice(matrix, (0, first), (size, block))
+        tall = jnp.where(rows[:, None] >= first + block, left, tall)
+        matrix = lax.dynamic_update_slice(matrix, tall, (0, first))
+        return matrix, lax.dynamic_update_slice(pivots, found, (first,))
+
+    carry = (matrix, jnp.zeros(size, matrix.dtype))
+    matrix, pivots = lax.fori_loop(0, size // block, step, carry)
+    square, pivots = matrix[:n, :n], pivots[:n]
+    needed = pivots if leak is not None else pivots[:-1]
+    return Factors(
+        lower=jnp.tril(square, -1),
+        upper=jnp.triu(square, 1),
+        pivots=pivots,
+        order=order,
+        is_regular=jnp.all(needed > 0) & jnp.all(jnp.isfinite(square)),
+    )
+
+
+def _solve(matrix: Array, b: Array, *, lower: bool, transpose: bool = False) -> Array:
+    # Off the diagonal `matrix` is not positive: back substitution only adds.
+    return jax.scipy.linalg.solve_triangular(
+        matrix, b, trans=int(transpose), lower=lower, unit_diagonal=True
+    )
+
+
+def solve(
+    factors: Factors, f: Float[Array, "n k"], transpose: bool = False
+) -> Float[Array, "n k"]:
+    """The solution of `(I - P) x = f`, or of `(I - P)ᵀ x = f`.
+
+    Where nothing leaks, `f` at the last state is taken to be what makes the system
+    solvable, and `x` is zero there.
+    """
+    identity = jnp.eye(f.shape[0], dtype=f.dtype)
+    lower, upper = identity - factors.lower, identity - factors.upper
+    pivots = factors.pivots[:, None]
+    inverse = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
+    f = f[factors.order]
+    if transpose:
+        x = inverse * _solve(upper, f, lower=False, transpose=True)
+        x = _solve(lower, x, lower=True, transpose=True)
+    else:
+        x = inverse * _solve(lower, f, lower=True)
+        x = _solve(upper, x, lower=False)
+    return jnp.zeros_like(x).at[factors.order].set(x)
+
+
+def stationary_law(factors: Factors) -> Float[Array, " n"]:
+    """The law `π = π P` of a chain that leaks nothing: expected visits between two
+    visits to the last state, divided by their sum."""
+    n = factors.order.shape[0]
+    last = jnp.zeros((n, 1), factors.lower.dtype).at[-1].set(1)
+    identity = jnp.eye(n, dtype=factors.lower.dtype)
+    visits = _solve(identity - factors.lower, last, lower=True, transpose=True)[:, 0]
+    # Summed up from the rarest.
+    law = visits / jnp.sum(visits)
+    return jnp.zeros_like(law).at[factors.order].set(law)
