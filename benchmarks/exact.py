@@ -64,11 +64,18 @@ def transition(pi, m, kernel):
         return arb_mat(p)
     hidden = 1 << (n - m)
     # E_V redraws the visible units, E_H the hidden ones.
-    by_h = [sum((pi[v * hidden + h] for v in range(1 << m)), zero) for h in range(hidden)]
-    by_v = [sum((pi[v * hidden + h] for h in range(hidden)), zero) for v in range(1 << m)]
+    by_h = [
+        sum((pi[v * hidden + h] for v in range(1 << m)), zero) for h in range(hidden)
+    ]
+    by_v = [
+        sum((pi[v * hidden + h] for h in range(hidden)), zero) for v in range(1 << m)
+    ]
     e_v = arb_mat(
         [
-            [pi[y] / by_h[y % hidden] if x % hidden == y % hidden else 0 for y in range(size)]
+            [
+                pi[y] / by_h[y % hidden] if x % hidden == y % hidden else 0
+                for y in range(size)
+            ]
             for x in range(size)
         ]
     )
@@ -96,7 +103,9 @@ def times(pi, p, f):
     row = arb_mat([pi])
     ones = arb_mat([[1]] * size)
     centred = f - ones * (row * f)
-    identity = arb_mat(size, size, [int(i == j) for i in range(size) for j in range(size)])
+    identity = arb_mat(
+        size, size, [int(i == j) for i in range(size) for j in range(size)]
+    )
     x = (identity - p + ones * row).solve(centred)
     return [
         sum((pi[s] * centred[s, a] * x[s, a] for s in range(size)), arb(0))

@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ._lapack import one_by_one
+
 
 # States eliminated by vector operations between two matrix products.
 _BLOCK = 32
@@ -42,6 +44,7 @@ class Factors(NamedTuple):
     is_regular: Bool[Array, ""]
 
 
+@one_by_one
 def eliminate(
     rates: Float[Array, "n n"],
     leak: Float[Array, " n"] | None,
@@ -128,35 +131,52 @@ def _solve(matrix: Array, b: Array, *, lower: bool, transpose: bool = False) -> 
     )
 
 
-def solve(
-    factors: Factors, f: Float[Array, "n k"], transpose: bool = False
-) -> Float[Array, "n k"]:
-    """The solution of `(I - P) x = f`, or of `(I - P)ᵀ x = f`.
+def _parts(factors: Factors) -> tuple[Array, Array, Array]:
+    """`I - lower`, `I - upper`, and one over the pivots: zero where there is none."""
+    identity = jnp.eye(factors.order.shape[0], dtype=factors.lower.dtype)
+    some = factors.pivots > 0
+    inverse = jnp.where(some, 1 / jnp.where(some, factors.pivots, 1), 0)
+    return identity - factors.lower, identity - factors.upper, inverse[:, None]
+
+
+@one_by_one
+def solve(factors: Factors, f: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """The solution of `(I - P) x = f`.
 
     Where nothing leaks, `f` at the last state is taken to be what makes the system
     solvable, and `x` is zero there.
     """
-    identity = jnp.eye(f.shape[0], dtype=f.dtype)
-    lower, upper = identity - factors.lower, identity - factors.upper
-    pivots = factors.pivots[:, None]
-    inverse = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
-    f = f[factors.order]
-    if transpose:
-        x = inverse * _solve(upper, f, lower=False, transpose=True)
-        x = _solve(lower, x, lower=True, transpose=True)
-    else:
-        x = inverse * _solve(lower, f, lower=True)
-        x = _solve(upper, x, lower=False)
+    lower, upper, inverse = _parts(factors)
+    x = inverse * _solve(lower, f[factors.order], lower=True)
+    x = _solve(upper, x, lower=False)
     return jnp.zeros_like(x).at[factors.order].set(x)
 
 
-def stationary_law(factors: Factors) -> Float[Array, " n"]:
-    """The law `π = π P` of a chain that leaks nothing: expected visits between two
-    visits to the last state, divided by their sum."""
+@one_by_one
+def solve_transposed(factors: Factors, f: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """The solution of `(I - P)ᵀ x = f`, with the same conventions."""
+    lower, upper, inverse = _parts(factors)
+    x = inverse * _solve(upper, f[factors.order], lower=False, transpose=True)
+    x = _solve(lower, x, lower=True, transpose=True)
+    return jnp.zeros_like(x).at[factors.order].set(x)
+
+
+@one_by_one
+def log_stationary_law(factors: Factors) -> Float[Array, " n"]:
+    """`log π` for the law `π = π P` of a chain that leaks nothing: the expected visits
+    to each state between two visits to the last one, divided by their sum.
+
+    In logarithms, because laws may span more than the range of numbers.
+    """
     n = factors.order.shape[0]
-    last = jnp.zeros((n, 1), factors.lower.dtype).at[-1].set(1)
-    identity = jnp.eye(n, dtype=factors.lower.dtype)
-    visits = _solve(identity - factors.lower, last, lower=True, transpose=True)[:, 0]
-    # Summed up from the rarest.
-    law = visits / jnp.sum(visits)
+    moves = jnp.log(factors.lower)
+    start = jnp.full(n, -jnp.inf, moves.dtype).at[-1].set(0)
+
+    def one(k, visits):
+        i = n - 2 - k
+        column = lax.dynamic_index_in_dim(moves, i, 1, keepdims=False)
+        return visits.at[i].set(jax.nn.logsumexp(column + visits))
+
+    visits = lax.fori_loop(0, n - 1, one, start)
+    law = visits - jax.nn.logsumexp(visits)
     return jnp.zeros_like(law).at[factors.order].set(law)
