@@ -153,7 +153,7 @@ def test_spins_have_a_sign(dtype):
     with pytest.raises(ValueError, match=message):
         check_spins(x, 3)
     with pytest.raises(ValueError, match=message):
-        as_spins(x, float)
+        as_spins(x, 3, float)
 
 
 def test_merge_broadcasts_leading_axes_and_casts():

@@ -124,32 +124,37 @@ def parity(n_bits: int) -> Bool[Array, " indices"]:
     return jax.lax.population_count(jnp.arange(2**n_bits)) % 2 == 1
 
 
-def as_spins(x: Shaped[Array, "*shape"], dtype) -> Num[Array, "*shape"]:
-    """Return `x` in another dtype, having checked that its own has both spins."""
+def as_spins(
+    x: Shaped[Array, "*batch n_units"], n_units: int | None, dtype=None
+) -> Num[Array, "*batch n_units"]:
+    """Return states in another dtype, having checked their shape and their own dtype.
+
+    **Raises:** `ValueError` for a wrong shape, or a dtype that lacks one of the spins.
+    """
+    x = jnp.asarray(x)
+    if x.ndim == 0 or (n_units is not None and x.shape[-1] != n_units):
+        raise ValueError(
+            f"States have shape (..., {'n_units' if n_units is None else n_units}), "
+            f"visible units first, but an array of shape {x.shape} was given."
+        )
     signed = (jnp.signedinteger, jnp.floating)
     if not any(jnp.issubdtype(x.dtype, kind) for kind in signed):
         raise ValueError(
             f"Spins are -1 or +1, but an array of {x.dtype} was given. Use floats or "
             "signed integers; convert bits with `2 * x.astype(float) - 1`."
         )
-    return x.astype(dtype)
+    return x if dtype is None else x.astype(dtype)
 
 
 def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "..."]:
     """Return `x`, having checked that it holds spin states.
 
-    **Raises:** `ValueError` for a wrong shape or dtype; a run-time error where a spin
-    is neither -1 nor +1.
+    **Raises:** as `as_spins`; a run-time error where a spin is neither -1 nor +1.
     """
-    x = jnp.asarray(x)
-    if x.ndim == 0 or (n_units is not None and x.shape[-1] != n_units):
-        raise ValueError(
-            f"States have shape (..., {'n_units' if n_units is None else n_units}), "
-            f"one spin for each unit, but an array of shape {x.shape} was given."
-        )
+    x = as_spins(x, n_units)
     return eqx.error_if(
         x,
-        jnp.any(jnp.abs(as_spins(x, x.dtype)) != 1),
+        jnp.any(jnp.abs(x) != 1),
         "Spins are -1 or +1, but another value was given. Convert 0/1 states with "
         "`2 * x - 1`.",
     )

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
 from .._numbers import whole_number
-from .._spins import check_enumerable, map_states, merge, spins
+from .._spins import as_spins, check_enumerable, map_states, merge, spins
 
 
 Block = Literal["visible", "hidden"]
@@ -88,6 +88,7 @@ class AbstractEnergyModel(eqx.Module):
 
         The default enumerates the states of the hidden units, at most 20 of them.
         """
+        v = as_spins(v, self.n_visible, self.dtype)
         check_enumerable(self.n_hidden, 20, "hidden units")
         hidden = spins(self.n_hidden, self.dtype)
 
@@ -95,7 +96,7 @@ class AbstractEnergyModel(eqx.Module):
             states = merge((v, hidden), self.dtype)
             return -jax.nn.logsumexp(-jax.vmap(energy_of(self))(states))
 
-        flat = jax.vmap(one)(v.reshape(-1, self.n_visible).astype(self.dtype))
+        flat = jax.vmap(one)(v.reshape(-1, self.n_visible))
         return flat.reshape(v.shape[:-1])
 
     # What follows has closed forms in the models that know them.
@@ -131,6 +132,7 @@ class AbstractEnergyModel(eqx.Module):
 
         Parameters are in the order of the model's leaves, each raveled in C order.
         """
+        x = as_spins(x, self.n_units, self.dtype)
         params, static = eqx.partition(self, eqx.is_inexact_array)
 
         def one(x):
@@ -146,13 +148,14 @@ class AbstractEnergyModel(eqx.Module):
         """The field on some units: each is up with probability `σ(2 field)` given all
         others, and to flip it costs the energy `2 x_i field_i`."""
 
+        x = as_spins(x, self.n_units, self.dtype)
         energy = energy_of(self)
 
         def one(x, unit):
             down, up = x.at[unit].set(-1), x.at[unit].set(1)
             return (energy(down) - energy(up)) / 2
 
-        flat = x.reshape(-1, self.n_units).astype(self.dtype)
+        flat = x.reshape(-1, self.n_units)
         fields = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(flat, units)
         return fields.reshape(*x.shape[:-1], units.shape[0])
 
@@ -182,6 +185,7 @@ class AbstractEnergyModel(eqx.Module):
 
         The default enumerates the `2**size` states of the block.
         """
+        x = as_spins(x, self.n_units)
         m = self.n_visible
         size = m if block == "visible" else self.n_hidden
         check_enumerable(size, 20, f"{block} block")

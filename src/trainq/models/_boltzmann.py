@@ -130,12 +130,7 @@ class BoltzmannMachine(AbstractEnergyModel):
         return upper + upper.T
 
     def _spins(self, x: Num[Array, "*batch n_units"]) -> Array:
-        if x.shape[-1] != self.n_units:
-            raise ValueError(
-                f"States of this model have shape (..., {self.n_units}), visible units "
-                f"first, but an array of shape {x.shape} was given."
-            )
-        return as_spins(x, self.dtype)
+        return as_spins(x, self.n_units, self.dtype)
 
     def energy(self, x: Num[Array, "*batch n_units"]) -> Float[Array, "*batch"]:
         """`-Σ_edges J_ij x_i x_j - Σ_i b_i x_i` for states of any leading shape."""

@@ -89,12 +89,7 @@ class RBM(AbstractEnergyModel):
         return RBM(self.weights.T, self.hidden_bias, self.visible_bias)
 
     def _split(self, x: Num[Array, "*batch n_units"]) -> tuple[Array, Array]:
-        if x.shape[-1] != self.n_units:
-            raise ValueError(
-                f"States of this model have shape (..., {self.n_units}), visible units "
-                f"first, but an array of shape {x.shape} was given."
-            )
-        x = as_spins(x, self.dtype)
+        x = as_spins(x, self.n_units, self.dtype)
         return x[..., : self.n_visible], x[..., self.n_visible :]
 
     def visible_field(
@@ -122,7 +117,7 @@ class RBM(AbstractEnergyModel):
 
     def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
         """`-Σ_j log(2 cosh(Wᵀ v + b)_j) - aᵀ v` of some visible states, nats."""
-        v = as_spins(v, self.dtype)
+        v = as_spins(v, self.n_visible, self.dtype)
         hidden = jnp.sum(log_2cosh(self.hidden_field(v)), axis=-1)
         return -hidden - _dot(v, self.visible_bias)
 
