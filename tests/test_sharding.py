@@ -96,3 +96,15 @@ def test_another_type_of_axis_is_refused():
     )
     with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"AxisType\.Auto"):
         spread(jnp.arange(8.0))
+
+
+@pytest.mark.parametrize(
+    "options", [("--fast",), pytest.param((), marks=pytest.mark.slow)]
+)
+def test_chains_on_a_mesh_are_those_on_one_device(options):
+    command = [sys.executable, str(SCRIPT.with_name("sharded_chains.py")), *options]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout.splitlines()[-1])
+    assert len(found) == (3 if options else 48)
+    assert all(found.values()), found
