@@ -35,6 +35,8 @@ def test_zero_signal_and_zero_noise_are_announced_by_infinities():
     assert snr([0.0], [1.0]).log_q == -jnp.inf
     assert snr([0.0], [1.0]).q == 0
     assert snr([1.0], [0.0]).q == jnp.inf == snr([1.0], [0.0]).log_q
+    nothing = snr([0.0], [0.0])
+    assert nothing.q == 0 and nothing.log_q == -jnp.inf
     assert snr([0.0, 1.0], [0.0, 1.0]).parameter_q.tolist() == [0, 1]
     slope = jax.grad(lambda s: tq.GradientSNR(s, jnp.ones(1), 1).log_q)(jnp.zeros(1))
     assert slope == 0

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 from ._chains import AbstractChain
 from ._forms import solver_of
 from ._generators import inverse_root
-from ._solvers import AbstractStrategy, Auto
+from ._solvers import AbstractStrategy, checked_strategy
 
 
 @eqx.filter_jit
@@ -44,7 +44,7 @@ def hitting_times(
         )
     target = eqx.error_if(target, ~jnp.any(target), "The target has no state in it.")
     outside = jnp.where(target, 0, jnp.ones_like(chain.log_stationary))
-    solve = solver_of(chain.killed_generator(target), solver or Auto(), 1)
+    solve = solver_of(chain.killed_generator(target), checked_strategy(solver), 1)
     y, _, _ = solve((outside * chain.root)[:, None])
     times = y * inverse_root(chain.log_stationary)[:, None]
     times = jnp.where(target[:, None], 0, times)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from ._chains import AbstractChain, Sector, scale
 from ._functions import Table
-from ._solvers import AbstractStrategy, Auto, SolverStats
+from ._solvers import AbstractStrategy, SolverStats, checked_strategy
 
 
 Convention = Literal["resolvent", "sokal"]
@@ -62,7 +62,7 @@ def solve_resolvent(
 ) -> ResolventSolution:
     """[`trainq.markov.resolvent`][], and the statistics of its solver."""
     columns = chain.centre(f).reshape(chain.n_states, -1)
-    x, stats = chain.resolvent(columns, solver=solver or Auto())
+    x, stats = chain.resolvent(columns, solver=checked_strategy(solver))
     return ResolventSolution(x.reshape(f.shape), stats)
 
 
@@ -95,7 +95,10 @@ def resolvent_trace(
     """
     columns = chain.centre(f).reshape(chain.n_states, -1)
     form = chain.resolvent_form(
-        Table(columns), pairing="diagonal", solver=solver or Auto(), sector=sector
+        Table(columns),
+        pairing="diagonal",
+        solver=checked_strategy(solver),
+        sector=sector,
     )
     return jnp.sum(form.value)
 
@@ -134,7 +137,7 @@ def asymptotic_covariance(
         )
     f = chain.centre(f)
     form = chain.resolvent_form(
-        Table(f), pairing="gram", solver=solver or Auto(), sector=sector
+        Table(f), pairing="gram", solver=checked_strategy(solver), sector=sector
     ).value
     noise = form + form.T
     if convention == "resolvent":

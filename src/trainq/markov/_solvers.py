@@ -85,6 +85,19 @@ class AbstractStrategy(eqx.Module):
         """
 
 
+def checked_strategy(solver: Any) -> AbstractStrategy:
+    """Return a strategy, `Auto()` for None; a `TypeError` for anything else."""
+    if solver is None:
+        return Auto()
+    if isinstance(solver, AbstractStrategy):
+        return solver
+    given = solver.__name__ if isinstance(solver, type) else repr(solver)
+    raise TypeError(
+        "solver is a strategy such as `Auto()`, `Direct()` or `ConjugateGradient()`, "
+        f"or None, but {given} was given."
+    )
+
+
 class AbstractSolver(AbstractStrategy):
     """A strategy that is a solver itself."""
 

@@ -1,11 +1,10 @@
 """Averages over a finite window of a chain: their exact bias and variance."""
 
-from numbers import Integral
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._numbers import whole_number
 from ..models._laws import require_law
 from ._chains import AbstractChain, Sector
 from ._forms import Form
@@ -63,7 +62,14 @@ def window_moments(
         Sachdeva and Vishnoi, *Faster algorithms via approximation theory*, Found.
         Trends Theor. Comput. Sci. 9, 125, 2014, for powers in `O(√K)` products.
     """
-    check_window_steps(window, burn_in)
+    window = whole_number("window", window, of="kernel steps")
+    burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
+    functions = jnp.asarray(f)
+    f = eqx.error_if(
+        functions,
+        ~jnp.all(jnp.isfinite(functions)),
+        "A function of the states is not finite: every state needs a value.",
+    )
     if law is None:
         columns = chain.centre(f).reshape(chain.n_states, -1)
         variance = chain.window_variance(Table(columns), window, sector)
@@ -98,14 +104,3 @@ def from_law(
     block = ConjugateGradient().block_size(chain.n_states, f.n_functions, dtype)
     moments = in_blocks(some, f, block).value
     return moments[:, 0], moments[:, 1]
-
-
-def check_window_steps(window: int, burn_in: int) -> None:
-    """Raise a `ValueError` if these are not numbers of steps."""
-    for name, value, least in (("window", window, 1), ("burn_in", burn_in, 0)):
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise ValueError(
-                f"{name} is a whole number of kernel steps, at least {least}, but "
-                f"{value!r} was given."
-            )

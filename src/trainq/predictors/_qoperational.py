@@ -1,17 +1,17 @@
 """The operational signal-to-noise ratio: that of an estimate which somebody runs."""
 
-from numbers import Integral
 from typing import Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from .._numbers import whole_number
 from .._spins import check_spins, state_index
 from ..markov import AbstractKernel
 from ..markov._functions import EnergyGradients
 from ..markov._kernels import checked_kernel
-from ..markov._windows import check_window_steps, from_law
+from ..markov._windows import from_law
 from ..models import AbstractEnergyModel
 from ..models._laws import check_law, gradient_of_kl, log_laws, require_law
 from ._snr import OperationalSNR
@@ -70,8 +70,10 @@ class QOperational(eqx.Module):
 
         **Raises:** `ValueError` for numbers that are not whole, or too small.
         """
-        check_window_steps(window, burn_in)
-        check_counts(chains=chains, batch=batch)
+        window = whole_number("window", window, of="kernel steps")
+        burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
+        chains = whole_number("chains", chains)
+        batch = None if batch is None else whole_number("batch", batch, of="samples")
         if isinstance(start, str):
             if start not in ("stationary", "uniform", "data"):
                 raise ValueError(
@@ -155,12 +157,3 @@ def data_variance(
         return jnp.zeros_like(means[0])
     centred = means - (data @ means)[None]
     return data @ centred**2 / batch
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise a `ValueError` if one of these is neither None nor a positive number."""
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, Integral) or value < 1):
-            raise ValueError(
-                f"{name} is a whole number, at least 1, but {value!r} was given."
-            )

@@ -1,16 +1,16 @@
 """The structural predictor of the gradient's signal-to-noise ratio."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from ..markov import AbstractKernel, AbstractStrategy, Auto
+from .._numbers import positive_number, whole_number
+from ..markov import AbstractKernel, AbstractStrategy
 from ..markov._functions import EnergyGradients
 from ..markov._kernels import checked_kernel
 from ..markov._resolvent import Convention, check_convention
+from ..markov._solvers import checked_strategy
 from ..models import AbstractEnergyModel, kl_gradient
 from ..models._laws import check_law, gradient_of_kl
 from ._snr import GradientSNR, RandomisedSNR
@@ -57,10 +57,10 @@ class QStruct(eqx.Module):
         unknown.
         """
         self.kernel = checked_kernel(kernel)
-        self.window = check_window(window)
+        self.window = positive_number("window", window, of="kernel steps")
         check_convention(convention)
         self.convention = convention
-        self.solver = solver or Auto()
+        self.solver = checked_strategy(solver)
 
     @eqx.filter_jit
     def __call__(
@@ -148,10 +148,7 @@ class QStruct(eqx.Module):
             Hutchinson, *A stochastic estimator of the trace of the influence matrix for
             Laplacian smoothing splines*, Commun. Stat. Simul. Comput. 19, 433, 1990.
         """
-        if n_probes < 2:
-            raise ValueError(
-                f"A standard error needs at least 2 probes, but {n_probes} was given."
-            )
+        n_probes = whole_number("n_probes", n_probes, 2)
         shape = (n_probes, EnergyGradients(model).n_functions)
         signs = jax.random.rademacher(key, shape, model.dtype)
         probes, _ = self._snr(model, data, EnergyGradients(model, signs))
@@ -219,13 +216,3 @@ class QStruct(eqx.Module):
             stats=form.stats,
         )
         return snr, form.guess
-
-
-def check_window(window: int | float) -> int | float:
-    """Return the window, or raise a `ValueError` if it is not a positive number."""
-    if not (math.isfinite(window) and window > 0):
-        raise ValueError(
-            f"The window is a positive number of kernel steps, but {window!r} was "
-            "given."
-        )
-    return window

@@ -3,10 +3,10 @@
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from .._numbers import positive_number
 from ..markov import AbstractKernel, slowest_mode, spectral_gap
 from ..markov._kernels import checked_kernel
 from ..models import AbstractEnergyModel, kl_gradient, observables
-from ._qstruct import check_window
 from ._snr import GradientSNR
 
 
@@ -41,7 +41,7 @@ class SingleGap(eqx.Module):
         **Raises:** `ValueError` if the window is not positive.
         """
         self.kernel = checked_kernel(kernel)
-        self.window = check_window(window)
+        self.window = positive_number("window", window, of="kernel steps")
         self.relevant = relevant
 
     @eqx.filter_jit

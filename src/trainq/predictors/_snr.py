@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -34,15 +35,9 @@ class AbstractSNR(eqx.Module):
 
     @property
     def log_q(self) -> Float[Array, "*batch"]:
-        """`log Q`, for a loss. It is `-inf` where the signal is zero, and its
-        derivative is taken to be zero there."""
-        return _log(self.signal) - _log(self.mse)
-
-    @property
-    def t_o(self) -> Float[Array, "*batch"]:
-        """`T_O = window · mse / 2`, in kernel steps: the noise with the window taken
-        out. In the resolvent convention it is `Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
-        return self.window * self.mse / 2
+        """`log Q`, for a loss. It is `-inf` where the signal is zero, whatever the
+        noise is, and its derivative is taken to be zero there."""
+        return _log_ratio(self.signal, self.mse)
 
     def __str__(self) -> str:
         """`Q` and what it is made of; of a batch, the ranges."""
@@ -84,6 +79,13 @@ class GradientSNR(AbstractSNR):
     def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
         """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
         return _ratio(self.parameter_signal, self.parameter_mse)
+
+    @property
+    def t_o(self) -> Float[Array, "*batch"]:
+        """`T_O = window · mse / 2`, in kernel steps, so that `Q = (K/2) ‖g‖² / T_O`:
+        `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of the variances less
+        in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`."""
+        return self.window * self.mse / 2
 
     def _remarks(self) -> list[str]:
         unsolved = self.stats is not None and not self.stats.ok.all()
@@ -179,6 +181,11 @@ class RandomisedSNR(AbstractSNR):
         return jnp.std(self.probe_mse, axis=-1, ddof=1) / math.sqrt(n_probes)
 
     @property
+    def t_o(self) -> Float[Array, "*batch"]:
+        """The estimate of `T_O = window · mse / 2`, in kernel steps."""
+        return self.window * self.mse / 2
+
+    @property
     def t_o_error(self) -> Float[Array, "*batch"]:
         """The standard error of `t_o`."""
         return self.window * self.mse_error / 2
@@ -193,18 +200,31 @@ def shown(x: Float[Array, "*batch"]) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
 
 
-def pool(snr: GradientSNR | OperationalSNR) -> GradientSNR:
+_SNR = TypeVar("_SNR", GradientSNR, OperationalSNR)
+
+
+def pool(snr: _SNR) -> _SNR:
     """The signal-to-noise ratio of a batch of models taken together.
 
     Signals and mean squared errors are summed over all leading axes:
     `Q_pool = Σ signal / Σ mse` is that of one gradient with a block for each model.
-    The statistics of the solver are not kept: look at them before.
+    The statistics of the solver are not kept: look at them before. Squared biases are
+    summed as well, so that the bias of the result is the length of those of the models.
     """
     n_parameters = snr.parameter_signal.shape[-1]
 
     def total(x):
         return jnp.sum(x.reshape(-1, n_parameters), axis=0)
 
+    if isinstance(snr, OperationalSNR):
+        return OperationalSNR(
+            parameter_signal=total(snr.parameter_signal),
+            parameter_bias=jnp.sqrt(total(snr.parameter_bias**2)),
+            parameter_variance=total(snr.parameter_variance),
+            parameter_data_variance=total(snr.parameter_data_variance),
+            window=snr.window,
+            chains=snr.chains,
+        )
     return GradientSNR(
         parameter_signal=total(snr.parameter_signal),
         parameter_mse=total(snr.parameter_mse),
@@ -220,6 +240,8 @@ def _ratio(signal: Array, mse: Array) -> Array:
     )
 
 
-def _log(x: Array) -> Array:
-    positive = x > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, x, 1)), -jnp.inf)
+def _log_ratio(signal: Array, mse: Array) -> Array:
+    some, noisy = signal > 0, (signal > 0) & (mse > 0)
+    log_signal = jnp.log(jnp.where(some, signal, 1))
+    log_ratio = log_signal - jnp.log(jnp.where(noisy, mse, 1))
+    return jnp.where(some, jnp.where(noisy, log_ratio, jnp.inf), -jnp.inf)
