@@ -87,16 +87,17 @@ def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
 
 
 def test_the_plan_is_searched_for_between_the_times_of_the_grid():
-    # The grid alone misses the best of all pairs by 11 %, and a search from its best
-    # entry alone by 3 %.
-    kernel, target, most = KERNELS["gibbs"], 37.0, 200
+    kernel, most = KERNELS["gibbs"], 200
     pairs = np.arange(most), np.arange(1, most + 1)
     everything = exact_table(kernel, MODEL, DATA, "uniform", None, *pairs, most)
-    best = everything.cheapest(target)
     on_grid = sampling.error_table(kernel, MODEL, DATA, max_steps=most)
-    assert on_grid.cheapest(target).cost > 1.05 * best.cost
-    plan = tq.plan_budget(kernel, MODEL, DATA, target, max_steps=most)
-    assert plan.cost == best.cost
+    # For 37 the grid alone misses the best of all pairs by 11 %, and a search from its
+    # best entry alone by 3 %; for 45 one round of the search by 2 %.
+    for target, missed in ((37.0, 1.05), (45.0, 1.03)):
+        best = everything.cheapest(target)
+        assert on_grid.cheapest(target).cost > missed * best.cost
+        plan = tq.plan_budget(kernel, MODEL, DATA, target, max_steps=most)
+        assert plan.cost == best.cost
 
 
 def test_the_best_for_a_cost_spends_no_more(table):

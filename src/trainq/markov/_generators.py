@@ -31,7 +31,8 @@ class AbstractGenerator(AbstractSystem):
     """
 
     log_law: eqx.AbstractVar[Float[Array, " n"]]
-    is_closed: eqx.AbstractVar[bool]
+    leak: eqx.AbstractVar[Float[Array, " n"] | None]
+    is_odd: eqx.AbstractVar[bool]
 
     @property
     def n_states(self) -> int:
@@ -41,6 +42,12 @@ class AbstractGenerator(AbstractSystem):
     def root(self) -> Float[Array, " n"]:
         """`√π`."""
         return jnp.exp(self.log_law / 2)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is about a chain that keeps its constants: not one that leaks, and
+        not the odd sector."""
+        return self.leak is None and not self.is_odd
 
     @property
     def null(self) -> Float[Array, " n"] | None:
@@ -100,8 +107,6 @@ class AbstractGenerator(AbstractSystem):
 class AbstractReversible(AbstractGenerator):
     """One whose Dirichlet form is a sum of products of differences."""
 
-    is_odd: eqx.AbstractVar[bool]
-
     def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return y * inverse_root(self.log_law)[:, None]
 
@@ -124,10 +129,6 @@ class FlipGenerator(AbstractReversible):
     masks: tuple[int, ...] = eqx.field(static=True)
     is_odd: bool = eqx.field(static=True, default=False)
     is_symmetric: bool = eqx.field(static=True, default=True, init=False)
-
-    @property
-    def is_closed(self) -> bool:
-        return self.leak is None and not self.is_odd
 
     @property
     def products(self) -> int:
@@ -179,16 +180,10 @@ class GramGenerator(AbstractReversible):
     overlap: Float[Array, "rows n"]
     log_law: Float[Array, " n"]
     log_other: Float[Array, " rows"]
-    whole: Float[Array, "all_rows all_states"] | None
+    whole: Float[Array, "all_rows all_states"] | None = None
+    is_odd: bool = eqx.field(static=True, default=False)
+    leak: None = eqx.field(static=True, default=None, init=False)
     is_symmetric: bool = eqx.field(static=True, default=True, init=False)
-
-    @property
-    def is_odd(self) -> bool:
-        return self.whole is not None
-
-    @property
-    def is_closed(self) -> bool:
-        return self.whole is None
 
     @property
     def products(self) -> int:
@@ -214,7 +209,7 @@ class GramGenerator(AbstractReversible):
         if self.is_odd:
             leaves = 1 - jnp.sum(self.overlap**2, axis=0)
             leaves = jnp.maximum(leaves, jnp.finfo(leaves.dtype).eps)
-            return GramSystem(self.overlap, jnp.sqrt(leaves), None)
+            return GramSystem(overlap=self.overlap, root=jnp.sqrt(leaves), null=None)
         # 1 - Σ_v p(h|v) p(v|h) = Σ_v (1 - p(h|v)) p(v|h), and where p(h|v) is near one
         # what is missing to it is the sum of the others.
         given = self._given_other()
@@ -226,7 +221,7 @@ class GramGenerator(AbstractReversible):
         leaves = jnp.sum(ratio_scaled(self.overlap, half) * missing, axis=0)
         # A layer of one state cannot be left.
         leaves = jnp.where(leaves > 0, leaves, 1)
-        return GramSystem(self.overlap, jnp.sqrt(leaves), self.null)
+        return GramSystem(overlap=self.overlap, root=jnp.sqrt(leaves), null=self.null)
 
     def rates(self):
         overlap, law = self.overlap, self.log_law
@@ -269,10 +264,6 @@ class DenseGenerator(AbstractReversible):
     is_odd: bool = eqx.field(static=True, default=False, init=False)
 
     @property
-    def is_closed(self) -> bool:
-        return self.leak is None
-
-    @property
     def products(self) -> int:
         return self.hops.size
 
@@ -294,7 +285,9 @@ class DenseGenerator(AbstractReversible):
     def system(self) -> AbstractSystem:
         root = jnp.sqrt(jnp.where(self.diagonal > 0, self.diagonal, 1))
         scaled = self.hops / (root[:, None] * root[None, :])
-        return DenseSystem(scaled, root, self.null, self.is_symmetric)
+        return DenseSystem(
+            hops=scaled, root=root, null=self.null, is_symmetric=self.is_symmetric
+        )
 
     def rates(self):
         half = (self.log_law[None, :] - self.log_law[:, None]) / 2
@@ -325,8 +318,8 @@ def without_subtraction(
     law = generator.log_law
     is_odd = rates.shape[0] != law.shape[0]
     null = generator.null
-    along = None if null is None else null @ b
-    if along is not None:
+    along = jnp.zeros(b.shape[1], b.dtype) if null is None else null @ b
+    if null is not None:
         b = b - jnp.outer(null, along)
     if is_odd:
         law, b = jnp.concatenate([law, law[::-1]]), unfold(b, -1)
@@ -334,7 +327,7 @@ def without_subtraction(
     y = solve(factors, b * inverse_root(law)[:, None]) * jnp.exp(law / 2)[:, None]
     if is_odd:
         y = fold(y, -1)
-    if along is not None:
+    if null is not None:
         y = y + jnp.outer(null, along - null @ y)
     is_regular = factors.is_regular & jnp.all(jnp.isfinite(y))
     return jnp.where(is_regular, y, 0), is_regular
@@ -362,7 +355,9 @@ def _both_sheets(same: Array, opposite: Array) -> Array:
     return jnp.block([[same, opposite[:, ::-1]], [opposite[::-1], same[::-1, ::-1]]])
 
 
-def _differences(weights: Array, z_row: Array, z: Array, x_row: Array, x: Array):
+def _differences(
+    weights: Array, z_row: Array, z: Array, x_row: Array, x: Array
+) -> Array:
     """`Σ_ij weights[i, j] (z[j] - z_row[i]) (x[j] - x_row[i])` of every column."""
 
     # One column at a time, and anew in the backward pass: each needs a whole matrix.

@@ -138,6 +138,7 @@ class TwoBlockChain(AbstractChain):
             log_law=own,
             log_other=other,
             whole=whole if sector == "odd" else None,
+            is_odd=sector == "odd",
         )
 
     def layer_means(self, f: Float[Array, "states n_obs"]) -> tuple[Array, Array]:

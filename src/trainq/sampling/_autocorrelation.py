@@ -151,11 +151,11 @@ def autocorrelation_time(
     A number alone would mislead: too short a run gives an estimate that looks as good
     as any other. So the same is estimated from the first half of the run. The result is
     *resolved* if each chain is at least 50 times as long as it, and as the sum that set
-    the window; its standard error `τ √(2 (2 W + 1) / n)`, for `n` samples and `W` lags,
-    Sokal's or Geyer's if there are more of these, is below a quarter; doubling the run
-    has not moved it by more than three errors, and neither does Sokal's rule. Of a
-    series that oscillates, whose spectrum is larger elsewhere than at zero, the error
-    has what the window lets through of that.
+    the window; its standard error `τ √(2 (2 W + 1) / n)`, for `n` samples and a
+    window of `W` lags, is below a quarter; doubling the run has not moved it by more
+    than three errors, and neither does Sokal's rule. Of a series that oscillates, whose
+    spectrum is larger elsewhere than at zero, the error has what the window lets
+    through of that.
 
     **Arguments:**
 
@@ -181,11 +181,12 @@ def autocorrelation_time(
     n_chains, n = values.shape[:2]
     if n < 8:
         raise ValueError(f"At least 8 steps are needed, but {n} were given.")
-    series, first = Series(values), Series(values[:, : n // 2])
+    series = Series(values)
     rho = series.correlation()
     whole = summed(rho, n_chains * n, windowing)
-    half = summed(first.correlation(), n_chains * (n // 2), windowing).value
-    half = jnp.where(first.moves, half, jnp.inf)
+    half = summed(
+        Series(values[:, : n // 2]).correlation(), n_chains * (n // 2), windowing
+    ).value
     other = summed(rho, n_chains * n).value
     value = jnp.where(series.moves, whole.value, n)
     error = jnp.sqrt(2 * whole.spread / (n_chains * n))
@@ -222,7 +223,6 @@ def summed(
     enough = _lags(rho).astype(rho.dtype) >= _SOKAL * spans
     last = len(rho) - 1
     window = jnp.where(jnp.any(enough, axis=0), jnp.argmax(enough, axis=0), last)
-    width = window
     if windowing == "geyer":
         # For a reversible chain ½ ρ(2m) + ρ(2m + 1) + ½ ρ(2m + 2) is ½ Σ w λ²ᵐ (1 + λ)²
         # over eigenvalues λ with weights w: positive and decreasing, as is Geyer's
@@ -233,12 +233,11 @@ def summed(
         decreasing = jax.lax.cummin(pairs, axis=0)
         window = 2 * jnp.sum(positive, axis=0)
         value = 2 * jnp.sum(jnp.where(positive == 1, decreasing, 0), axis=0)
-        width = jnp.maximum(width, window)
     else:
         value = _at(times, window) - _at(rho, window)
     # Anticorrelated series have a time below one, which cannot fall to zero.
     value = jnp.maximum(value, 1 / len(rho))
-    return Sum(value, window, _at(spans, width), _spread(rho, value, width))
+    return Sum(value, window, _at(spans, window), _spread(rho, value, window))
 
 
 def window_weights(
@@ -310,11 +309,9 @@ def r_hat(values: Float[Array, "chains steps *obs"]) -> Float[Array, "*obs"]:
         )
     halves = jnp.concatenate([series.values[:, :n], series.values[:, -n:]])
     halves = eqx.tree_at(lambda s: s.values, series, halves)
-    moves = halves.spread(axis=1) > 0
-    var = jnp.var(halves.values, axis=1, ddof=1)
-    within = jnp.mean(jnp.where(moves, var, 0), axis=0)
+    moving = jnp.any(halves.spread(axis=1) > 0, axis=0)
+    within = jnp.mean(jnp.var(halves.values, axis=1, ddof=1), axis=0)
     between = jnp.var(jnp.mean(halves.values, axis=1), axis=0, ddof=1)
-    moving = jnp.any(moves, axis=0)
     ratio = (n - 1) / n + between / jnp.where(moving, within, 1)
     still = jnp.where(halves.moves, jnp.inf, 1)
     return jnp.where(series.finite, jnp.where(moving, jnp.sqrt(ratio), still), jnp.inf)

@@ -208,7 +208,8 @@ class ErrorTable(eqx.Module):
         # but little: some rounds settle it.
         for _ in range(1 if self.left_out is None else 20):
             spare = self.signal / target - self.data_variance - self.bias2
-            needed = np.ceil(self.variance / np.where(spare > 0, spare, 1))
+            needed = self.variance / np.where(spare > 0, spare, 1)
+            needed = np.ceil(needed * (1 - 1e-12))  # rounding asks for no chain more
             chains = np.where(spare > 0, np.maximum(needed, 1), np.inf)
             low = self._lower(chains)
             spare = np.where(low > 0, self._q(chains), np.inf)

@@ -130,7 +130,7 @@ class Moments(eqx.Module):
         size_ = within.astype(dtype)
         change = total / jnp.maximum(size_, 1)
         about = jnp.maximum(about - total * change, 0)
-        change = (first - mean) - lost + change
+        change = first - mean + change
         share = size_ / jnp.maximum(before + size_, 1)
         mean, lost = add_up(mean, lost, change * share)
         squares, less = add_up(squares, less, about + change**2 * (before * share))
