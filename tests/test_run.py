@@ -276,6 +276,30 @@ def test_more_values_than_an_integer_holds():
         sampling.run(KERNELS["gibbs"], MODEL, state, 2**63)
 
 
+def test_without_64_bits_everything_is_as_with_them():
+    # JAX's default, in which integers have 32 bits.
+    def go():
+        model = rbm(2, 1, biased=True)
+        state, moments = sampling.start_chains(jr.key(0), model, 2), None
+        state = eqx.tree_at(lambda s: s.step, state, jnp.uint32(2**32 - 150))
+        for _ in range(2):
+            run = sampling.run(KERNELS["gibbs"], model, state, 150, moments=moments)
+            state, moments = run.state, run.moments
+        full = eqx.tree_at(lambda m: m.count, moments, jnp.asarray(2**31 - 3))
+        return model, run, full
+
+    with jax.enable_x64(False):
+        model, run, full = go()
+        assert run.moments.mean.dtype == jnp.float32
+        assert run.moments.count.dtype == jnp.int32 and run.moments.count == 300
+        assert run.state.step == 150
+        with pytest.raises(eqx.EquinoxRuntimeError, match="up to 2147483647 values"):
+            sampling.run(KERNELS["gibbs"], model, run.state, 5, moments=full)
+        with pytest.raises(ValueError, match="up to 2147483647 values"):
+            sampling.run(KERNELS["gibbs"], model, run.state, 2**31)
+    assert go()[1].state.step == 150
+
+
 def of(**options):
     return lambda: sampling.run(
         KERNELS["gibbs"], MODEL, start(), **({"n_steps": 6} | options)

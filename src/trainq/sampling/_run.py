@@ -271,7 +271,7 @@ def run(
             f"chunk is a multiple of every = {every}, below 2**31, but {chunk} was "
             "given."
         )
-    most = jnp.iinfo(int).max
+    most = jnp.iinfo(jnp.result_type(int)).max
     too_many = (
         f"Moments count up to {most} values, and these would be more. Begin new ones, "
         "record less by `every`, or set jax_enable_x64."
