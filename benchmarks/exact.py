@@ -1,5 +1,5 @@
-"""The right answers, in ball arithmetic of 1000 bits: plain sums over dense matrices that
-share no code with trainq.
+"""The right answers, in ball arithmetic of 1000 bits: plain sums over dense matrices
+that share no code with trainq.
 
 Parameters are taken as the exact binary numbers that they are, so that nothing is lost
 at any temperature.
@@ -7,7 +7,7 @@ at any temperature.
 
 import itertools
 
-from flint import acb, acb_mat, arb, arb_mat, ctx
+from flint import arb, arb_mat, ctx
 
 
 ctx.prec = 1000
@@ -17,12 +17,22 @@ def states(n):
     return list(itertools.product((-1, 1), repeat=n))
 
 
-def law(weights, visible_bias=None, hidden_bias=None):
-    """The probabilities of all states of an RBM."""
+def law(weights, visible_bias=None, hidden_bias=None, direction=None, step=0):
+    """The probabilities of all states of an RBM, whose parameters may be moved by a
+    step along a direction, in the same order."""
     m, n = weights.shape
-    w = [[arb(float(x)) for x in row] for row in weights]
-    a = [arb(float(x)) for x in (visible_bias if visible_bias is not None else [0] * m)]
-    b = [arb(float(x)) for x in (hidden_bias if hidden_bias is not None else [0] * n)]
+    given = (weights, visible_bias, hidden_bias)
+    given = [x for x in given if x is not None]
+    moves = direction or [0 * x for x in given]
+    moved = [
+        [
+            arb(float(x)) + step * arb(float(d))
+            for x, d in zip(p.flat, move.flat, strict=True)
+        ]
+        for p, move in zip(given, moves, strict=True)
+    ]
+    w = [moved[0][i * n : (i + 1) * n] for i in range(m)]
+    a, b = moved[1:] if len(moved) == 3 else ([arb(0)] * m, [arb(0)] * n)
     raw = []
     for x in states(m + n):
         v, h = x[:m], x[m:]
@@ -113,18 +123,43 @@ def times(pi, p, f):
     ]
 
 
-def spectrum(pi, p):
-    """The eigenvalues of `I - P` of a reversible chain, in order."""
+def window_variances(pi, p, f, window):
+    """The variance of the average of each column over a window, from the law."""
+    size, k = f.nrows(), f.ncols()
+    row, ones = arb_mat([pi]), arb_mat([[1]] * size)
+    centred = f - ones * (row * f)
+    total, power = [arb(0)] * k, centred
+    for lag in range(window):
+        weight = arb(window if lag == 0 else 2 * (window - lag))
+        for a in range(k):
+            covariance = sum(
+                (pi[s] * centred[s, a] * power[s, a] for s in range(size)), arb(0)
+            )
+            total[a] += weight * covariance
+        power = p * power
+    return [x / window**2 for x in total]
+
+
+def gap(pi, p):
+    """The spectral gap of a reversible chain: one over the largest eigenvalue of the
+    resolvent, from its power of 2**24."""
     size = len(pi)
     root = [x.sqrt() for x in pi]
-    matrix = acb_mat(
-        [
-            [acb(int(i == j)) - acb(root[i] * p[i, j] / root[j]) for j in range(size)]
-            for i in range(size)
-        ]
+    null = arb_mat([root])
+    identity = arb_mat(
+        size, size, [int(i == j) for i in range(size) for j in range(size)]
     )
-    found = [z.real for z in matrix.eig(algorithm="approx")]
-    return sorted(found, key=lambda z: float(z.mid() * arb(2) ** 400))
+    scaled = [[root[i] * p[i, j] / root[j] for j in range(size)] for i in range(size)]
+    along = null.transpose() * null
+    inverse = (identity - arb_mat(scaled) + along).inv() - along
+    power = inverse
+    for _ in range(24):
+        power = (power * (1 / power.trace())).mid()
+        power = power * power
+    # Any column is the mode; Rayleigh's quotient is right to the second order.
+    mode = power * arb_mat([[arb(i + 1).sqrt()] for i in range(size)])
+    moved = inverse * mode
+    return (mode.transpose() * mode)[0, 0] / (mode.transpose() * moved)[0, 0]
 
 
 def hitting_times(p, target):

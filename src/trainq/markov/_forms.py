@@ -173,7 +173,7 @@ def _smallest(system: AbstractSystem, z: Array, reduced: Array, probe: Array) ->
     return jnp.where(jnp.linalg.norm(reduced) <= rounding, 1, smallest)
 
 
-@_lapack.one_by_one
+@partial(_lapack.one_by_one, at_once=1)
 def _eliminated(
     generator: AbstractGenerator, b: Array, y: Array, error: Array, known: Array
 ) -> tuple[Array, Array]:
@@ -211,23 +211,26 @@ def _plain_solver(generator: AbstractGenerator, solver: Direct) -> Callable[...,
 
 def _judged(fixed, solver, y, b, floor, count, error, bulk):
     # Three things can go wrong in a solve of finite precision. The residual is not
-    # small, where rounding alone leaves about ε ‖y‖ of it. Or it is, but the operator
-    # is so close to singular that this says nothing about y, and `error` does. Or the
-    # right-hand sides are not known: their rounding errors make ⟨b, y⟩ wrong by twice
-    # what they are along y. Where the slowest mode is very slow, and a function flat
-    # along it, that may be all there is.
+    # small, of which rounding in the operator alone leaves some ε ‖y‖. Or it is, but
+    # the operator is so close to singular that this says nothing about y, and `error`
+    # does. Or the right-hand sides are not known: their rounding errors make ⟨b, y⟩
+    # wrong by twice what they are along y. Where the slowest mode is very slow, and a function flat
+    # along it, that may be all there is. Slower still, and it is the derivative that is
+    # lost: the differences in y along flat stretches are wrong by ε ‖y‖, their squares
+    # by ε² ‖y‖², and the derivative is a sum of these.
     eps, accuracy = float(jnp.finfo(b.dtype).eps), solver.accuracy(b.dtype)
     fixed_y, fixed_b, error = _freeze((y, b, error))
     norm = jnp.linalg.norm(fixed_b, axis=0)
     scale = jnp.maximum(norm, floor)
     residual = jnp.linalg.norm(fixed.mv(fixed_y) - fixed_b, axis=0)
-    rounding = 64 * eps * jnp.linalg.norm(fixed_y, axis=0)
+    rounding = 4096 * eps * jnp.linalg.norm(fixed_y, axis=0)
     good = residual <= jnp.maximum(accuracy * scale, rounding)
     good &= error <= solver.tolerance(b.dtype)
     if bulk is not None:
         bulk, size = _freeze(bulk), jnp.linalg.norm(fixed_y, axis=0)
         blurred = 2 * eps * jnp.sum(bulk * jnp.abs(fixed_y), axis=0)
         form = jnp.abs(jnp.sum(fixed_b * fixed_y, axis=0))
+        blurred = blurred + (eps * size) ** 2
         sharp = blurred <= solver.tolerance(b.dtype) * jnp.maximum(form, floor**2)
         # A function without variance is nothing but rounding errors.
         bulk = jnp.linalg.norm(bulk, axis=0)

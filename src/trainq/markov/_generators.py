@@ -207,9 +207,10 @@ class GramGenerator(AbstractReversible):
 
     def system(self) -> AbstractSystem:
         if self.is_odd:
-            leaves = 1 - jnp.sum(self.overlap**2, axis=0)
-            leaves = jnp.maximum(leaves, jnp.finfo(leaves.dtype).eps)
-            return GramSystem(overlap=self.overlap, root=jnp.sqrt(leaves), null=None)
+            # Folded, B has both signs, and its diagonal is known only up to rounding:
+            # without scaling, how near to singular the system is says how well.
+            ones = jnp.ones_like(self.log_law)
+            return GramSystem(overlap=self.overlap, root=ones, null=None)
         # 1 - Σ_v p(h|v) p(v|h) = Σ_v (1 - p(h|v)) p(v|h), and where p(h|v) is near one
         # what is missing to it is the sum of the others.
         given = self._given_other()
@@ -355,16 +356,48 @@ def _both_sheets(same: Array, opposite: Array) -> Array:
     return jnp.block([[same, opposite[:, ::-1]], [opposite[::-1], same[::-1, ::-1]]])
 
 
+@jax.custom_vjp
 def _differences(
     weights: Array, z_row: Array, z: Array, x_row: Array, x: Array
 ) -> Array:
-    """`Σ_ij weights[i, j] (z[j] - z_row[i]) (x[j] - x_row[i])` of every column."""
+    """`Σ_ij weights[i, j] (z[j] - z_row[i]) (x[j] - x_row[i])` of every column.
 
-    # One column at a time, and anew in the backward pass: each needs a whole matrix.
-    @jax.checkpoint
+    Its derivative is that in the weights alone: `z` and `x` are held fixed where a form
+    is differentiated, and the rows are either the same, or the means at which the sum
+    is stationary.
+    """
+
     def one(columns):
         z_row, z, x_row, x = columns
         steps = (z[None, :] - z_row[:, None]) * (x[None, :] - x_row[:, None])
         return jnp.sum(weights * steps)
 
     return jax.lax.map(one, (z_row.T, z.T, x_row.T, x.T))
+
+
+def _differences_fwd(weights, *functions):
+    return _differences(weights, *functions), functions
+
+
+def _differences_bwd(functions, cotangent):
+    # A few columns at a time: each of them passes over the whole matrix.
+    some = 8
+    z_row, z, x_row, x = (
+        jnp.pad(f.T, ((0, -f.shape[1] % some), (0, 0))) for f in functions
+    )
+    cotangent = jnp.pad(cotangent, (0, -cotangent.shape[0] % some))
+    columns = (z_row, z, x_row, x, cotangent)
+    columns = [c.reshape(-1, some, *c.shape[1:]) for c in columns]
+
+    def add(total, columns):
+        for z_row, z, x_row, x, c in zip(*columns, strict=True):
+            step = (z[None, :] - z_row[:, None]) * (x[None, :] - x_row[:, None])
+            total = total + c * step
+        return total, None
+
+    zero = jnp.zeros((z_row.shape[1], z.shape[1]), z.dtype)
+    slopes, _ = jax.lax.scan(add, zero, columns)
+    return (slopes, *(jnp.zeros_like(f) for f in functions))
+
+
+_differences.defvjp(_differences_fwd, _differences_bwd)

@@ -15,6 +15,12 @@ from ._generators import inverse_root
 from ._solvers import Direct
 
 
+_UNKNOWN = (
+    "The chain is so slow that its gap is not known: it is reducible in floating point."
+    " Lower beta or the weights, or use float64."
+)
+
+
 class SlowestMode(eqx.Module):
     """The gap of a reversible chain and the eigenfunction that has it.
 
@@ -120,7 +126,12 @@ def _lowest(
     some = slowest > 0.25
     found = gap(1 / jnp.where(some, slowest, 1), y)
     found = jnp.where(some, found, jnp.inf)
-    return jnp.where(stats.ok, found, jnp.nan), lax.stop_gradient(lift(y))
+    # As in `_forms`: the derivative of a slower one is lost in rounding.
+    eps = float(jnp.finfo(y.dtype).eps)
+    known = stats.ok & (eps**2 * slowest <= solver.tolerance(y.dtype))
+    if solver.throw:
+        found = eqx.error_if(found, ~known, _UNKNOWN)
+    return jnp.where(known, found, jnp.nan), lax.stop_gradient(lift(y))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -123,10 +123,12 @@ class GramSystem(AbstractScaledSystem):
 
     def dense(self) -> Float[Array, "n n"]:
         across = self.overlap / self.root[None, :]
-        # The diagonal is one by construction, and not what subtraction leaves of it.
-        # A mask, and no loop over rows: that would keep a copy of the matrix.
         on = jnp.arange(self.n_states)
-        matrix = jnp.where(on[:, None] == on[None, :], 1, -(across.T @ across))
+        diagonal = on[:, None] == on[None, :]
+        if self.null is None:
+            return diagonal.astype(across.dtype) - across.T @ across
+        # The diagonal is one by construction, and not what subtraction leaves of it.
+        matrix = jnp.where(diagonal, 1, -(across.T @ across))
         return _shifted(matrix, self._scaled_null)
 
 
