@@ -39,12 +39,13 @@ test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 test-all: $(VENV)/.installed-dev ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
-SHORT := naive_jax scipy_solvers lineax_solvers deeptime_chains thrml_chains large import_time
+SHORT := naive_jax scipy_solvers lineax_solvers deeptime_chains thrml_chains large \
+  import_time accuracy
 LONG := scaling sharding coverage exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
 
-bench: $(VENV)/.installed-bench ## check the claims of speed that take seconds each
+bench: $(VENV)/.installed-bench ## check the claims that take seconds, or a minute
 	for name in $(SHORT); do $(BENCH) benchmarks/$$name.py || exit 1; done
 
 bench-all: $(VENV)/.installed-bench ## check all of them, and write docs/performance

@@ -7,6 +7,7 @@ from measure import RESULTS, show
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance" / "results.md"
+ACCURACY = PAGE.with_name("accuracy.md")
 TITLES = {
     "naive_jax": "Against a dense solve with autodiff in JAX",
     "scipy_solvers": "Against NumPy and SciPy, values only",
@@ -22,23 +23,27 @@ TITLES = {
 }
 
 
+def table(name):
+    """The rows that a benchmark found, and where, as Markdown."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run benchmarks/{name}.py first.")
+    record = json.loads(path.read_text())
+    columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
+    lines = [f"`benchmarks/{name}.py`", ""]
+    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in record["rows"]:
+        cells = [show(row.get(column, "")) for column in columns]
+        lines.append(f"| {' | '.join(cells)} |")
+    environment = ", ".join(f"{k} {v}" for k, v in record["environment"].items())
+    return "\n".join([*lines, "", f"{environment}."])
+
+
 def main():
-    parts = []
-    for name, title in TITLES.items():
-        path = RESULTS / f"{name}.json"
-        if not path.exists():
-            raise SystemExit(f"{path} is missing: run benchmarks/{name}.py first.")
-        record = json.loads(path.read_text())
-        columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
-        lines = [f"### {title}", "", f"`benchmarks/{name}.py`", ""]
-        lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-        for row in record["rows"]:
-            cells = [show(row.get(column, "")) for column in columns]
-            lines.append(f"| {' | '.join(cells)} |")
-        environment = ", ".join(f"{k} {v}" for k, v in record["environment"].items())
-        parts.append("\n".join([*lines, "", f"{environment}."]))
+    parts = [f"### {title}\n\n{table(name)}" for name, title in TITLES.items()]
     PAGE.write_text("\n\n".join(parts) + "\n")
-    print(f"wrote {PAGE}")
+    ACCURACY.write_text(table("accuracy") + "\n")
+    print(f"wrote {PAGE} and {ACCURACY}")
 
 
 if __name__ == "__main__":

@@ -157,6 +157,12 @@ class RandomisedSNR(AbstractSNR):
 
     `q` has a relative error of about `mse_error / mse`, and `log_q` is too large on
     average by half the square of that.
+
+    A standard error from few probes is itself uncertain. In the cold one mode makes
+    nearly all of the noise, each probe is then the square of one random sum, and an
+    estimate that is too small comes with an error that is too small as well: with 16
+    probes, deviations of three and more times `mse_error` are not rare. Take more
+    probes, or compare two keys, before you trust it.
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
