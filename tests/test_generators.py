@@ -41,10 +41,7 @@ CASES = {
         )
         for sector in ("even", "odd")
     },
-    **{
-        f"layer, {sector}": lambda s=sector: layer(s)
-        for sector in ("even", "odd")
-    },
+    **{f"layer, {sector}": lambda s=sector: layer(s) for sector in ("even", "odd")},
     **{
         f"dense {kernel}": lambda k=kernel: dense(k)._generator()
         for kernel in ("gibbs", "alternating")

@@ -214,10 +214,10 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk):
     # small, of which rounding in the operator alone leaves some ε ‖y‖. Or it is, but
     # the operator is so close to singular that this says nothing about y, and `error`
     # does. Or the right-hand sides are not known: their rounding errors make ⟨b, y⟩
-    # wrong by twice what they are along y. Where the slowest mode is very slow, and a function flat
-    # along it, that may be all there is. Slower still, and it is the derivative that is
-    # lost: the differences in y along flat stretches are wrong by ε ‖y‖, their squares
-    # by ε² ‖y‖², and the derivative is a sum of these.
+    # wrong by twice what they are along y. Where the slowest mode is very slow, and a
+    # function flat along it, that may be all there is. Slower still, and it is the
+    # derivative that is lost: the differences in y along flat stretches are wrong by
+    # ε ‖y‖, their squares by ε² ‖y‖², and the derivative is a sum of these.
     eps, accuracy = float(jnp.finfo(b.dtype).eps), solver.accuracy(b.dtype)
     fixed_y, fixed_b, error = _freeze((y, b, error))
     norm = jnp.linalg.norm(fixed_b, axis=0)

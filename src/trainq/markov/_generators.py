@@ -356,8 +356,7 @@ def _both_sheets(same: Array, opposite: Array) -> Array:
     return jnp.block([[same, opposite[:, ::-1]], [opposite[::-1], same[::-1, ::-1]]])
 
 
-@jax.custom_vjp
-def _differences(
+def _sum_of_differences(
     weights: Array, z_row: Array, z: Array, x_row: Array, x: Array
 ) -> Array:
     """`Σ_ij weights[i, j] (z[j] - z_row[i]) (x[j] - x_row[i])` of every column.
@@ -375,8 +374,11 @@ def _differences(
     return jax.lax.map(one, (z_row.T, z.T, x_row.T, x.T))
 
 
+_differences = jax.custom_vjp(_sum_of_differences)
+
+
 def _differences_fwd(weights, *functions):
-    return _differences(weights, *functions), functions
+    return _sum_of_differences(weights, *functions), functions
 
 
 def _differences_bwd(functions, cotangent):

@@ -15,12 +15,6 @@ from ._generators import inverse_root
 from ._solvers import Direct
 
 
-_UNKNOWN = (
-    "The chain is so slow that its gap is not known: it is reducible in floating point."
-    " Lower beta or the weights, or use float64."
-)
-
-
 class SlowestMode(eqx.Module):
     """The gap of a reversible chain and the eigenfunction that has it.
 
@@ -47,8 +41,8 @@ def spectral_gap(
 ) -> Float[Array, ""]:
     """`γ = 1 - λ₁`, with `λ₁` the second largest eigenvalue, in inverse kernel steps.
 
-    Its derivative is that of a simple eigenvalue, `⟨y, dL y⟩` with `y` the symmetrised
-    mode. At a degenerate one it is a supergradient, and never NaN.
+    Its derivative, in reverse mode, is that of a simple eigenvalue, `⟨y, dL y⟩` with
+    `y` the symmetrised mode. At a degenerate one it is a supergradient, and never NaN.
 
     **Arguments:**
 
@@ -126,12 +120,30 @@ def _lowest(
     some = slowest > 0.25
     found = gap(1 / jnp.where(some, slowest, 1), y)
     found = jnp.where(some, found, jnp.inf)
-    # As in `_forms`: the derivative of a slower one is lost in rounding.
+    # As in `_forms`: the derivative of a very slow one is lost in rounding.
     eps = float(jnp.finfo(y.dtype).eps)
-    known = stats.ok & (eps**2 * slowest <= solver.tolerance(y.dtype))
-    if solver.throw:
-        found = eqx.error_if(found, ~known, _UNKNOWN)
-    return jnp.where(known, found, jnp.nan), lax.stop_gradient(lift(y))
+    steady = eps**2 * slowest <= solver.tolerance(y.dtype)
+    found = _differentiable_where(found, lax.stop_gradient(steady))
+    return jnp.where(stats.ok, found, jnp.nan), lax.stop_gradient(lift(y))
+
+
+@jax.custom_vjp
+def _differentiable_where(gap: Array, known: Array) -> Array:
+    """The gap; an error where it is differentiated and the derivative is not known."""
+    return gap
+
+
+def _differentiable_bwd(known, cotangent):
+    cotangent = eqx.error_if(
+        cotangent,
+        ~known,
+        "The chain is so slow that the derivative of its gap is lost in rounding. "
+        "Lower beta or the weights, or use float64.",
+    )
+    return cotangent, None
+
+
+_differentiable_where.defvjp(lambda gap, known: (gap, known), _differentiable_bwd)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

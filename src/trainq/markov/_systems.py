@@ -82,6 +82,9 @@ class AbstractScaledSystem(AbstractSystem):
         y = y / self.root[:, None]
         if self.null is None:
             return y
+        # Twice, because what the first one takes off may be large: `ŷ` has a mean of
+        # zero in the law of the jumps, in which states that are hardly left are rare.
+        y = y - jnp.outer(self.null, _overlap(self.null, y))
         return y + jnp.outer(self.null, _overlap(self.null, b - y))
 
     @property
