@@ -115,6 +115,15 @@ def test_random_probes_estimate_the_noise(convention):
     assert_close(found.q, found.signal / (2 * found.t_o / 100), DIRECT)
 
 
+def test_two_probes_are_enough_for_an_error():
+    found = tq.QStruct(KERNELS["gibbs"], 100).randomised(
+        jr.key(0), rbm(2, 2), random_law(2), 2
+    )
+    assert found.probe_mse.shape == (2,) and found.mse_error > 0
+    spread = abs(found.probe_mse[0] - found.probe_mse[1]) / 2
+    assert_close(found.mse_error, spread, DIRECT)
+
+
 def test_the_derivative_of_random_probes_is_unbiased():
     model, data = rbm(2, 2), random_law(2)
     predictor = tq.QStruct(KERNELS["gibbs"], 100)

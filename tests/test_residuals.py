@@ -13,6 +13,7 @@ from helpers import (
 
 import trainq as tq
 from trainq.markov import AbstractFlipRule, SingleFlipChain
+from trainq.markov._single_flip import HeatBath
 
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)
@@ -71,3 +72,19 @@ def test_biases_show_as_asymmetry():
     symmetric = KERNELS["gibbs"].chain(rbm(2, 2))
     neither = jnp.arange(16.0) ** 2
     assert tq.markov.symmetry_residual(symmetric, neither) > 1
+    # One function of mixed parity among others, and in one pair of states.
+    mixed = jnp.zeros(16).at[3].set(0.25)
+    both = jnp.stack([tq.observables(rbm(2, 2))[:, 0], mixed], axis=1)
+    for f in (both, both[:, ::-1], mixed):
+        assert_close(tq.markov.symmetry_residual(symmetric, f), 0.25, IDENTITY)
+
+
+def test_what_is_no_number_is_no_residual():
+    law = KERNELS["gibbs"].chain(rbm(2, 2)).log_stationary.at[5].set(jnp.nan)
+    chain = SingleFlipChain(log_stationary=law, rule=HeatBath(), is_symmetric=True)
+    for residual in (
+        tq.markov.stationarity_residual,
+        tq.markov.detailed_balance_residual,
+        tq.markov.symmetry_residual,
+    ):
+        assert jnp.isnan(residual(chain))

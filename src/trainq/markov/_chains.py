@@ -197,12 +197,12 @@ class AbstractChain(eqx.Module):
     def imbalance(self) -> Float[Array, ""]:
         """`max |π(x) P(x, y) - π(y) P(y, x)|`."""
         flow = scale(self.stationary, self.matrix())
-        return jnp.max(jnp.abs(flow - flow.T))
+        return largest(flow - flow.T)
 
     def asymmetry(self) -> Float[Array, ""]:
         """`max |P(x, y) - P(-x, -y)|`."""
         matrix = self.matrix()
-        return jnp.max(jnp.abs(matrix - matrix[::-1, ::-1]))
+        return largest(matrix - matrix[::-1, ::-1])
 
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
         """`log Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`
@@ -256,6 +256,12 @@ def loop(body: Callable[[Any], Any], carry: Any, steps: int) -> Any:
     segment = jax.checkpoint(lambda carry: some(carry, inner))
     carry, _ = jax.lax.scan(lambda x, _: (segment(x), None), carry, length=outer)
     return some(carry, rest)
+
+
+def largest(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """The largest absolute value; not a number if one of them is none. (On the CPU,
+    XLA's maximum over several axes may skip it.)"""
+    return jnp.where(jnp.all(jnp.isfinite(x)), jnp.max(jnp.abs(x), initial=0), jnp.nan)
 
 
 def check_dense(n_states: int) -> None:

@@ -37,9 +37,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
-from . import _lapack
 from ._generators import AbstractGenerator, without_subtraction
 from ._solvers import AbstractStrategy, Direct, SolverStats, worst
 from ._systems import AbstractSystem, Pairing, pair
@@ -173,18 +173,36 @@ def _smallest(system: AbstractSystem, z: Array, reduced: Array, probe: Array) ->
     return jnp.where(jnp.linalg.norm(reduced) <= rounding, 1, smallest)
 
 
-@partial(_lapack.one_by_one, at_once=1)
+@custom_vmap
 def _eliminated(
     generator: AbstractGenerator, b: Array, y: Array, error: Array, known: Array
 ) -> tuple[Array, Array]:
     """The solution as it is if it is known well; otherwise that of elimination without
-    subtraction. Under `vmap` each model takes its own path."""
+    subtraction."""
 
     def again():
         y, is_regular = without_subtraction(generator, b)
         return y, jnp.where(is_regular, jnp.zeros_like(error), jnp.inf)
 
     return lax.cond(known, lambda: (y, error), again)
+
+
+@_eliminated.def_vmap
+def _eliminated_batch(size, batched, *args):
+    # A condition under `vmap` computes both sides. So it is asked of all models at once
+    # and, if one of them needs the elimination, of each of them by itself.
+    args = jax.tree.map(
+        lambda b, x: x if b else jnp.broadcast_to(x, (size, *x.shape)),
+        tuple(batched),
+        args,
+    )
+    _, _, y, error, known = args
+    out = lax.cond(
+        jnp.all(known),
+        lambda: (y, error),
+        lambda: lax.map(lambda one: _eliminated(*one), args),
+    )
+    return out, (True, True)
 
 
 def _plain_solver(generator: AbstractGenerator, solver: Direct) -> Callable[..., Any]:

@@ -20,9 +20,8 @@ from jaxtyping import Array, Float, Int
 _AT_ONCE = 8
 
 
-def one_by_one(function: Callable[..., Any], at_once: int = _AT_ONCE) -> Any:
-    """A function of trees of arrays whose batches are single calls on the CPU, some of
-    them written out at once."""
+def one_by_one(function: Callable[..., Any]) -> Any:
+    """A function of trees of arrays whose batches are single calls on the CPU."""
     single = custom_vmap(function)
 
     @single.def_vmap
@@ -45,8 +44,8 @@ def one_by_one(function: Callable[..., Any], at_once: int = _AT_ONCE) -> Any:
 
             axes = [0 if b else None for b in batched]
             out = jax.vmap(flat, in_axes=axes)(*leaves)
-        elif size > at_once:
-            out = lax.map(one, mapped, batch_size=at_once)
+        elif size > _AT_ONCE:
+            out = lax.map(one, mapped, batch_size=_AT_ONCE)
         else:
             parts = [one([x[i] for x in mapped]) for i in range(size)]
             out = jax.tree.map(lambda *xs: jnp.stack(xs), *parts)

@@ -6,21 +6,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import global_flip
-from ._chains import AbstractChain
+from ._chains import AbstractChain, largest
 
 
 @eqx.filter_jit
 def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_x |Σ_y P(x, y) - 1|`."""
     ones = jnp.ones_like(chain.log_stationary)
-    return jnp.max(jnp.abs(chain.apply(ones) - 1))
+    return largest(chain.apply(ones) - 1)
 
 
 @eqx.filter_jit
 def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_y |Σ_x π(x) P(x, y) - π(y)|`. Every chain must have this, reversible or
     not."""
-    return jnp.max(jnp.abs(chain.push(chain.stationary) - chain.stationary))
+    return largest(chain.push(chain.stationary) - chain.stationary)
 
 
 @eqx.filter_jit
@@ -45,10 +45,10 @@ def symmetry_residual(
     column of `f`, the smaller of `max |f(x) - f(-x)|` and `max |f(x) + f(-x)|`.
     """
     law = chain.stationary
-    residual = jnp.maximum(jnp.max(jnp.abs(law - global_flip(law))), chain.asymmetry())
+    residual = jnp.maximum(largest(law - global_flip(law)), chain.asymmetry())
     if f is None:
         return residual
     columns = f.reshape(chain.n_states, -1)
     even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
     odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
-    return jnp.maximum(residual, jnp.max(jnp.minimum(even, odd), initial=0))
+    return jnp.maximum(residual, largest(jnp.minimum(even, odd)))

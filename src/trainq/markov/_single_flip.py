@@ -18,6 +18,7 @@ from ._chains import (
     check_dense,
     fold_bulk,
     fold_sector,
+    largest,
     scale,
     unfold_sector,
 )
@@ -225,11 +226,11 @@ class SingleFlipChain(AbstractChain):
         back = [
             xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)
         ]
-        return jnp.max(jnp.abs(self._flows() - jnp.stack(back)))
+        return largest(self._flows() - jnp.stack(back))
 
     def asymmetry(self) -> Float[Array, ""]:
         flips = self.flip_probabilities()
-        return jnp.max(jnp.abs(flips - flips[:, ::-1]))
+        return largest(flips - flips[:, ::-1])
 
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
         law, rank = self.log_stationary, jnp.argsort(order)
