@@ -2,7 +2,8 @@
 
 Runs every kernel with its chains on one device, and spread over meshes with automatic
 and with explicit axes, and prints as JSON whether the states that came out are the
-same, to the last bit, and laid out as they went in.
+same, to the last bit, and laid out as they went in. So it does for runs, with their
+moments and values.
 """
 
 import itertools
@@ -17,6 +18,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import trainq as tq
+from trainq import sampling
+from trainq.sampling import ChainState
 
 
 class Neural(tq.AbstractEnergyModel):
@@ -56,6 +59,49 @@ def steps(kernel, key, model, x):
         return x
     move = kernel.stepper(model)
     return jax.lax.scan(lambda x, key: (move(key, x), None), x, jr.split(key, 1))[0]
+
+
+def mean_of_two(x):
+    """Functions that gather, which explicit axes take as little as a step's."""
+    return jnp.stack([x[:, jnp.array([0, 1])].mean(axis=1), x[:, 2]], axis=1)
+
+
+def runs(kernel, model, x, functions):
+    """What two runs in a row leave, of more values than a block of moments has."""
+    state, moments, found = ChainState.begin(x, jr.key(1)), None, []
+    for n_steps in (150, 50):
+        run = sampling.run(
+            kernel,
+            model,
+            state,
+            n_steps,
+            functions=functions,
+            keep=True,
+            moments=moments,
+            chunk=100,
+        )
+        state, moments = run.state, run.moments
+        found += [state.x, moments.mean, moments.variance, run.values]
+    return found
+
+
+def same_runs(model, kernel, functions, kind):
+    x = jr.rademacher(jr.key(0), (8, model.n_units), float)
+    expected = runs(kernel, model, x, functions)
+    mesh = jax.make_mesh((4,), ("chains",), axis_types=(kind,))
+    layout = NamedSharding(mesh, P("chains"))
+    spread, arrays = jax.device_put(
+        (x, eqx.filter(model, eqx.is_array)), (layout, NamedSharding(mesh, P()))
+    )
+    found = [runs(kernel, eqx.combine(arrays, model), spread, functions)]
+    with jax.set_mesh(mesh):
+        found.append(runs(kernel, model, spread, functions))
+    return all(
+        np.array_equal(new, old)
+        and (kind == AxisType.Auto or new.sharding.is_equivalent_to(layout, new.ndim))
+        for one in found
+        for new, old in zip(one, expected, strict=True)
+    )
 
 
 def cases():
@@ -104,6 +150,13 @@ def main(n_cases, kinds, specs):
                 kept = all(one.sharding.is_equivalent_to(layout, x.ndim) for one in new)
                 case = f"{name}, {type(kernel).__name__}, {spec}, {kind}"
                 found[case] = moved and same and (kept or kind == AxisType.Auto)
+    _, model, kernel = next(cases())
+    for functions in (None, mean_of_two):
+        for kind in kinds:
+            case = f"run, {functions and functions.__name__}, {kind}"
+            found[case] = same_runs(model, kernel, functions, kind)
+    _, _, own = list(cases())[2]
+    found["run, a kernel of a user's"] = same_runs(model, own, mean_of_two, kinds[-1])
     print(json.dumps(found))
 
 

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Num, UInt
 
 from .._numbers import whole_number
@@ -280,7 +281,7 @@ def run(
         raise ValueError(too_many)
     if moments is not None:
         full = moments.count > most - n_steps // every
-        moments = eqx.error_if(moments, full, too_many)
+        moments = _checked_moments(moments, full, too_many)
     values = []
     with bar(n_steps, progress) as advance:
         done = 0
@@ -312,7 +313,38 @@ def _chunk(
     every: int,
     keep: bool,
 ) -> tuple[ChainState, Moments, Array | None]:
-    model = checked(model)
+    trees = kernel, checked(model), state, moments, functions
+    layout = jax.typeof(state.x).sharding
+    if AxisType.Explicit not in layout.mesh.axis_types:
+        return _records(*trees, records, every, keep)
+    # Where the type of an array says how it is laid out, the loop is compiled as on a
+    # mesh with automatic axes, and all that there is for each chain goes with it.
+    arrays, static = eqx.partition(trees, eqx.is_array)
+    same = NamedSharding(layout.mesh, PartitionSpec())
+    chains = NamedSharding(layout.mesh, PartitionSpec(*layout.spec[:1]))
+    layouts = (
+        ChainState(layout, same, same, state.key_impl),
+        Moments(same, (chains,) * 4, (chains,) * 3),
+        chains if keep else None,
+    )
+
+    def automatic(arrays):
+        return _records(*eqx.combine(arrays, static), records, every, keep)
+
+    explicit: Any = jax.sharding.auto_axes(automatic, out_sharding=layouts)
+    return explicit(arrays)
+
+
+def _records(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    state: ChainState,
+    moments: Moments | None,
+    functions: Functions | None,
+    records: int,
+    every: int,
+    keep: bool,
+) -> tuple[ChainState, Moments, Array | None]:
     of = model.observables if functions is None else functions
     values = jax.eval_shape(of, state.x)
     shape = getattr(values, "shape", ())
@@ -368,7 +400,7 @@ def _chunk(
         lambda carry: carry[0] < records, block, carry
     )
     kept = None if kept is None else jnp.swapaxes(kept, 0, 1)
-    found = eqx.error_if(
+    found = _checked_moments(
         found,
         ~jnp.all(jnp.isfinite(found.mean) & jnp.isfinite(found.variance)),
         "A value of the functions that a run averages is not finite, or too large to "
@@ -378,6 +410,13 @@ def _chunk(
     key_data = both[(number < state.step).astype(int)]
     state = ChainState(x, key_data, number, state.key_impl)
     return state, found, kept
+
+
+def _checked_moments(moments: Moments, wrong: Array, message: str) -> Moments:
+    """The moments, or a run-time error. It hangs on their number, which every reading
+    takes: what passes such a check comes together on one device."""
+    count = eqx.error_if(moments.count, wrong, message)
+    return Moments(count, moments.totals, moments.block)
 
 
 def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:
