@@ -316,6 +316,21 @@ STATIC = {
         lambda: tq.QOperational(GIBBS, 5, batch=0),
         "batch is a whole number of samples, at least 1, but 0 was given",
     ),
+    **{
+        f"window {window!r}": (
+            lambda w=window: tq.QStruct(GIBBS, w),
+            "window is a finite positive number of kernel steps, but",
+        )
+        for window in ("a", True, None, 0, float("nan"))
+    },
+    "traced window": (
+        lambda: jax.jit(lambda w: tq.SingleGap(GIBBS, w).window)(3),
+        "window is a finite positive number.* cannot be traced",
+    ),
+    "window of a run as a float": (
+        lambda: tq.QOperational(GIBBS, 5.0),
+        "window is a whole number of kernel steps, at least 1, but 5.0",
+    ),
     "start by an unknown name": (
         lambda: tq.QOperational(GIBBS, 5, start="cold"),
         "start is \"stationary\".* but 'cold' was given",
@@ -346,6 +361,34 @@ COLD = tq.RBM(60 * np.ones((2, 2)))
 # Flips between the wells of a frozen one have a probability below all numbers.
 FROZEN = tq.RBM(400 * np.ones((2, 2)))
 FAULTS = {
+    "two chains in one": (
+        lambda: tq.markov.resolvent(
+            DenseChain(np.kron(np.eye(2), np.full((2, 2), 0.5)), LAW),
+            jnp.array([1.0, 0.0, 0.0, 0.0]),
+        ),
+        "could not be solved",
+    ),
+    "two chains without a law": (
+        lambda: DenseChain(np.kron(np.eye(2), np.full((2, 2), 0.5))),
+        "falls apart into several has many",
+    ),
+    "law that is wrong where it is small": (
+        lambda: DenseChain(
+            np.array([[1 - 1e-9, 1e-9], [0.5, 0.5]]), np.array([1 - 1e-9, 1e-9])
+        ),
+        "not a positive stationary law",
+    ),
+    "one way and said to be reversible": (
+        lambda: DenseChain(
+            0.999 * np.eye(16) + 0.001 * np.roll(np.eye(16), 1, axis=1),
+            is_reversible=True,
+        ),
+        "not reversible, though",
+    ),
+    "function of a window that is no number": (
+        lambda: tq.markov.window_moments(chain(), jnp.full(16, NAN), 3),
+        "A function of the states is not finite",
+    ),
     "weights that are not finite": (
         lambda: tq.log_partition(tq.RBM(np.array([[NAN]]))),
         "parameter of this RBM is not finite",
@@ -461,6 +504,14 @@ def test_faulty_values_raise_when_run(case):
 
 
 MISTAKEN = {
+    "a solver by name": (
+        lambda: tq.QStruct(GIBBS, 10, solver="cg"),
+        r"solver is a strategy such as `Auto\(\)`.* but 'cg' was given",
+    ),
+    "a class for a solver": (
+        lambda: tq.markov.resolvent(chain(), jnp.ones(16), solver=tq.Direct),
+        "solver is a strategy .* but Direct was given",
+    ),
     "data before the model": (
         lambda: tq.QStruct(GIBBS, 10)(LAW, rbm(1, 1)),
         "model is an energy model .* but an object of type array was given. Look at",

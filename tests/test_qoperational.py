@@ -186,3 +186,18 @@ def test_float32():
         found = q(single, data)
         assert found.q.dtype == jnp.float32
         assert_close(found.q, q(model, data).q, 1e-4)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, np.int64])
+def test_numpy_integers_are_plain_ones(kind):
+    # 100² does not fit into the smallest of them.
+    model, data = rbm(2, 2), random_law(2)
+    numbers = tq.QOperational(KERNELS["gibbs"], kind(100), kind(7), chains=kind(3))
+    found = (numbers.window, numbers.burn_in, numbers.chains)
+    assert all(type(n) is int for n in found)
+    plain = tq.QOperational(KERNELS["gibbs"], 100, 7, chains=3)
+    assert numbers(model, data).mse == plain(model, data).mse
+    chain, f = KERNELS["gibbs"].chain(model), tq.observables(model)
+    found = tq.markov.window_moments(chain, f, kind(100), burn_in=kind(2))
+    expected = tq.markov.window_moments(chain, f, 100)
+    assert_close(found.variance, expected.variance, IDENTITY)

@@ -1,5 +1,7 @@
 """Averages over a finite window of a chain: their exact bias and variance."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -24,14 +26,13 @@ class WindowMoments(eqx.Module):
         return self.bias**2 + self.variance
 
 
-@eqx.filter_jit
 def window_moments(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
-    window: int,
+    window: SupportsIndex,
     *,
     law: Float[Array, " states"] | None = None,
-    burn_in: int = 0,
+    burn_in: SupportsIndex = 0,
     sector: Sector | None = None,
 ) -> WindowMoments:
     """The bias and the variance of `(1/K) Σ_{B ≤ t < B+K} f(X_t)` as an estimate of
@@ -62,12 +63,23 @@ def window_moments(
         Sachdeva and Vishnoi, *Faster algorithms via approximation theory*, Found.
         Trends Theor. Comput. Sci. 9, 125, 2014, for powers in `O(√K)` products.
     """
-    window = whole_number("window", window, of="kernel steps")
-    burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
-    functions = jnp.asarray(f)
+    n_steps = whole_number("window", window, of="kernel steps")
+    dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
+    return _window_moments(chain, jnp.asarray(f), n_steps, law, dropped, sector)
+
+
+@eqx.filter_jit
+def _window_moments(
+    chain: AbstractChain,
+    f: Float[Array, "states *obs"],
+    window: int,
+    law: Float[Array, " states"] | None,
+    burn_in: int,
+    sector: Sector | None,
+) -> WindowMoments:
     f = eqx.error_if(
-        functions,
-        ~jnp.all(jnp.isfinite(functions)),
+        f,
+        ~jnp.all(jnp.isfinite(f)),
         "A function of the states is not finite: every state needs a value.",
     )
     if law is None:

@@ -1,6 +1,6 @@
 """The operational signal-to-noise ratio: that of an estimate which somebody runs."""
 
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -48,12 +48,12 @@ class QOperational(eqx.Module):
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: int,
-        burn_in: int = 0,
+        window: SupportsIndex,
+        burn_in: SupportsIndex = 0,
         start: Start | Num[Array, " start"] = "stationary",
-        chains: int = 1,
+        chains: SupportsIndex = 1,
         *,
-        batch: int | None = None,
+        batch: SupportsIndex | None = None,
     ):
         """**Arguments:**
 
@@ -70,10 +70,6 @@ class QOperational(eqx.Module):
 
         **Raises:** `ValueError` for numbers that are not whole, or too small.
         """
-        window = whole_number("window", window, of="kernel steps")
-        burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
-        chains = whole_number("chains", chains)
-        batch = None if batch is None else whole_number("batch", batch, of="samples")
         if isinstance(start, str):
             if start not in ("stationary", "uniform", "data"):
                 raise ValueError(
@@ -83,11 +79,13 @@ class QOperational(eqx.Module):
         else:
             start = jnp.asarray(start)
         self.kernel = checked_kernel(kernel)
-        self.window = window
-        self.burn_in = burn_in
+        self.window = whole_number("window", window, of="kernel steps")
+        self.burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
         self.start = start
-        self.chains = chains
-        self.batch = batch
+        self.chains = whole_number("chains", chains)
+        self.batch = None
+        if batch is not None:
+            self.batch = whole_number("batch", batch, of="samples")
 
     @eqx.filter_jit
     def __call__(

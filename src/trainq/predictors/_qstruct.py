@@ -1,5 +1,7 @@
 """The structural predictor of the gradient's signal-to-noise ratio."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ class QStruct(eqx.Module):
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: int | float,
+        window: SupportsIndex | float,
         convention: Convention = "resolvent",
         *,
         solver: AbstractStrategy | None = None,
@@ -114,13 +116,12 @@ class QStruct(eqx.Module):
         directions = directions.astype(model.dtype)
         return self._snr(model, data, EnergyGradients(model, directions))[0]
 
-    @eqx.filter_jit
     def randomised(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
         data: Float[Array, " visible_states"],
-        n_probes: int = 16,
+        n_probes: SupportsIndex = 16,
     ) -> RandomisedSNR:
         """An unbiased estimate of the noise from a few random combinations of the
         observables, for models with so many parameters that a right-hand side for each
@@ -148,7 +149,13 @@ class QStruct(eqx.Module):
             Hutchinson, *A stochastic estimator of the trace of the influence matrix for
             Laplacian smoothing splines*, Commun. Stat. Simul. Comput. 19, 433, 1990.
         """
-        n_probes = whole_number("n_probes", n_probes, 2)
+        number = whole_number("n_probes", n_probes, 2)
+        return self._randomised(key, model, data, number)
+
+    @eqx.filter_jit
+    def _randomised(
+        self, key: Array, model: AbstractEnergyModel, data: Array, n_probes: int
+    ) -> RandomisedSNR:
         shape = (n_probes, EnergyGradients(model).n_functions)
         signs = jax.random.rademacher(key, shape, model.dtype)
         probes, _ = self._snr(model, data, EnergyGradients(model, signs))

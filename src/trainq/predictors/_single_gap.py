@@ -1,5 +1,7 @@
 """The textbook predictor, from a single spectral gap."""
 
+from typing import SupportsIndex
+
 import equinox as eqx
 from jaxtyping import Array, Float
 
@@ -26,7 +28,10 @@ class SingleGap(eqx.Module):
     relevant: bool = eqx.field(static=True)
 
     def __init__(
-        self, kernel: AbstractKernel, window: int | float, relevant: bool = False
+        self,
+        kernel: AbstractKernel,
+        window: SupportsIndex | float,
+        relevant: bool = False,
     ):
         """**Arguments:**
 

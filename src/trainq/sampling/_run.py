@@ -314,14 +314,14 @@ def _chunk(
     keep: bool,
 ) -> tuple[ChainState, Moments, Array | None]:
     trees = kernel, checked(model), state, moments, functions
-    layout = jax.typeof(state.x).sharding
+    layout: Any = jax.typeof(state.x).sharding
     if AxisType.Explicit not in layout.mesh.axis_types:
         return _records(*trees, records, every, keep)
     # Where the type of an array says how it is laid out, the loop is compiled as on a
     # mesh with automatic axes, and all that there is for each chain goes with it.
     arrays, static = eqx.partition(trees, eqx.is_array)
-    same = NamedSharding(layout.mesh, PartitionSpec())
-    chains = NamedSharding(layout.mesh, PartitionSpec(*layout.spec[:1]))
+    same: Any = NamedSharding(layout.mesh, PartitionSpec())
+    chains: Any = NamedSharding(layout.mesh, PartitionSpec(*layout.spec[:1]))
     layouts = (
         ChainState(layout, same, same, state.key_impl),
         Moments(same, (chains,) * 4, (chains,) * 3),
@@ -329,7 +329,8 @@ def _chunk(
     )
 
     def automatic(arrays):
-        return _records(*eqx.combine(arrays, static), records, every, keep)
+        kernel, model, state, moments, functions = eqx.combine(arrays, static)
+        return _records(kernel, model, state, moments, functions, records, every, keep)
 
     explicit: Any = jax.sharding.auto_axes(automatic, out_sharding=layouts)
     return explicit(arrays)
