@@ -142,7 +142,7 @@ def window_variances(pi, p, f, window):
 
 def gap(pi, p):
     """The spectral gap of a reversible chain: one over the largest eigenvalue of the
-    resolvent, from its power of 2**24."""
+    resolvent, from its power of 2**50."""
     size = len(pi)
     root = [x.sqrt() for x in pi]
     null = arb_mat([root])
@@ -153,7 +153,7 @@ def gap(pi, p):
     along = null.transpose() * null
     inverse = (identity - arb_mat(scaled) + along).inv() - along
     power = inverse
-    for _ in range(24):
+    for _ in range(50):
         power = (power * (1 / power.trace())).mid()
         power = power * power
     # Any column is the mode; Rayleigh's quotient is right to the second order.

@@ -78,7 +78,7 @@ CG = tq.ConjugateGradient(rtol=1e-14)
 SOLVES = [
     *(
         pytest.param(name, tq.Direct(), marks=pytest.mark.slow)
-        if name.startswith(("metropolis", "killed m"))
+        if name.startswith(("metropolis", "killed m", "gibbs, odd N", "one unit, e"))
         else (name, tq.Direct())
         for name in CASES
     ),

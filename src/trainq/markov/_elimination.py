@@ -62,7 +62,11 @@ def eliminate(
     those after them, and nothing that is computed with them is then of use.
     """
     n = rates.shape[0]
-    block = min(_BLOCK, n)
+    if n <= _BLOCK:
+        matrix = rates[order][:, order]
+        out = jnp.zeros(n, matrix.dtype) if leak is None else leak[order]
+        return _factors(*_eliminate_block(matrix, out), order, leak is None)
+    block = _BLOCK
     size = -(-n // block) * block
     matrix = rates[order][:, order]
     out = jnp.zeros(n, matrix.dtype) if leak is None else leak[order]
@@ -71,7 +75,6 @@ def eliminate(
     out = jnp.pad(out, (0, size - n), constant_values=1)
     matrix = jnp.concatenate([matrix, out[:, None]], axis=1)
     rows, columns = jnp.arange(size), jnp.arange(size + 1)
-    offsets = jnp.arange(block)
     identity = jnp.eye(block, dtype=matrix.dtype)
 
     def step(k, carry):
@@ -80,21 +83,8 @@ def eliminate(
         here = lax.dynamic_slice(matrix, (first, 0), (block, size + 1))
         beyond = jnp.where(columns[None, :] >= first + block, here, 0)
         inner = lax.dynamic_slice(here, (0, first), (block, block))
-
-        def one(i, carry):
-            inner, out, found = carry
-            after = offsets > i
-            row = jnp.where(after, inner[i], 0)
-            pivot = jnp.sum(row) + out[i]
-            found = found.at[i].set(pivot)
-            share = jnp.where(after, inner[:, i], 0) / jnp.where(pivot > 0, pivot, 1)
-            return inner + share[:, None] * row[None, :], out + share * out[i], found
-
-        start = (inner, jnp.sum(beyond, axis=1), jnp.zeros(block, matrix.dtype))
-        inner, _, found = lax.fori_loop(0, block, one, start)
+        lower, upper, found = _eliminate_block(inner, jnp.sum(beyond, axis=1))
         divisor = jnp.where(found > 0, found, 1)
-        lower = jnp.tril(inner, -1) / divisor[None, :]
-        upper = jnp.triu(inner, 1) / divisor[:, None]
         right = _solve(identity - lower, beyond, lower=True)
         below = lax.dynamic_slice(matrix, (0, first), (size, block))
         below = jnp.where(rows[:, None] >= first + block, below, 0)
@@ -113,15 +103,40 @@ def eliminate(
 
     carry = (matrix, jnp.zeros(size, matrix.dtype))
     matrix, pivots = lax.fori_loop(0, size // block, step, carry)
-    square, pivots = matrix[:n, :n], pivots[:n]
-    needed = pivots if leak is not None else pivots[:-1]
-    return Factors(
-        lower=jnp.tril(square, -1),
-        upper=jnp.triu(square, 1),
-        pivots=pivots,
-        order=order,
-        is_regular=jnp.all(needed > 0) & jnp.all(jnp.isfinite(square)),
-    )
+    square = matrix[:n, :n]
+    lower, upper = jnp.tril(square, -1), jnp.triu(square, 1)
+    return _factors(lower, upper, pivots[:n], order, leak is None)
+
+
+def _eliminate_block(
+    matrix: Float[Array, "n n"], out: Float[Array, " n"]
+) -> tuple[Array, Array, Array]:
+    """The lower and the upper factor, and the pivots, of some states in order, with the
+    rates `out` to all others."""
+    offsets = jnp.arange(out.shape[0])
+
+    def one(i, carry):
+        matrix, out, pivots = carry
+        after = offsets > i
+        row = jnp.where(after, matrix[i], 0)
+        pivot = jnp.sum(row) + out[i]
+        share = jnp.where(after, matrix[:, i], 0) / jnp.where(pivot > 0, pivot, 1)
+        matrix = matrix + share[:, None] * row[None, :]
+        return matrix, out + share * out[i], pivots.at[i].set(pivot)
+
+    start = (matrix, out, jnp.zeros_like(out))
+    matrix, _, pivots = lax.fori_loop(0, out.shape[0], one, start)
+    divisor = jnp.where(pivots > 0, pivots, 1)
+    lower = jnp.tril(matrix, -1) / divisor[None, :]
+    return lower, jnp.triu(matrix, 1) / divisor[:, None], pivots
+
+
+def _factors(
+    lower: Array, upper: Array, pivots: Array, order: Array, is_closed: bool
+) -> Factors:
+    needed = pivots[:-1] if is_closed else pivots
+    finite = jnp.all(jnp.isfinite(lower)) & jnp.all(jnp.isfinite(upper))
+    return Factors(lower, upper, pivots, order, jnp.all(needed > 0) & finite)
 
 
 def _solve(matrix: Array, b: Array, *, lower: bool, transpose: bool = False) -> Array:

@@ -119,9 +119,8 @@ def solver_of(
             whole = system.prolong(y[:, :-1], b)
             if isinstance(solver, Direct) and generator.n_states <= _MAX_ELIMINATED:
                 fixed = frozen.transposed() if transpose else frozen
-                if fixed.rates() is not None:
-                    known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4
-                    whole, error = _eliminated(fixed, b, whole, error, known)
+                known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4
+                whole, error = _eliminated(fixed, b, whole, error, known)
             return whole, (y, count[:-1], error)
 
         operator = generator.transposed() if transpose else generator

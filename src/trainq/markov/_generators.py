@@ -82,11 +82,11 @@ class AbstractGenerator(AbstractSystem):
     def system(self) -> AbstractSystem:
         """The system that is left to solve after what the structure eliminates."""
 
-    def rates(self) -> tuple[Float[Array, "m m"], Float[Array, " m"] | None] | None:
+    @abc.abstractmethod
+    def rates(self) -> tuple[Float[Array, "m m"], Float[Array, " m"] | None]:
         """The rates between different states and those out of the system, for a solve
         without subtraction. In the odd sector of the global flip they are those between
-        all states, in both halves. None if they are not known."""
-        return None
+        all states, in both halves."""
 
     # Derivatives are taken of functions, and not of half densities: see `_forms`.
 
@@ -313,9 +313,7 @@ def without_subtraction(
 ) -> tuple[Float[Array, "n k"], Array]:
     """The solution `y` of `(L + φφᵀ) y = b`, right however slowly the chain mixes, and
     whether there is one. See `_elimination`."""
-    found = generator.rates()
-    assert found is not None
-    rates, leak = found
+    rates, leak = generator.rates()
     law = generator.log_law
     is_odd = rates.shape[0] != law.shape[0]
     null = generator.null
