@@ -13,6 +13,7 @@ from helpers import IDENTITY, assert_close
 from trainq._spins import (
     as_spins,
     check_spins,
+    ends,
     fold,
     global_flip,
     map_states,
@@ -206,3 +207,10 @@ def test_streaming_holds_no_more_than_a_chunk_also_in_the_backward_pass():
     every_value = 8 * width * 2**n_units
     assert temporary_bytes(2**n_units) >= every_value
     assert temporary_bytes(16) < every_value / 8
+
+
+@pytest.mark.parametrize("mask", [1, 2, 4, 8, 6, 7, 15])
+def test_ends_are_each_pair_once(mask):
+    first, second = ends(jnp.arange(16), mask)
+    assert jnp.array_equal(second, first ^ mask)
+    assert sorted(jnp.concatenate([first, second]).tolist()) == list(range(16))

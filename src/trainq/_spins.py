@@ -74,6 +74,18 @@ def xor(f: Shaped[Array, "states *rest"], mask: int) -> Shaped[Array, "states *r
     return blocks[:, ::-1].reshape(f.shape)
 
 
+def ends(
+    f: Shaped[Array, "states *rest"], mask: int
+) -> tuple[Shaped[Array, "half *rest"], Shaped[Array, "half *rest"]]:
+    """The values at `s` and at `s ^ mask`, each pair once, for a mask as of `xor`."""
+    low = (mask & -mask).bit_length() - 1
+    size = 2 ** mask.bit_count()
+    blocks = f.reshape(-1, size, 2**low, *f.shape[1:])
+    first, second = blocks[:, : size // 2], blocks[:, : size // 2 - 1 : -1]
+    shape = (f.shape[0] // 2, *f.shape[1:])
+    return first.reshape(shape), second.reshape(shape)
+
+
 def spread(f: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     """Place the states, which are along one axis, over the devices of the ambient mesh.
 

@@ -72,8 +72,9 @@ def _freeze(tree: Any) -> Any:
 
 
 # Up to this many states, a system that is nearly singular is solved once more by the
-# slower elimination that does not subtract: a matrix of 128 MiB, and a minute.
-_MAX_ELIMINATED = 2**12
+# slower elimination that does not subtract. The memory for it is set aside whether it
+# is used or not: with more states, that alone would cost a warm model half its speed.
+_MAX_ELIMINATED = 2**10
 
 
 def solver_of(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._spins import fold, unfold, xor
+from .._spins import ends, fold, unfold, xor
 from ._elimination import eliminate, solve
 from ._systems import (
     AbstractSystem,
@@ -163,9 +163,14 @@ class FlipGenerator(AbstractReversible):
         root, parts = self.root, []
         for i, (hops, mask) in enumerate(zip(self.hops, self.masks, strict=True)):
             sign = -1 if self.is_odd and i == 0 else 1
-            flow = sign * hops * root * xor(root, mask)
-            step_z, step_x = z - sign * xor(z, mask), x - sign * xor(x, mask)
-            parts.append(pair(step_z, flow[:, None] * step_x, pairing) / 2)
+            if mask == 0:  # the class of one pair of states, which is its own neighbour
+                flow, share = sign * hops * root * root / 2, 1 - sign
+                parts.append(pair(share * z, (flow * share)[:, None] * x, pairing))
+                continue
+            (here, there), (weight, _) = ends(root, mask), ends(hops, mask)
+            step_z, step_x = (f - sign * g for f, g in (ends(z, mask), ends(x, mask)))
+            flow = sign * weight * here * there
+            parts.append(pair(step_z, flow[:, None] * step_x, pairing))
         return sum(parts[1:], parts[0])
 
 
