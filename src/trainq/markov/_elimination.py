@@ -32,6 +32,8 @@ from ._lapack import one_by_one
 
 # States eliminated by vector operations between two matrix products.
 _BLOCK = 32
+# Up to so many it is vector operations alone: slower, but compiled in half the time.
+_FEW = 512
 
 
 class Factors(NamedTuple):
@@ -62,7 +64,7 @@ def eliminate(
     those after them, and nothing that is computed with them is then of use.
     """
     n = rates.shape[0]
-    if n <= _BLOCK:
+    if n <= _FEW:
         matrix = rates[order][:, order]
         out = jnp.zeros(n, matrix.dtype) if leak is None else leak[order]
         return _factors(*_eliminate_block(matrix, out), order, leak is None)
