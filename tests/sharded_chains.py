@@ -45,7 +45,11 @@ class Flip(tq.markov.AbstractKernel):
         return step
 
     def chain(self, model):
-        raise NotImplementedError
+        states = np.arange(2**model.n_units)
+        matrix = np.zeros((states.size, states.size))
+        for unit in range(model.n_units):
+            matrix[states, states ^ (1 << unit)] = 1 / model.n_units
+        return tq.markov.DenseChain(matrix)
 
     def site_updates(self, model):
         return 1

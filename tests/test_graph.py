@@ -111,7 +111,7 @@ def test_graphs_are_compared_by_what_they_hold():
     with pytest.raises(ValueError, match="read-only"):
         graph.edges[0, 0] = 2
     tables = len(pickle.dumps(graph))
-    graph.adjacency  # noqa: B018
+    assert graph.adjacency is not None  # it is made when it is asked for
     assert len(pickle.dumps(graph)) == tables
     assert pickle.loads(pickle.dumps(graph)) == graph
 

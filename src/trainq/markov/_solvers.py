@@ -158,9 +158,8 @@ class Direct(AbstractSolver):
 
     It does not depend on how cold the model is, until the chain of its jumps is so slow
     that a factorisation loses digits. Systems of up to 1024 states are then solved once
-    more by an elimination without subtraction, which takes some ten times as long and
-    is right at any gap: see [chains that hardly
-    move](../mathematics.md#chains-that-hardly-move).
+    more by an elimination without subtraction, slower and right at any gap: see
+    [chains that hardly move](../mathematics.md#chains-that-hardly-move).
     """
 
     plain_autodiff: bool = eqx.field(static=True, default=False)

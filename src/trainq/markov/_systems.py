@@ -73,6 +73,10 @@ class AbstractScaledSystem(AbstractSystem):
     root: eqx.AbstractVar[Float[Array, " states"]]  # D^½
     null: eqx.AbstractVar[Float[Array, " states"] | None]  # φ
 
+    @property
+    def n_states(self) -> int:
+        return self.root.shape[0]
+
     def _scaled(self, b: Array) -> Array:
         if self.null is not None:
             b = b - jnp.outer(self.null, _overlap(self.null, b))
@@ -109,10 +113,6 @@ class GramSystem(AbstractScaledSystem):
     is_symmetric: bool = eqx.field(static=True, default=True, init=False)
 
     @property
-    def n_states(self) -> int:
-        return self.root.shape[0]
-
-    @property
     def products(self) -> int:
         return 2 * self.overlap.size
 
@@ -144,10 +144,6 @@ class DenseSystem(AbstractScaledSystem):
     is_symmetric: bool = eqx.field(static=True)
 
     @property
-    def n_states(self) -> int:
-        return self.root.shape[0]
-
-    @property
     def products(self) -> int:
         return self.hops.size
 
@@ -167,10 +163,6 @@ class JacobiFlips(AbstractScaledSystem):
     hops: Float[Array, "masks states"]
     masks: tuple[int, ...] = eqx.field(static=True)
     is_symmetric: bool = eqx.field(static=True, default=True, init=False)
-
-    @property
-    def n_states(self) -> int:
-        return self.root.shape[0]
 
     @property
     def products(self) -> int:
