@@ -93,3 +93,18 @@ def test_the_mode_refuses_to_be_differentiated():
 
     with pytest.raises(ValueError, match="slowest mode has no derivative"):
         eqx.filter_grad(fn)(rbm(2, 2))
+
+
+@pytest.mark.parametrize("name", REVERSIBLE)
+def test_a_gap_is_differentiable_once(name):
+    # The mode turns, and holding it fixed is right for the first derivative alone.
+    flat, build = flatten(rbm(2, 2))
+
+    def gap(flat):
+        return tq.markov.spectral_gap(KERNELS[name].chain(build(flat)))
+
+    def slope(flat):
+        return jnp.sum(jax.grad(gap)(flat))
+
+    with pytest.raises(ValueError, match="derivative of a spectral gap"):
+        jax.grad(slope)(flat)

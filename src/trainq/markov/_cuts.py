@@ -7,6 +7,7 @@ states whose mass has underflowed is one like any other.
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 
@@ -27,25 +28,22 @@ def log_sums_across(
     # Each interval is a union of at most 2 log₂(size) nodes of a binary tree, and what
     # a cut sees is the sum over the nodes above it. Node 1 is the root, and those of
     # the cuts come last.
-    low, high = first + size, last + size
-    nodes, weights = [], []
-    for _ in range(size.bit_length()):
-        inside = low < high
-        for node, taken in ((low, low % 2 == 1), (high - 1, high % 2 == 1)):
-            taken = taken & inside
-            nodes.append(jnp.where(taken, node, 0))
-            weights.append(jnp.where(taken, weight, -jnp.inf))
-        low, high = (low + 1) >> 1, high >> 1
-    node, weight = jnp.concatenate(nodes), jnp.concatenate(weights)
+    n_levels = size.bit_length()
+
+    def level(interval, _):
+        low, high = interval
+        parts = []
+        for node, taken in ((low, low & 1 == 1), (high - 1, high & 1 == 1)):
+            taken = taken & (low < high)
+            some = jnp.where(taken, weight, -jnp.inf)
+            parts.append((jnp.where(taken, node, 0), some))
+        return ((low + 1) >> 1, high >> 1), parts
+
+    _, parts = lax.scan(level, (first + size, last + size), length=n_levels)
+    node, weight = (jnp.concatenate(part) for part in zip(*parts, strict=True))
     most = jnp.full(2 * size, -jnp.inf, weight.dtype).at[node].max(weight)
     finite = jnp.where(jnp.isfinite(most), most, 0)
-    sums = (
-        jnp.zeros(2 * size, weight.dtype).at[node].add(jnp.exp(weight - finite[node]))
-    )
-    tree = jnp.log(sums) + finite
-    above = tree[1:2]
-    for level in range(1, size.bit_length()):
-        own = tree[2**level : 2 ** (level + 1)]
-        both = jnp.stack([jnp.repeat(above, 2), own])
-        above = jax.nn.logsumexp(both, axis=0)
-    return above
+    sums = jnp.zeros(2 * size, weight.dtype)
+    sums = sums.at[node].add(jnp.exp(weight - finite[node]))
+    above = (size + jnp.arange(size))[None, :] >> jnp.arange(n_levels)[:, None]
+    return jax.nn.logsumexp((jnp.log(sums) + finite)[above], axis=0)

@@ -318,6 +318,21 @@ def _form_fwd(generator, u, w, size, bulk, guess, pairing, strategy):
 def _form_bwd(pairing, strategy, residuals, cotangents):
     del strategy
     generator, u, w, constants, y, z = residuals
+    derivative = form_derivative(generator, u, w, y, z, pairing)
+    moved = derivative(cotangents.value)
+    return (*moved, *jax.tree.map(jnp.zeros_like, constants))
+
+
+def form_derivative(
+    generator: AbstractGenerator,
+    u: Array,
+    w: Array | None,
+    y: Array,
+    z: Array | None,
+    pairing: Pairing,
+) -> Callable[[Array], tuple[Any, Array, Array | None]]:
+    """The map from the cotangent of `⟨u, L⁺w⟩` to those of `L`, `u` and `w`, given the
+    solutions `y` for `w` and `z` for `u`, where these differ."""
     x = generator.functions(y)
     left = x if z is None else generator.functions(z)
 
@@ -327,8 +342,7 @@ def _form_bwd(pairing, strategy, residuals, cotangents):
         form = form + pair(generator.densities(left), w, pairing)
         return form - generator.dirichlet(left, x, pairing)
 
-    moved = jax.vjp(stationary, generator, u, w)[1](cotangents.value)
-    return (*moved, *jax.tree.map(jnp.zeros_like, constants))
+    return jax.vjp(stationary, generator, u, w)[1]
 
 
 _form.defvjp(_form_fwd, _form_bwd)

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float
 
 from . import _lapack
 from ._chains import AbstractChain, Sector, require_reversible
-from ._forms import bilinear_form, solver_of
-from ._generators import inverse_root
+from ._forms import form_derivative, solver_of
+from ._generators import AbstractGenerator, inverse_root
 from ._solvers import Direct
 
 
@@ -41,8 +41,9 @@ def spectral_gap(
 ) -> Float[Array, ""]:
     """`γ = 1 - λ₁`, with `λ₁` the second largest eigenvalue, in inverse kernel steps.
 
-    Its derivative, in reverse mode, is that of a simple eigenvalue, `⟨y, dL y⟩` with
-    `y` the symmetrised mode. At a degenerate one it is a supergradient, and never NaN.
+    Its first derivative, in reverse mode, is that of a simple eigenvalue, `⟨y, dL y⟩`
+    with `y` the symmetrised mode. At a degenerate one it is a supergradient, and never
+    NaN. There is no second one: the mode turns, and turns abruptly where gaps cross.
 
     **Arguments:**
 
@@ -100,50 +101,60 @@ def find_slowest(chain: AbstractChain, solver: Direct) -> SlowestMode:
 def _lowest(
     chain: AbstractChain, sector: Sector | None, solver: Direct
 ) -> tuple[Array, Array]:
-    # The slowest mode is the largest one of the resolvent L⁺, and 1/λ its eigenvalue.
+    generator, gap, lift = chain.eigen_problem(sector)
+    slowness, y, known = _slowest(generator, solver)
+    # No rate is above two, and of constants alone there is none.
+    some = slowness > 0.25
+    found = jnp.where(some, gap(1 / jnp.where(some, slowness, 1), y), jnp.inf)
+    return jnp.where(known, found, jnp.nan), lax.stop_gradient(lift(y))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _slowest(generator: AbstractGenerator, solver: Direct) -> tuple[Array, ...]:
+    """The largest eigenvalue of the resolvent `L⁺`, which is one over the smallest of
+    `L`, its eigenvector, and whether they are known."""
+    return _slowest_fwd(generator, solver)[0]
+
+
+def _slowest_fwd(generator, solver):
     # An eigenvalue of L itself would be known up to an absolute error of ε, and a gap
     # of that size not at all.
-    generator, gap, lift = chain.eigen_problem(sector)
-    identity = jnp.eye(generator.n_states, dtype=generator.log_law.dtype)
-    null = lax.stop_gradient(generator.null)
+    def fix(x):
+        return _no_derivative("derivative of a spectral gap", x)
+
+    fixed = jax.tree.map(fix, generator)
+    identity = jnp.eye(fixed.n_states, dtype=fixed.log_law.dtype)
+    null = fixed.null
     others = identity if null is None else identity - jnp.outer(null, null)
-    solve = solver_of(lax.stop_gradient(generator), solver, len(others))
+    solve = solver_of(fixed, solver, len(others))
     inverse, stats, _ = solve(others)
     inverse = inverse if null is None else others @ inverse
+    y = _lapack.eigenvectors((inverse + inverse.T) / 2)[:, -1]
+    y = y if null is None else y - null * (null @ y)
+    solution = inverse @ y
+    slowness = y @ solution
     # Never differentiate eigh: its derivative divides by differences of eigenvalues.
     # The first derivative of the form at a fixed eigenvector is that of the eigenvalue
     # (Hellmann and Feynman), and the smallest one of L is concave in the matrix.
-    y = _lapack.eigenvectors((inverse + inverse.T) / 2)[:, -1]
-    y = y if null is None else y - null * (null @ y)
-    slowest = bilinear_form(generator, y[:, None], solver=solver).value[0]
-    # No rate is above two, and of constants alone there is none.
-    some = slowest > 0.25
-    found = gap(1 / jnp.where(some, slowest, 1), y)
-    found = jnp.where(some, found, jnp.inf)
+    return (slowness, y, stats.ok), (generator, y, solution, slowness)
+
+
+def _slowest_bwd(solver, residuals, cotangents):
+    generator, y, solution, slowness = residuals
     # As in `_forms`: the derivative of a very slow one is lost in rounding.
-    eps = float(jnp.finfo(y.dtype).eps)
-    steady = eps**2 * slowest <= solver.tolerance(y.dtype)
-    found = _differentiable_where(found, lax.stop_gradient(steady))
-    return jnp.where(stats.ok, found, jnp.nan), lax.stop_gradient(lift(y))
-
-
-@jax.custom_vjp
-def _differentiable_where(gap: Array, known: Array) -> Array:
-    """The gap; an error where it is differentiated and the derivative is not known."""
-    return gap
-
-
-def _differentiable_bwd(known, cotangent):
+    lost = float(jnp.finfo(y.dtype).eps) ** 2 * slowness > solver.tolerance(y.dtype)
     cotangent = eqx.error_if(
-        cotangent,
-        ~known,
+        cotangents[0],
+        lost,
         "The chain is so slow that the derivative of its gap is lost in rounding. "
         "Lower beta or the weights, or use float64.",
     )
-    return cotangent, None
+    u, y = y[:, None], solution[:, None]
+    moved = form_derivative(generator, u, None, y, None, "diagonal")
+    return moved(cotangent[None])[:1]
 
 
-_differentiable_where.defvjp(lambda gap, known: (gap, known), _differentiable_bwd)
+_slowest.defvjp(_slowest_fwd, _slowest_bwd)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
