@@ -17,7 +17,7 @@ def main():
     data = tq.visible_distribution(
         tq.RBM(0.7 * jax.random.normal(jax.random.key(1), (3, 2)))
     )
-    gradient = tq.kl_gradient(data, model)
+    gradient = tq.kl_gradient(model, data)
     rows, claims = [], []
 
     def record(what, exact, intervals):

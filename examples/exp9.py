@@ -163,7 +163,7 @@ def make_task(seed: int, m: int, s: int) -> tuple[Task, tq.CouplingNetwork]:
 
 def mean_kl(network: tq.CouplingNetwork, task: Task) -> jax.Array:
     """L_KL: the mean over teachers of KL(teacher ‖ student)."""
-    kl = eqx.filter_vmap(lambda code, law: tq.kl_divergence(law, network(code)))
+    kl = eqx.filter_vmap(lambda code, law: tq.kl_divergence(network(code), law))
     return jnp.mean(kl(task.codes, task.laws))
 
 

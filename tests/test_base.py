@@ -300,9 +300,9 @@ def test_a_temperature_is_no_parameter():
         leaf.shape for leaf in jax.tree.leaves(parameters(model))
     ]
     assert tq.observables(tempered).shape == tq.observables(model).shape
-    gradient = eqx.filter_grad(lambda m: tq.kl_divergence(data, m))(tempered)
+    gradient = eqx.filter_grad(lambda m: tq.kl_divergence(m, data))(tempered)
     assert gradient.bits is None
-    assert_close(flatten(gradient)[0], tq.kl_gradient(data, tempered), IDENTITY)
+    assert_close(flatten(gradient)[0], tq.kl_gradient(tempered, data), IDENTITY)
     # Weight decay moves every parameter, and the temperature with none of them.
     optimiser = optax.adamw(0.1, weight_decay=0.5)
     params = eqx.filter(tempered, eqx.is_inexact_array)
@@ -429,7 +429,7 @@ def test_parameters_are_in_single_or_double_precision(dtype, convert, as_for_use
             tq.log_partition,
             tq.observables,
             lambda m: tq.RandomScanGibbs().step(jr.key(0), m, jnp.ones(m.n_units)),
-            lambda m: tq.kl_divergence(jnp.ones(2**m.n_visible), m),
+            lambda m: tq.kl_divergence(m, jnp.ones(2**m.n_visible)),
         ):
             with pytest.raises(ValueError, match=f"Every parameter .* {message}"):
                 use(model)

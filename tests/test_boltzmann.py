@@ -123,7 +123,7 @@ def test_a_machine_on_the_bipartite_graph_is_an_rbm():
     edges = [[i, 2 + j] for i in range(2) for j in range(3)]
     bias = jnp.concatenate([layers.visible_bias, layers.hidden_bias])
     model = tq.BoltzmannMachine(layers.weights.reshape(-1), bias, 2, edges=edges)
-    free_energy = eqx.filter_jit(tq.free_energy)
+    free_energy = eqx.filter_jit(tq.free_energies)
     for fn in (all_energies, free_energy, all_observables):
         assert_close(fn(model), fn(layers), IDENTITY)
 

@@ -61,7 +61,7 @@ def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
     costs, law = [], np.full(32, 1 / 32)
     chain, f = KERNEL.chain(MODEL), tq.observables(MODEL)
     matrix = np.asarray(chain.matrix())
-    signal = float(jnp.sum(tq.kl_gradient(DATA, MODEL) ** 2))
+    signal = float(jnp.sum(tq.kl_gradient(MODEL, DATA) ** 2))
     centred = np.asarray(chain.centre(f))
     laws = [law]
     for _ in range(most):

@@ -105,6 +105,9 @@ def test_a_dense_chain_takes_a_law_and_integers():
     )
     rotation = tq.markov.DenseChain(np.roll(np.eye(3), 1, axis=1))
     assert not rotation.is_reversible
+    # In single precision, with flows that are all small.
+    slow = 0.999 * np.eye(16) + 0.001 * np.roll(np.eye(16), 1, axis=1)
+    assert not tq.markov.DenseChain(jnp.asarray(slow, jnp.float32)).is_reversible
 
 
 def test_a_dense_chain_can_be_traced_if_told_whether_it_is_reversible():

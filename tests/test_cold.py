@@ -16,6 +16,7 @@ from helpers import KERNELS, some_slow
 
 import trainq as tq
 from trainq.markov import hitting_times, slowest_mode, spectral_gap
+from trainq.solvers import _forms
 
 
 CASES = json.loads((Path(__file__).parent / "data" / "cold.json").read_text())
@@ -109,6 +110,29 @@ def test_single_precision_is_right_or_refused(kernel):
         assert_right(snr.parameter_mse[known], expected, RIGHT["float32"])
 
 
+# Two wells with steps on the way down: the chain of its jumps is slow as well.
+STAIRS = tq.RBM(jnp.full((3, 3), 5.0).at[0, 0].add(0.25), jnp.array([0.25, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "of_a_weight", "of_a_bias"),
+    [
+        ("gibbs", 3.4200456595861654e-06, 9.77286241733609e20),
+        ("alternating", 5.699175698231811e-07, 1.628553088739445e20),
+    ],
+)
+def test_systems_that_are_singular_to_a_factorisation(kernel, of_a_weight, of_a_bias):
+    snr = tq.QStruct(KERNELS[kernel], 2)(STAIRS, jnp.full(8, 0.125))
+    assert_right(snr.parameter_mse[0], of_a_weight)
+    assert_right(snr.parameter_mse[9], of_a_bias)
+
+
+def test_a_factorisation_alone_says_that_it_does_not_know(monkeypatch):
+    monkeypatch.setattr(_forms, "_MAX_ELIMINATED", 0)
+    predictor = tq.QStruct(KERNELS["gibbs"], 3, solver=tq.Direct(throw=False))
+    assert (predictor(STAIRS, jnp.full(8, 0.125)).stats.result == 2).all()
+
+
 @pytest.mark.parametrize("kernel", some_slow(KERNELS, "gibbs", "palindromic"))
 def test_batches_hold_warm_models_and_frozen_ones(kernel):
     cases = [c for c in CASES if c["kernel"] == kernel and c["visible_bias"]]
@@ -127,6 +151,15 @@ def test_a_part_that_is_rounding_errors_is_not_held_to_digits_of_its_own():
     assert 1e-11 < spectral_gap(chain, "odd") < 1e-8
     found = tq.markov.resolvent_trace(chain, noisy)
     assert_right(found, tq.markov.resolvent_trace(chain, f, sector="even"), 1e-7)
+
+
+@pytest.mark.parametrize(("dtype", "field"), [(jnp.float64, 40.0), (jnp.float32, 18.0)])
+def test_a_spin_that_is_hardly_ever_up(dtype, field):
+    # Its variance is 1 / cosh²: of the mean, rounding leaves nothing of it.
+    spin = tq.BoltzmannMachine(jnp.zeros((1, 1), dtype), jnp.array([field], dtype))
+    snr = tq.QStruct(KERNELS["gibbs"], 2)(spin, jnp.array([0.5, 0.5], dtype))
+    expected = 1 / np.cosh(field) ** 2
+    assert_right(snr.parameter_mse, [expected], RIGHT[dtype.__name__])
 
 
 def test_what_is_slower_than_rounding_is_refused():

@@ -51,6 +51,19 @@ def test_sweep_conductance_is_the_best_prefix_of_the_mode(name, model):
     assert margin == min(margins.lower, margins.upper) and margin >= 0
 
 
+def test_states_that_the_mode_does_not_tell_apart_are_on_one_side():
+    # The palindromic chain forgets the visible units, and so its modes do not see them.
+    model = tq.RBM(jnp.array([[-0.024], [0.28]]), jnp.array([-0.917, -1.842]))
+    pi, matrix = dense("palindromic", model)
+    hidden_up = oracle.states(3)[:, 2] > 0
+    phi = tq.markov.sweep_conductance(KERNELS["palindromic"].chain(model))
+    assert_close(phi, oracle.conductance(matrix, pi, hidden_up), DIRECT)
+    # A cut between two of them may carry less.
+    order = np.argsort(hidden_up, kind="stable")
+    prefixes = [np.isin(np.arange(8), order[:k]) for k in range(1, 8)]
+    assert min(oracle.conductance(matrix, pi, p) for p in prefixes) < phi - 0.05
+
+
 def test_the_bottleneck_of_two_wells_is_found():
     # Strong positive couplings: the wells are all up and all down, and by symmetry the
     # best cut has half of the mass on each side. Only flips through it carry flow.

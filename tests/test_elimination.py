@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import DIRECT, IDENTITY, assert_close
 
-from trainq.markov._elimination import (
+from trainq.solvers._elimination import (
     eliminate,
     log_stationary_law,
     solve,

@@ -133,7 +133,7 @@ STATIC = {
     ),
     # laws
     "shape of the data": (
-        lambda: tq.kl_divergence(jnp.ones(8) / 8, rbm(2, 2)),
+        lambda: tq.kl_divergence(rbm(2, 2), jnp.ones(8) / 8),
         r"shape \(2\*\*2,\) = \(4,\), but \(8,\) was given",
     ),
     "boolean state": (
@@ -153,11 +153,11 @@ STATIC = {
         "array of complex128 was given. Use floats or signed integers",
     ),
     "half precision data": (
-        lambda: tq.kl_divergence(jnp.full(4, 0.26, jnp.bfloat16), rbm(2, 2)),
+        lambda: tq.kl_divergence(rbm(2, 2), jnp.full(4, 0.26, jnp.bfloat16)),
         "data is in float32 or float64, but bfloat16 was given",
     ),
     "complex data": (
-        lambda: tq.kl_divergence(LAW + 0j, rbm(2, 2)),
+        lambda: tq.kl_divergence(rbm(2, 2), LAW + 0j),
         "data is in float32 or float64, but complex128 was given",
     ),
     "no samples": (
@@ -378,6 +378,12 @@ FAULTS = {
         ),
         "not a positive stationary law",
     ),
+    "law of a chain in two parts": (
+        lambda: DenseChain(
+            np.kron(np.eye(2), [[0.9, 0.1], [0.2, 0.8]]), np.full(4, 0.25)
+        ),
+        "not a positive stationary law",
+    ),
     "one way and said to be reversible": (
         lambda: DenseChain(
             0.999 * np.eye(16) + 0.001 * np.roll(np.eye(16), 1, axis=1),
@@ -420,7 +426,7 @@ FAULTS = {
         "energy of a state of this Infinite is not finite",
     ),
     "data that do not sum to one": (
-        lambda: tq.kl_divergence(jnp.ones(4), rbm(2, 2)),
+        lambda: tq.kl_divergence(rbm(2, 2), jnp.ones(4)),
         "data is not a law",
     ),
     "negative data": (
@@ -428,7 +434,7 @@ FAULTS = {
         "data is not a law",
     ),
     "data that are not numbers": (
-        lambda: tq.kl_divergence(jnp.full(4, NAN), rbm(2, 2)),
+        lambda: tq.kl_divergence(rbm(2, 2), jnp.full(4, NAN)),
         "data is not a law",
     ),
     "start that is not a law": (
@@ -521,7 +527,7 @@ MISTAKEN = {
         "model is an energy model .* but an object of type .* was given",
     ),
     "model before the data": (
-        lambda: tq.kl_divergence(rbm(1, 1), LAW),
+        lambda: tq.kl_divergence(LAW, rbm(1, 1)),
         "data is a law, as an array, but an object of type RBM was given",
     ),
     "no function": (
@@ -590,7 +596,7 @@ BATCHES = {
     [
         tq.log_partition,
         tq.mean_observables,
-        lambda m: tq.kl_divergence(LAW, m),
+        lambda m: tq.kl_divergence(m, LAW),
         lambda m: tq.QStruct(GIBBS, 10)(m, LAW),
         lambda m: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), m, LAW),
         lambda m: tq.log_partition(m.tempered(0.5)),

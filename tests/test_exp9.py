@@ -175,7 +175,7 @@ def plain_loop(task, network, weight, steps):
         kl, signal, mse = 0.0, 0.0, 0.0
         for code, law in zip(task.codes, task.laws, strict=True):
             snr = task.predictor(network(code), law)
-            kl += tq.kl_divergence(law, network(code)) / len(task.codes)
+            kl += tq.kl_divergence(network(code), law) / len(task.codes)
             signal, mse = signal + snr.signal, mse + snr.mse
         return kl - weight * jnp.log(signal / mse), kl
 

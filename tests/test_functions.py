@@ -8,8 +8,8 @@ import pytest
 from helpers import DIRECT, IDENTITY, KERNELS, MODELS, assert_close, energies, rbm
 
 import trainq as tq
-from trainq.markov import _functions
-from trainq.markov._forms import Form
+from trainq.markov.chains import _functions
+from trainq.solvers._forms import Form
 
 
 # A model of each kind; the rest are slow.

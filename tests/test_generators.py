@@ -6,7 +6,8 @@ from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
 
 import trainq as tq
 from trainq.markov import DenseChain
-from trainq.markov._forms import solver_of
+from trainq.solvers._forms import solver_of
+from trainq.solvers._generators import without_subtraction
 
 
 MODELS = {"even N": rbm(3, 3), "odd N": rbm(3, 2), "biased": machine(4, biased=True)}
@@ -100,3 +101,11 @@ def test_what_is_left_of_the_system_solves_the_whole(name, solver):
         expected = np.linalg.solve(matrix.T if transpose else matrix, np.asarray(b))
         assert_close(y, expected, DIRECT)
         assert stats.ok and jnp.max(stats.residual) <= 1e-12
+
+
+def test_elimination_solves_the_whole(generator):
+    b = jr.normal(jr.key(0), (generator.n_states, 2))
+    expected = np.linalg.solve(np.asarray(generator.dense()), np.asarray(b))
+    y, is_regular = without_subtraction(generator, b)
+    assert_close(y, expected, DIRECT)
+    assert is_regular

@@ -38,9 +38,9 @@ def laws_of(teacher, model, data):
     return (
         tq.visible_distribution(teacher),
         tq.log_partition(model),
-        tq.kl_divergence(data, model),
+        tq.kl_divergence(model, data),
         tq.mean_observables(model),
-        tq.kl_gradient(data, model),
+        tq.kl_gradient(model, data),
     )
 
 

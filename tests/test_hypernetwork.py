@@ -93,7 +93,7 @@ def test_the_gradient_of_a_loss_reaches_the_network_and_the_code():
 
     @jax.jit
     def loss(arguments):
-        return tq.kl_divergence(data, rebuild(arguments[2:])(arguments[:2]))
+        return tq.kl_divergence(rebuild(arguments[2:])(arguments[:2]), data)
 
     arguments = jnp.concatenate([CODE, flat])
     gradient = jax.jit(jax.grad(loss))(arguments)
@@ -109,7 +109,7 @@ def test_a_batch_of_codes_gives_a_batch_of_models():
     codes = jr.normal(jr.key(5), (3, 2))
 
     def kl(model):
-        return tq.kl_divergence(data, model)
+        return tq.kl_divergence(model, data)
 
     models = eqx.filter_jit(eqx.filter_vmap(net))(codes)
     assert models.weights.shape == (3, 2, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import DIRECT, assert_close
 
-from trainq.markov import _lapack
+from trainq.solvers import _lapack
 
 
 N = 6

@@ -14,8 +14,8 @@ from helpers import (
     some_slow,
 )
 
-from trainq.markov._generators import DenseGenerator
-from trainq.markov._polynomials import (
+from trainq.solvers._generators import DenseGenerator
+from trainq.solvers._polynomials import (
     Contraction,
     Exchange,
     WindowPolynomial,

@@ -149,7 +149,7 @@ def test_many_threads_trace_at_once():
         def along(fn):
             return lambda w: jax.jvp(fn, (w,), (jnp.ones_like(w),))[1]
 
-        law = along(along(lambda w: tq.kl_divergence(data, tq.RBM(w))))
+        law = along(along(lambda w: tq.kl_divergence(tq.RBM(w), data)))
         visible = along(along(lambda w: tq.visible_distribution(tq.RBM(w))[0]))
         return law(weights) + visible(weights)
 

@@ -13,7 +13,7 @@ from helpers import (
 
 import trainq as tq
 from trainq.markov import AbstractFlipRule, SingleFlipChain
-from trainq.markov._single_flip import HeatBath
+from trainq.markov.chains._single_flip import HeatBath
 
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)

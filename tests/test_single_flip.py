@@ -7,7 +7,7 @@ from helpers import DIRECT, IDENTITY, KERNELS, assert_close, energies, machine, 
 
 import trainq as tq
 from trainq._spins import fold
-from trainq.markov import _single_flip
+from trainq.markov.chains import _single_flip
 
 
 RULES = {"gibbs": _single_flip.HeatBath(), "metropolis": _single_flip.Metropolis()}

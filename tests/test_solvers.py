@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 from helpers import (
     AUTODIFF,
@@ -20,6 +21,7 @@ from helpers import (
 )
 
 import trainq as tq
+from trainq.solvers._systems import DenseSystem
 
 
 CG = tq.ConjugateGradient()
@@ -291,3 +293,31 @@ def test_an_iteration_that_does_not_converge_raises():
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=solver)
     with pytest.raises(eqx.EquinoxRuntimeError, match="reached its `max_steps`"):
         predictor(rbm(3, 3), random_law(3))
+
+
+def test_an_error_is_not_less_than_it_is_along_the_slowest_mode():
+    # An error along a mode of eigenvalue 1e-8 hardly leaves a residual.
+    slow = 1e-8
+    system = DenseSystem(
+        hops=jnp.diag(jnp.array([0.3, 0.0, 1 - slow])),
+        root=jnp.ones(3),
+        null=None,
+        is_symmetric=True,
+    )
+    matrix = np.diag([0.7, 1.0, slow])
+    exact = np.ones((3, 1))
+    wrong = np.array([[0.0], [0.0], [2.0]])
+    b, zero = jnp.asarray(matrix @ exact), jnp.zeros(())
+    found = CG.error(system, b, jnp.asarray(exact + wrong), jnp.asarray(slow), zero)
+    y = exact + wrong
+    expected = np.sqrt((wrong.T @ matrix @ wrong) / (y.T @ matrix @ exact))[0, 0]
+    assert_close(found, expected[None], 1e-6)
+
+
+def test_an_iteration_returns_its_best_iterate():
+    # A chain so slow that the residual grows again before the tolerance is reached.
+    model = tq.RBM(jnp.full((3, 3), 5.0).at[0, 0].add(0.25), jnp.array([0.25, 0, 0]))
+    data = jnp.full(8, 0.125)
+    found = tq.QStruct(KERNELS["gibbs"], 2, solver=tq.ConjugateGradient())(model, data)
+    expected = tq.QStruct(KERNELS["gibbs"], 2, solver=tq.Direct())(model, data)
+    np.testing.assert_allclose(found.parameter_mse, expected.parameter_mse, rtol=1e-7)

@@ -66,13 +66,14 @@ def test_one_unit_has_no_even_mode():
     assert abs(gaps.odd - 1) < IDENTITY
 
 
+@pytest.mark.parametrize("sector", [None, "even", "odd"])
 @pytest.mark.parametrize("name", REVERSIBLE)
-def test_gap_gradient(name):
-    flat, build = flatten(rbm(2, 2, biased=True))
+def test_gap_gradient(name, sector):
+    flat, build = flatten(rbm(2, 2, biased=sector is None))
 
     @jax.jit
     def gap(flat):
-        return tq.markov.spectral_gap(KERNELS[name].chain(build(flat)))
+        return tq.markov.spectral_gap(KERNELS[name].chain(build(flat)), sector)
 
     direction = jr.normal(jr.key(0), flat.shape)
     slope = jax.grad(gap)(flat) @ direction

@@ -8,7 +8,7 @@ from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
 
 import trainq as tq
 from trainq._spins import xor
-from trainq.markov import _systems
+from trainq.solvers import _systems
 
 
 GENERATORS = {

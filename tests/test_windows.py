@@ -17,7 +17,7 @@ from helpers import (
 )
 
 import trainq as tq
-from trainq.markov._chains import loop
+from trainq.markov.chains._base import loop
 
 
 def moments(matrix, pi, f, window, law, burn_in):

@@ -7,12 +7,10 @@ from . import (
     models as models,
     predictors as predictors,
     sampling as sampling,
+    solvers as solvers,
 )
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
-    Auto as Auto,
-    ConjugateGradient as ConjugateGradient,
-    Direct as Direct,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
@@ -28,10 +26,11 @@ from .models import (
     empirical_distribution as empirical_distribution,
     entropy as entropy,
     expectation as expectation,
-    free_energy as free_energy,
+    free_energies as free_energies,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
     log_partition as log_partition,
+    log_stationary as log_stationary,
     mean_observables as mean_observables,
     observables as observables,
     planted_rbm as planted_rbm,
@@ -45,7 +44,18 @@ from .predictors import (
     SingleGap as SingleGap,
     pool as pool,
 )
-from .sampling import plan_budget as plan_budget
+from .sampling import (
+    Budget as Budget,
+    QSampled as QSampled,
+    plan_budget as plan_budget,
+    run as run,
+    start_chains as start_chains,
+)
+from .solvers import (
+    Auto as Auto,
+    ConjugateGradient as ConjugateGradient,
+    Direct as Direct,
+)
 
 
 __version__ = version("trainq")

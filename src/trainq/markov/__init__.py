@@ -1,4 +1,4 @@
-"""Markov chains: kernels, exact chains, and what is computed on them."""
+"""Markov chains: kernels, exact chains, and what is asked of them."""
 
 from ._certificate import (
     Certificate as Certificate,
@@ -6,25 +6,13 @@ from ._certificate import (
     Check as Check,
     certify as certify,
 )
-from ._chains import AbstractChain as AbstractChain
 from ._conductance import (
     CheegerMargins as CheegerMargins,
     cheeger_margin as cheeger_margin,
     cheeger_margins as cheeger_margins,
     sweep_conductance as sweep_conductance,
 )
-from ._dense import DenseChain as DenseChain
 from ._hitting import hitting_times as hitting_times
-from ._kernels import (
-    AbstractKernel as AbstractKernel,
-    AbstractSingleFlipKernel as AbstractSingleFlipKernel,
-    AlternatingBlockGibbs as AlternatingBlockGibbs,
-    PalindromicBlockGibbs as PalindromicBlockGibbs,
-    RandomScanBlockGibbs as RandomScanBlockGibbs,
-    RandomScanGibbs as RandomScanGibbs,
-    RandomScanMetropolis as RandomScanMetropolis,
-    SystematicScanGibbs as SystematicScanGibbs,
-)
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     row_sum_residual as row_sum_residual,
@@ -38,22 +26,6 @@ from ._resolvent import (
     resolvent_trace as resolvent_trace,
     solve_resolvent as solve_resolvent,
 )
-from ._scan import (
-    RelabelledChain as RelabelledChain,
-    SystematicScanChain as SystematicScanChain,
-)
-from ._single_flip import (
-    AbstractFlipRule as AbstractFlipRule,
-    SingleFlipChain as SingleFlipChain,
-)
-from ._solvers import (
-    RESULTS as RESULTS,
-    AbstractStrategy as AbstractStrategy,
-    Auto as Auto,
-    ConjugateGradient as ConjugateGradient,
-    Direct as Direct,
-    SolverStats as SolverStats,
-)
 from ._spectrum import (
     ParityGaps as ParityGaps,
     SlowestMode as SlowestMode,
@@ -61,8 +33,26 @@ from ._spectrum import (
     slowest_mode as slowest_mode,
     spectral_gap as spectral_gap,
 )
-from ._two_block import TwoBlockChain as TwoBlockChain
 from ._windows import (
     WindowMoments as WindowMoments,
     window_moments as window_moments,
+)
+from .chains import (
+    AbstractChain as AbstractChain,
+    AbstractFlipRule as AbstractFlipRule,
+    DenseChain as DenseChain,
+    RelabelledChain as RelabelledChain,
+    SingleFlipChain as SingleFlipChain,
+    SystematicScanChain as SystematicScanChain,
+    TwoBlockChain as TwoBlockChain,
+)
+from .kernels import (
+    AbstractKernel as AbstractKernel,
+    AbstractSingleFlipKernel as AbstractSingleFlipKernel,
+    AlternatingBlockGibbs as AlternatingBlockGibbs,
+    PalindromicBlockGibbs as PalindromicBlockGibbs,
+    RandomScanBlockGibbs as RandomScanBlockGibbs,
+    RandomScanGibbs as RandomScanGibbs,
+    RandomScanMetropolis as RandomScanMetropolis,
+    SystematicScanGibbs as SystematicScanGibbs,
 )

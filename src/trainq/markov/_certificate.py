@@ -8,16 +8,16 @@ from jaxtyping import Array, Bool, Float
 
 from ..models import AbstractEnergyModel, observables
 from ..models._base import require_model
-from ._chains import check_dense
+from ..solvers._solvers import Direct
 from ._conductance import CheegerMargins, margins
-from ._kernels import AbstractKernel, checked_kernel
 from ._residuals import (
     detailed_balance_residual,
     row_sum_residual,
     stationarity_residual,
     symmetry_residual,
 )
-from ._solvers import Direct
+from .chains._base import check_dense
+from .kernels._base import AbstractKernel, checked_kernel
 
 
 class CertificateError(RuntimeError):

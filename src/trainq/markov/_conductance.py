@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._chains import AbstractChain, require_reversible
-from ._solvers import Direct
+from ..solvers._solvers import Direct
 from ._spectrum import SlowestMode, find_slowest
+from .chains._base import AbstractChain, require_reversible
 
 
 class CheegerMargins(eqx.Module):

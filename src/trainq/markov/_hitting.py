@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._chains import AbstractChain
-from ._forms import solver_of
-from ._generators import inverse_root
-from ._solvers import AbstractStrategy, checked_strategy
+from ..solvers._forms import solver_of
+from ..solvers._generators import inverse_root
+from ..solvers._solvers import AbstractStrategy, checked_strategy
+from .chains._base import AbstractChain
 
 
 @eqx.filter_jit

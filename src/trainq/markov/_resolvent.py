@@ -6,9 +6,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._chains import AbstractChain, Sector, scale
-from ._functions import Table
-from ._solvers import AbstractStrategy, SolverStats, checked_strategy
+from ..solvers._solvers import AbstractStrategy, SolverStats, checked_strategy
+from .chains._base import AbstractChain, Sector, scale
+from .chains._functions import Table
 
 
 Convention = Literal["resolvent", "sokal"]

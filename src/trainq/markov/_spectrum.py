@@ -1,6 +1,7 @@
 """Spectral gaps and slowest modes of reversible chains."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -8,11 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from . import _lapack
-from ._chains import AbstractChain, Sector, require_reversible
-from ._forms import form_derivative, solver_of
-from ._generators import AbstractGenerator, inverse_root
-from ._solvers import Direct
+from ..solvers import _lapack
+from ..solvers._forms import form_derivative, solver_of
+from ..solvers._generators import AbstractGenerator, inverse_root
+from ..solvers._solvers import Direct
+from .chains._base import AbstractChain, Sector, require_reversible
 
 
 class SlowestMode(eqx.Module):
@@ -102,11 +103,12 @@ def _lowest(
     chain: AbstractChain, sector: Sector | None, solver: Direct
 ) -> tuple[Array, Array]:
     generator, gap, lift = chain.eigen_problem(sector)
-    slowness, y, known = _slowest(generator, solver)
+    found: Any = _slowest(generator, solver)
+    slowness, y, known = found
     # No rate is above two, and of constants alone there is none.
     some = slowness > 0.25
-    found = jnp.where(some, gap(1 / jnp.where(some, slowness, 1), y), jnp.inf)
-    return jnp.where(known, found, jnp.nan), lax.stop_gradient(lift(y))
+    value = jnp.where(some, gap(1 / jnp.where(some, slowness, 1), y), jnp.inf)
+    return jnp.where(known, value, jnp.nan), lax.stop_gradient(lift(y))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -8,10 +8,10 @@ from jaxtyping import Array, Float
 
 from .._numbers import whole_number
 from ..models._laws import require_law
-from ._chains import AbstractChain, Sector
-from ._forms import Form
-from ._functions import AbstractFunctions, Table, in_blocks
-from ._solvers import ConjugateGradient
+from ..solvers._forms import Form
+from ..solvers._solvers import ConjugateGradient
+from .chains._base import AbstractChain, Sector
+from .chains._functions import AbstractFunctions, Table, in_blocks
 
 
 class WindowMoments(eqx.Module):

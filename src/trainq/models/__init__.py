@@ -7,7 +7,7 @@ from ._laws import (
     empirical_distribution as empirical_distribution,
     entropy as entropy,
     expectation as expectation,
-    free_energy as free_energy,
+    free_energies as free_energies,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
     log_partition as log_partition,

@@ -34,7 +34,7 @@ def log_partition(model: AbstractEnergyModel) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
-def free_energy(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
+def free_energies(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
     """`F(v) = -log Σ_h exp(-E(v, h))` for every visible state, in order, nats."""
     return checked(model).free_energies()
 
@@ -42,7 +42,7 @@ def free_energy(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
 @eqx.filter_jit
 def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
     """The law of the visible units: `(2**n_visible,)` probabilities, in order."""
-    return jnp.exp(jax.nn.log_softmax(-free_energy(model)))
+    return jnp.exp(jax.nn.log_softmax(-free_energies(model)))
 
 
 @eqx.filter_jit
@@ -69,22 +69,22 @@ def log_laws(
 
 @eqx.filter_jit
 def kl_divergence(
-    data: Float[Array, " visible_states"], model: AbstractEnergyModel
+    model: AbstractEnergyModel, data: Float[Array, " visible_states"]
 ) -> Float[Array, ""]:
     """`KL(data ‖ model) = Σ_v p(v) log(p(v) / π(v))` of the visible laws, nats.
 
     **Arguments:**
 
-    - `data`: `(2**n_visible,)` probabilities, in order.
     - `model`: the model.
+    - `data`: `(2**n_visible,)` probabilities, in order.
 
     **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
     or a parameter is not finite.
     """
-    return _kl(check_law(data, model), checked(model))
+    return _kl(checked(model), check_law(data, model))
 
 
-def _kl(data: Array, model: AbstractEnergyModel) -> Float[Array, ""]:
+def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
     log_model = jax.nn.log_softmax(-model.free_energies())
     # Where p = 0 the summand is 0, and so is its derivative in the model.
     positive = data > 0
@@ -94,20 +94,20 @@ def _kl(data: Array, model: AbstractEnergyModel) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def kl_gradient(
-    data: Float[Array, " visible_states"], model: AbstractEnergyModel
+    model: AbstractEnergyModel, data: Float[Array, " visible_states"]
 ) -> Float[Array, " n_parameters"]:
     """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
 
     Parameters are in the order of `observables`. Arguments and errors are those of
     `kl_divergence`.
     """
-    return gradient_of_kl(check_law(data, model), checked(model))
+    return gradient_of_kl(checked(model), check_law(data, model))
 
 
-def gradient_of_kl(data: Array, model: AbstractEnergyModel) -> Array:
+def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
     """`kl_gradient` of what has been checked."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    gradient = jax.grad(lambda p: _kl(data, eqx.combine(p, static)))(params)
+    gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
     return ravel_pytree(gradient)[0]
 
 

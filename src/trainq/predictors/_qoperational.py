@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Num
 from .._numbers import whole_number
 from .._spins import check_spins, state_index
 from ..markov import AbstractKernel
-from ..markov._functions import EnergyGradients
-from ..markov._kernels import checked_kernel
 from ..markov._windows import from_law
+from ..markov.chains._functions import EnergyGradients
+from ..markov.kernels._base import checked_kernel
 from ..models import AbstractEnergyModel
 from ..models._laws import check_law, gradient_of_kl, log_laws, require_law
 from ._snr import OperationalSNR
@@ -111,7 +111,7 @@ class QOperational(eqx.Module):
         else:
             law = start_law(self.start, model, data)
             bias, variance = from_law(chain, f, self.window, law, self.burn_in)
-        gradient = gradient_of_kl(data, model)
+        gradient = gradient_of_kl(model, data)
         return OperationalSNR(
             parameter_signal=gradient**2,
             parameter_bias=-bias,

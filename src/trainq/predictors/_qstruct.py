@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .._numbers import positive_number, whole_number
-from ..markov import AbstractKernel, AbstractStrategy
-from ..markov._functions import EnergyGradients
-from ..markov._kernels import checked_kernel
+from ..markov import AbstractKernel
 from ..markov._resolvent import Convention, check_convention
-from ..markov._solvers import checked_strategy
+from ..markov.chains._functions import EnergyGradients
+from ..markov.kernels._base import checked_kernel
 from ..models import AbstractEnergyModel, kl_gradient
 from ..models._laws import check_law, gradient_of_kl
+from ..solvers import AbstractStrategy
+from ..solvers._solvers import checked_strategy
 from ._snr import GradientSNR, RandomisedSNR
 
 
@@ -104,7 +105,7 @@ class QStruct(eqx.Module):
         **Raises:** also `ValueError` if the directions have another shape.
         """
         if directions is None:
-            gradient = jax.lax.stop_gradient(kl_gradient(data, model))
+            gradient = jax.lax.stop_gradient(kl_gradient(model, data))
             norm = jnp.linalg.norm(gradient)
             directions = (gradient / jnp.where(norm > 0, norm, 1))[None]
         size = EnergyGradients(model).n_functions
@@ -160,7 +161,7 @@ class QStruct(eqx.Module):
         signs = jax.random.rademacher(key, shape, model.dtype)
         probes, _ = self._snr(model, data, EnergyGradients(model, signs))
         return RandomisedSNR(
-            parameter_signal=kl_gradient(data, model) ** 2,
+            parameter_signal=kl_gradient(model, data) ** 2,
             probe_mse=probes.parameter_mse,
             window=self.window,
             stats=probes.stats,
@@ -213,7 +214,7 @@ class QStruct(eqx.Module):
         if self.convention == "sokal":
             noise = jnp.maximum(noise - chain.variance(f), 0)
         # The chain has checked the model.
-        gradient = gradient_of_kl(check_law(data, model), model)
+        gradient = gradient_of_kl(model, check_law(data, model))
         if f.directions is not None:
             gradient = f.directions @ gradient
         snr = GradientSNR(

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from .._numbers import positive_number
 from ..markov import AbstractKernel, slowest_mode, spectral_gap
-from ..markov._kernels import checked_kernel
+from ..markov.kernels._base import checked_kernel
 from ..models import AbstractEnergyModel, kl_gradient, observables
 from ._snr import GradientSNR
 
@@ -57,7 +57,7 @@ class SingleGap(eqx.Module):
         if the kernel is not reversible."""
         chain = self.kernel.chain(model)
         f = chain.centre(observables(model))
-        gradient = kl_gradient(data, model)
+        gradient = kl_gradient(model, data)
         if self.relevant:
             sector = "even" if model.is_symmetric and chain.is_symmetric else None
             variance = chain.stationary @ f**2

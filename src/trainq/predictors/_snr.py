@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from ..markov import SolverStats
+from ..solvers import SolverStats
 
 
 class AbstractSNR(eqx.Module):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from .._numbers import whole_number
 from ..markov import AbstractKernel
-from ..markov._functions import EnergyGradients
+from ..markov.chains._functions import EnergyGradients
 from ..models import AbstractEnergyModel
 from ..models._base import checked
 from ..predictors._qoperational import data_variance

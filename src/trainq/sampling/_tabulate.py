@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from .._numbers import whole_number
 from ..markov import AbstractKernel
-from ..markov._functions import EnergyGradients
-from ..markov._kernels import checked_kernel
+from ..markov.chains._functions import EnergyGradients
+from ..markov.kernels._base import checked_kernel
 from ..models import AbstractEnergyModel, observables
 from ..models._base import require_model
 from ..models._laws import check_law, gradient_of_kl
@@ -194,7 +194,7 @@ def _exact_errors(
     bias2 = jnp.sum(means**2, axis=-1).T
     variance = jnp.maximum(squares.T - bias2, 0)
     noise = data_variance(EnergyGradients(model), data, estimate.batch)
-    signal = jnp.sum(gradient_of_kl(data, model) ** 2)
+    signal = jnp.sum(gradient_of_kl(model, data) ** 2)
     # What rounding leaves of a gradient that is zero is no signal.
     rounding = 64 * jnp.finfo(f.dtype).eps
     size = jnp.sum(jnp.max(observables(model) ** 2, axis=0))

@@ -9,7 +9,18 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ._chains import (
+from ...solvers._elimination import (
+    Factors,
+    eliminate,
+    log_stationary_law,
+    solve,
+    solve_transposed,
+)
+from ...solvers._forms import Form, Pairing, bilinear_form, solver_of
+from ...solvers._generators import DenseGenerator, inverse_root
+from ...solvers._polynomials import Contraction, WindowPolynomial, polynomial_form
+from ...solvers._solvers import AbstractStrategy, SolverStats
+from ._base import (
     AbstractChain,
     EigenProblem,
     Sector,
@@ -17,18 +28,7 @@ from ._chains import (
     off_diagonal,
     scale,
 )
-from ._elimination import (
-    Factors,
-    eliminate,
-    log_stationary_law,
-    solve,
-    solve_transposed,
-)
-from ._forms import Form, Pairing, bilinear_form, solver_of
 from ._functions import AbstractFunctions
-from ._generators import DenseGenerator, inverse_root
-from ._polynomials import Contraction, WindowPolynomial, polynomial_form
-from ._solvers import AbstractStrategy, SolverStats
 
 
 class DenseChain(AbstractChain):

@@ -13,14 +13,19 @@ import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array, Int, Key, Num
 
-from .._spins import check_spins, draw_spins, happens
-from ..models import AbstractEnergyModel, log_stationary
-from ..models._base import checked
-from ..models._laws import log_laws
-from ._chains import AbstractChain
-from ._scan import RelabelledChain, SystematicScanChain
-from ._single_flip import AbstractFlipRule, HeatBath, Metropolis, SingleFlipChain
-from ._two_block import Scan, TwoBlockChain
+from ..._spins import check_spins, draw_spins, happens
+from ...models import AbstractEnergyModel, log_stationary
+from ...models._base import checked
+from ...models._laws import log_laws
+from ..chains._base import AbstractChain
+from ..chains._scan import RelabelledChain, SystematicScanChain
+from ..chains._single_flip import (
+    AbstractFlipRule,
+    HeatBath,
+    Metropolis,
+    SingleFlipChain,
+)
+from ..chains._two_block import Scan, TwoBlockChain
 
 
 # Pyright knows an abstract class variable only by the name of a concrete one.

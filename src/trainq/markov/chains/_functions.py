@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from .._spins import spread
-from ..models import AbstractEnergyModel, observables
-from ..models._base import parameters
-from ._forms import SOLUTION, Form
-from ._systems import Pairing, pair
+from ..._spins import spread
+from ...models import AbstractEnergyModel, observables
+from ...models._base import parameters
+from ...solvers._forms import SOLUTION, Form
+from ...solvers._systems import Pairing, pair
 
 
 if TYPE_CHECKING:

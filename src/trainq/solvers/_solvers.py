@@ -31,7 +31,7 @@ class SolverStats(eqx.Module):
     at most two: how much has to be changed for `y` to be exact. It is computed from the
     solution and not from a recurrence, and a column `b` that is zero but for rounding
     is compared with the others instead. `iterations` is zero for a factorisation.
-    `result` is an index into [`trainq.markov.RESULTS`][], zero for success, which is
+    `result` is an index into [`trainq.solvers.RESULTS`][], zero for success, which is
     earned: `‖b - A y‖` is at most `√ε ‖b‖`, with `ε` the machine epsilon, or 100 times
     the tolerance asked for if that is more; and the solution is known to `ε^0.45`, 1e-7
     in double precision and 1e-3 in single precision, by an estimate from the smallest

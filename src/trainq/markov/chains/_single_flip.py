@@ -10,8 +10,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._spins import spread, unit_mask, xor
-from ._chains import (
+from ..._spins import spread, unit_mask, xor
+from ...solvers._forms import (
+    Form,
+    Pairing,
+    bilinear_form,
+    column_size,
+    solver_of,
+    total,
+)
+from ...solvers._generators import FlipGenerator, inverse_root
+from ...solvers._polynomials import Contraction, WindowPolynomial, polynomial_form
+from ...solvers._solvers import AbstractStrategy, ConjugateGradient, SolverStats, worst
+from ._base import (
     AbstractChain,
     EigenProblem,
     Sector,
@@ -23,11 +34,7 @@ from ._chains import (
     unfold_sector,
 )
 from ._cuts import log_sums_across
-from ._forms import Form, Pairing, bilinear_form, column_size, solver_of, total
 from ._functions import AbstractFunctions, in_blocks
-from ._generators import FlipGenerator, inverse_root
-from ._polynomials import Contraction, WindowPolynomial, polynomial_form
-from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats, worst
 
 
 class AbstractFlipRule(eqx.Module):

@@ -8,7 +8,24 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ._chains import (
+from ...solvers._forms import (
+    Form,
+    Pairing,
+    bilinear_form,
+    column_size,
+    solver_of,
+    total,
+)
+from ...solvers._generators import DenseGenerator, GramGenerator, inverse_root
+from ...solvers._polynomials import (
+    Contraction,
+    Exchange,
+    WindowPolynomial,
+    polynomial_form,
+)
+from ...solvers._solvers import AbstractStrategy, SolverStats, worst
+from ...solvers._systems import pair
+from ._base import (
     AbstractChain,
     EigenProblem,
     Sector,
@@ -19,19 +36,7 @@ from ._chains import (
     scale,
     unfold_sector,
 )
-from ._forms import (
-    Form,
-    Pairing,
-    bilinear_form,
-    column_size,
-    solver_of,
-    total,
-)
 from ._functions import AbstractFunctions, Table
-from ._generators import DenseGenerator, GramGenerator, inverse_root
-from ._polynomials import Contraction, Exchange, WindowPolynomial, polynomial_form
-from ._solvers import AbstractStrategy, SolverStats, worst
-from ._systems import pair
 
 
 Scan = Literal["random", "palindromic", "alternating"]

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._spins import unit_mask, xor
-from ._chains import AbstractChain, EigenProblem, Sector, dense_generator, scale
+from ..._spins import unit_mask, xor
+from ...solvers._forms import Form, Pairing
+from ...solvers._generators import DenseGenerator
+from ...solvers._solvers import AbstractStrategy, SolverStats
+from ._base import AbstractChain, EigenProblem, Sector, dense_generator, scale
 from ._dense import DenseChain
-from ._forms import Form, Pairing
 from ._functions import AbstractFunctions, Table
-from ._generators import DenseGenerator
-from ._solvers import AbstractStrategy, SolverStats
 from ._two_block import Scan, TwoBlockChain
 
 

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .._spins import check_enumerable, fold, unfold
-from ._forms import Form, Pairing
+from ..._spins import check_enumerable, fold, unfold
+from ...solvers._forms import Form, Pairing
+from ...solvers._generators import AbstractGenerator, DenseGenerator, ratio_scaled
+from ...solvers._solvers import AbstractStrategy, ConjugateGradient, SolverStats
 from ._functions import AbstractFunctions, in_blocks
-from ._generators import AbstractGenerator, DenseGenerator, ratio_scaled
-from ._solvers import AbstractStrategy, ConjugateGradient, SolverStats
 
 
 Sector = Literal["even", "odd"]
