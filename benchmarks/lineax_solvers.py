@@ -22,11 +22,11 @@ def by_lineax(m: int, solver):
         u = 2**0.5 * (chain.root[:, None] * f)[:half]
         if isinstance(solver, lx.Cholesky):
             operator = lx.MatrixLinearOperator(
-                generator.dense(), lx.positive_semidefinite_tag
+                generator.regular().matrix(), lx.positive_semidefinite_tag
             )
         else:
             operator = lx.FunctionLinearOperator(
-                lambda y: generator.mv(y[:, None])[:, 0],
+                lambda y: generator.regular().mv(y[:, None])[:, 0],
                 jax.ShapeDtypeStruct((half,), u.dtype),
                 lx.positive_semidefinite_tag,
             )

@@ -100,10 +100,10 @@ def problem(name, size):
     """The graph, for thrml; the model and the kernel, for us; the scan of both."""
     if name == "grid":
         graph = grid(size, 0.5)
-        scan = tq.SystematicScanGibbs(graph.colouring())
+        scan = tq.AlternatingBlockGibbs(graph.colouring())
         return graph, graph, scan, scan
     graph = layers(size)
-    scan = tq.SystematicScanGibbs(graph.colouring())
+    scan = tq.AlternatingBlockGibbs(graph.colouring())
     rbm = tq.RBM(graph.couplings.reshape(size, size))
     return graph, rbm, tq.AlternatingBlockGibbs(), scan
 

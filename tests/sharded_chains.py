@@ -114,7 +114,7 @@ def cases():
     edges = [(0, i) for i in range(1, 30)]
     hub = tq.BoltzmannMachine(rng.normal(size=29), n_visible=15, edges=edges)
     neural = Neural(jnp.asarray(rng.normal(size=(4, 5)))).tempered(1.3)
-    gibbs, scan = tq.RandomScanGibbs(), tq.SystematicScanGibbs
+    gibbs, scan = tq.RandomScanGibbs(), tq.AlternatingBlockGibbs
     yield "rbm", rbm, gibbs
     yield "rbm", rbm, tq.AlternatingBlockGibbs()
     yield "rbm", rbm, Flip()

@@ -215,7 +215,7 @@ def test_a_machine_is_coloured_and_built_in_a_compiled_function():
     @jax.jit
     def blocks(couplings):
         model = tq.BoltzmannMachine(couplings, edges=[(0, 1), (1, 2)])
-        kernel = tq.SystematicScanGibbs(model.colouring())
+        kernel = tq.AlternatingBlockGibbs(model.colouring())
         assert kernel.blocks == ((0, 2), (1,))
         return kernel.step(jax.random.key(0), model, jnp.ones((4, 3)))
 

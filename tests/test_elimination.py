@@ -11,8 +11,8 @@ from helpers import DIRECT, IDENTITY, assert_close
 from trainq.solvers._elimination import (
     eliminate,
     log_stationary_law,
-    solve,
-    solve_transposed,
+    solve_eliminated,
+    solve_eliminated_transposed,
 )
 
 
@@ -34,11 +34,11 @@ def test_a_closed_chain(n):
     assert_close(law @ matrix, law, IDENTITY)
     f = np.random.default_rng(2).normal(size=(n, 3))
     f = f - (law @ f)[None]
-    x = solve(factors, jnp.asarray(f))
+    x = solve_eliminated(factors, jnp.asarray(f))
     assert jnp.all(x[order[-1]] == 0)
     assert np.max(np.abs(x - matrix @ x - f), initial=0) <= DIRECT
     f = f - f.mean(axis=0, keepdims=True)
-    x = solve_transposed(factors, jnp.asarray(f))
+    x = solve_eliminated_transposed(factors, jnp.asarray(f))
     assert np.max(np.abs(x - matrix.T @ x - f), initial=0) <= DIRECT
 
 
@@ -50,8 +50,8 @@ def test_a_chain_that_leaks(n):
     factors = eliminate(jnp.asarray(matrix), jnp.asarray(leak), order)
     f = np.random.default_rng(2).normal(size=(n, 3))
     for found, a in (
-        (solve(factors, jnp.asarray(f)), np.eye(n) - matrix),
-        (solve_transposed(factors, jnp.asarray(f)), (np.eye(n) - matrix).T),
+        (solve_eliminated(factors, jnp.asarray(f)), np.eye(n) - matrix),
+        (solve_eliminated_transposed(factors, jnp.asarray(f)), (np.eye(n) - matrix).T),
     ):
         assert_close(found, np.linalg.solve(a, f), DIRECT)
 

@@ -205,7 +205,7 @@ STATIC = {
             jnp.ones(16),
             solver=tq.ConjugateGradient(),
         ),
-        r"Conjugate gradients need a symmetric system.* Use `Direct\(\)`",
+        r"Conjugate gradients need a self-adjoint system.* Use `Direct\(\)`",
     ),
     "tolerance": (
         lambda: tq.ConjugateGradient(rtol=-1.0),
@@ -512,11 +512,11 @@ def test_faulty_values_raise_when_run(case):
 MISTAKEN = {
     "a solver by name": (
         lambda: tq.QStruct(GIBBS, 10, solver="cg"),
-        r"solver is a strategy such as `Auto\(\)`.* but 'cg' was given",
+        r"solver is a solver such as `Auto\(\)`.* but 'cg' was given",
     ),
     "a class for a solver": (
         lambda: tq.markov.resolvent(chain(), jnp.ones(16), solver=tq.Direct),
-        "solver is a strategy .* but Direct was given",
+        "solver is a solver .* but Direct was given",
     ),
     "data before the model": (
         lambda: tq.QStruct(GIBBS, 10)(LAW, rbm(1, 1)),
@@ -526,9 +526,9 @@ MISTAKEN = {
         lambda: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), LAW, rbm(1, 1)),
         "model is an energy model .* but an object of type .* was given",
     ),
-    "model before the data": (
+    "data before the model": (
         lambda: tq.kl_divergence(LAW, rbm(1, 1)),
-        "data is a law, as an array, but an object of type RBM was given",
+        "model is an energy model .* Look at the order of the arguments",
     ),
     "no function": (
         lambda: tq.expectation(rbm(1, 1), 3),

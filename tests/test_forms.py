@@ -33,7 +33,7 @@ SMALL = {
     "machine 2+1": machine(3, 2),
     "neural 2+1": neural(2, 1),
 }
-PLAIN = tq.Direct(plain_autodiff=True)
+PLAIN = tq.solvers.PlainAutodiff()
 
 
 def log_q(kernel, build, data, solver=None):

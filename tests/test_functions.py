@@ -43,8 +43,8 @@ def test_moments_given_a_layer_are_those_of_the_table(model):
 
     @eqx.filter_jit
     def moments(f):
-        means = f.layer_means(chain)
-        return means, f.covariance_given_visible(chain, means[0], "diagonal")
+        means = f.layer_means(chain.layers)
+        return means, f.covariance_given_visible(chain.layers, means[0], "diagonal")
 
     for f in (_functions.EnergyGradients(model), _functions.Table(jnp.array(table))):
         means, found = moments(f)
@@ -55,7 +55,9 @@ def test_moments_given_a_layer_are_those_of_the_table(model):
     variance = law.reshape(-1) @ (table - mean) ** 2
     for name in ("random", "gibbs"):
         chain = KERNELS[name].chain(model)
-        found = eqx.filter_jit(chain.variance)(_functions.EnergyGradients(model))
+        found = eqx.filter_jit(tq.markov.variance)(
+            chain, _functions.EnergyGradients(model)
+        )
         assert jnp.max(jnp.abs(found - variance)) <= DIRECT * np.max(table**2)
 
 

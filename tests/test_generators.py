@@ -6,7 +6,7 @@ from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
 
 import trainq as tq
 from trainq.markov import DenseChain
-from trainq.solvers._forms import solver_of
+from trainq.solvers import LinearSolve
 from trainq.solvers._generators import without_subtraction
 
 
@@ -20,7 +20,8 @@ TARGET = jnp.arange(16) % 5 == 0
 
 
 def layer(sector):
-    return KERNELS["random"].chain(rbm(2, 3))._layer(sector, on_hidden=False)
+    (reduction,) = KERNELS["random"].chain(rbm(2, 3)).reductions(sector)
+    return reduction.generator
 
 
 def dense(kernel):
@@ -44,7 +45,7 @@ CASES = {
     },
     **{f"layer, {sector}": lambda s=sector: layer(s) for sector in ("even", "odd")},
     **{
-        f"dense {kernel}": lambda k=kernel: dense(k)._generator()
+        f"dense {kernel}": lambda k=kernel: dense(k).dense_generator()
         for kernel in ("gibbs", "alternating")
     },
     **{
@@ -64,10 +65,11 @@ def generator(request):
 def test_matrix_is_apply_and_the_null_vector_is_null(generator):
     n = generator.n_states
     matrix = generator.matrix()
-    assert_close(generator.apply(jnp.eye(n)), matrix, IDENTITY)
-    assert_close(generator.mv(jnp.eye(n)), generator.dense(), IDENTITY)
+    assert_close(generator.mv(jnp.eye(n)), matrix, IDENTITY)
+    regular = generator.regular()
+    assert_close(regular.mv(jnp.eye(n)), regular.matrix(), IDENTITY)
     assert_close(generator.transposed().matrix(), matrix.T, IDENTITY)
-    if generator.is_symmetric:
+    if generator.is_self_adjoint:
         assert_close(matrix, matrix.T, IDENTITY)
     if generator.null is not None:
         assert abs(jnp.linalg.norm(generator.null) - 1) <= IDENTITY
@@ -94,8 +96,8 @@ SOLVES = [
 def test_what_is_left_of_the_system_solves_the_whole(name, solver):
     generator = CASES[name]()
     b = jr.normal(jr.key(0), (generator.n_states, 3))
-    matrix = np.asarray(generator.dense())
-    solve = solver_of(generator, solver, 3)
+    matrix = np.asarray(generator.regular().matrix())
+    solve = LinearSolve(generator, solver, 3)
     for transpose in (False, True):
         y, stats, _ = solve(b, transpose=transpose)
         expected = np.linalg.solve(matrix.T if transpose else matrix, np.asarray(b))
@@ -105,7 +107,7 @@ def test_what_is_left_of_the_system_solves_the_whole(name, solver):
 
 def test_elimination_solves_the_whole(generator):
     b = jr.normal(jr.key(0), (generator.n_states, 2))
-    expected = np.linalg.solve(np.asarray(generator.dense()), np.asarray(b))
+    expected = np.linalg.solve(np.asarray(generator.regular().matrix()), np.asarray(b))
     y, is_regular = without_subtraction(generator, b)
     assert_close(y, expected, DIRECT)
     assert is_regular

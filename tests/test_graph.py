@@ -124,7 +124,7 @@ def test_a_grid_of_ten_thousand_units_runs():
     edges = np.concatenate([across, down])
     beta = 0.2
     model = tq.BoltzmannMachine(np.full(len(edges), beta), edges=edges)
-    kernel = tq.SystematicScanGibbs(model.colouring())
+    kernel = tq.AlternatingBlockGibbs(model.colouring())
     assert len(kernel.blocks) == 2
 
     def mean_edge(x):

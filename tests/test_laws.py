@@ -46,35 +46,35 @@ def functions_of_spins(x):
     }
 
 
-def kl_autodiff(data, model):
+def kl_autodiff(model, data):
     return ravel_pytree(eqx.filter_grad(lambda m: tq.kl_divergence(m, data))(model))[0]
 
 
-def energy_autodiff(data, model):
+def energy_autodiff(model, data):
     flat, rebuild = flatten(model)
     states = jnp.asarray(oracle.states(model.n_units), flat.dtype)
     return jax.jacrev(lambda p: jax.vmap(rebuild(p).energy)(states))(flat)
 
 
 RESULTS = {
-    "log_partition": lambda data, model: tq.log_partition(model),
-    "free_energy": lambda data, model: tq.free_energies(model),
-    "visible_distribution": lambda data, model: tq.visible_distribution(model),
-    "log_stationary": lambda data, model: log_stationary(model),
-    "entropy": lambda data, model: tq.entropy(model),
+    "log_partition": lambda model, data: tq.log_partition(model),
+    "free_energy": lambda model, data: tq.free_energies(model),
+    "visible_distribution": lambda model, data: tq.visible_distribution(model),
+    "log_stationary": lambda model, data: log_stationary(model),
+    "entropy": lambda model, data: tq.entropy(model),
     "kl_divergence": tq.kl_divergence,
     "kl_gradient": tq.kl_gradient,
     "kl_autodiff": kl_autodiff,
-    "observables": lambda data, model: tq.observables(model),
+    "observables": lambda model, data: tq.observables(model),
     "energy_autodiff": energy_autodiff,
-    "mean_observables": lambda data, model: tq.mean_observables(model),
-    "mean_energy": lambda data, model: tq.expectation(model, model.energy),
-    "expectation": lambda data, model: tq.expectation(model, functions_of_spins),
+    "mean_observables": lambda model, data: tq.mean_observables(model),
+    "mean_energy": lambda model, data: tq.expectation(model, model.energy),
+    "expectation": lambda model, data: tq.expectation(model, functions_of_spins),
 }
 
 
-def every_result(data, model):
-    return {label: fn(data, model) for label, fn in RESULTS.items()}
+def every_result(model, data):
+    return {label: fn(model, data) for label, fn in RESULTS.items()}
 
 
 # One compilation a model, whatever the data.
@@ -91,7 +91,7 @@ def data_of(model, zeros=False):
 
 @functools.cache
 def results(name, zeros=False):
-    return compiled(data_of(MODELS[name], zeros), MODELS[name])
+    return compiled(MODELS[name], data_of(MODELS[name], zeros))
 
 
 @functools.cache
@@ -148,15 +148,15 @@ def test_kl_divergence_is_that_of_enumeration(name, zeros):
 
 def test_kl_divergence_of_a_law_from_itself_is_zero(name):
     law = results(name)["visible_distribution"]
-    assert abs(compiled(law, MODELS[name])["kl_divergence"]) < IDENTITY
-    assert np.abs(compiled(law, MODELS[name])["kl_gradient"]).max() < IDENTITY
+    assert abs(compiled(MODELS[name], law)["kl_divergence"]) < IDENTITY
+    assert np.abs(compiled(MODELS[name], law)["kl_gradient"]).max() < IDENTITY
     assert results(name)["kl_divergence"] > 0.01
 
 
 def test_kl_divergence_of_one_state_is_its_information(name):
     state = jnp.zeros(2 ** MODELS[name].n_visible).at[1].set(1)
     information = -np.log(visible_law(name)[1])
-    found = compiled(state, MODELS[name])
+    found = compiled(MODELS[name], state)
     assert_close(found["kl_divergence"], information, IDENTITY)
     assert_close(found["kl_gradient"], found["kl_autodiff"], IDENTITY)
 
@@ -164,7 +164,7 @@ def test_kl_divergence_of_one_state_is_its_information(name):
 def test_kl_divergence_is_differentiable_in_data_with_zeros():
     name = "biased rbm 2x3"
     data = data_of(MODELS[name], zeros=True)
-    gradient = jax.grad(tq.kl_divergence)(data, MODELS[name])
+    gradient = jax.grad(tq.kl_divergence, 1)(MODELS[name], data)
     p, q = np.asarray(data), visible_law(name)
     expected = [np.log(a / b) + 1 if a > 0 else 0 for a, b in zip(p, q, strict=True)]
     assert_close(gradient, expected, IDENTITY)
@@ -224,7 +224,7 @@ def test_free_spins_have_the_uniform_law():
 def test_results_are_the_same_called_one_by_one():
     name = "biased rbm 2x3"
     for label in ("kl_divergence", "kl_gradient", "observables", "expectation"):
-        alone = RESULTS[label](data_of(MODELS[name]), MODELS[name])
+        alone = RESULTS[label](MODELS[name], data_of(MODELS[name]))
         assert_trees_close(alone, results(name)[label], IDENTITY)
 
 
@@ -233,8 +233,8 @@ def test_a_batch_of_models_and_of_data_gives_a_batch_of_results(m, n, biased):
     singles = [rbm(m, n, biased=biased, seed=seed) for seed in range(3)]
     models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles)
     data = jnp.stack([random_law(m, seed) for seed in range(3)])
-    batch = eqx.filter_jit(eqx.filter_vmap(every_result))(data, models)
-    expected = [compiled(*pair) for pair in zip(data, singles, strict=True)]
+    batch = eqx.filter_jit(eqx.filter_vmap(every_result))(models, data)
+    expected = [compiled(*pair) for pair in zip(singles, data, strict=True)]
     expected = jax.tree.map(lambda *leaves: np.stack(leaves), *expected)
     assert_trees_close(batch, expected, IDENTITY)
 
@@ -248,7 +248,7 @@ def single(model):
 @pytest.mark.parametrize("name", ["biased rbm 2x3", "neural 3+2"])
 def test_single_precision_parameters_give_single_precision_results(name):
     small = single(MODELS[name])
-    actual = compiled(data_of(MODELS[name]).astype(jnp.float32), small)
+    actual = compiled(small, data_of(MODELS[name]).astype(jnp.float32))
     assert {leaf.dtype for leaf in jax.tree.leaves(actual)} == {jnp.dtype("float32")}
     # Some thirty roundings, each of 6e-8, of numbers of order one to five.
     for a, b in zip(*map(jax.tree.leaves, (actual, results(name))), strict=True):
@@ -263,12 +263,12 @@ def test_data_in_double_precision_fits_a_model_in_single_precision():
 
 
 QUANTITIES = {
-    "log_partition": lambda data, model: tq.log_partition(model),
-    "entropy": lambda data, model: tq.entropy(model),
+    "log_partition": lambda model, data: tq.log_partition(model),
+    "entropy": lambda model, data: tq.entropy(model),
     "kl_divergence": tq.kl_divergence,
-    "kl_gradient": lambda data, model: jnp.sum(tq.kl_gradient(model, data) ** 2),
-    "mean_observables": lambda data, model: jnp.sum(tq.mean_observables(model) ** 2),
-    "expectation": lambda data, model: tq.expectation(
+    "kl_gradient": lambda model, data: jnp.sum(tq.kl_gradient(model, data) ** 2),
+    "mean_observables": lambda model, data: jnp.sum(tq.mean_observables(model) ** 2),
+    "expectation": lambda model, data: tq.expectation(
         model, lambda x: jnp.sin(model.energy(x)) * x[0] * x[-1]
     ),
 }
@@ -279,7 +279,7 @@ def quantities(data, rebuild):
 
     def fn(flat):
         model = rebuild(flat)
-        return jnp.stack([fn(data, model) for fn in QUANTITIES.values()])
+        return jnp.stack([fn(model, data) for fn in QUANTITIES.values()])
 
     return fn
 
@@ -323,7 +323,7 @@ def test_weights_of_300_stay_exact_in_log_space(label):
     log_z = np.logaddexp.reduce(-table)
     log_law = (-table - log_z).reshape(data.size, -1)
     assert log_z > 800 and log_law.min() < -1500
-    found = compiled(data, model)
+    found = compiled(model, data)
     assert_close(found["log_partition"], log_z, IDENTITY)
     assert_close(found["log_stationary"], log_law.ravel(), IDENTITY)
     log_visible = np.logaddexp.reduce(log_law, axis=1, keepdims=True)

@@ -44,7 +44,7 @@ def contraction(matrix, lowest):
         hops=matrix - jnp.diag(jnp.diag(matrix)),
         log_law=jnp.zeros(len(matrix)),
         leak=None,
-        is_symmetric=True,
+        is_self_adjoint=True,
     )
     return Contraction(generator=generator, lowest=lowest)
 

@@ -13,7 +13,6 @@ from helpers import (
 
 import trainq as tq
 from trainq.markov import AbstractFlipRule, SingleFlipChain
-from trainq.markov.chains._single_flip import HeatBath
 
 
 @pytest.mark.parametrize(("name", "model"), PAIRS)
@@ -81,7 +80,9 @@ def test_biases_show_as_asymmetry():
 
 def test_what_is_no_number_is_no_residual():
     law = KERNELS["gibbs"].chain(rbm(2, 2)).log_stationary.at[5].set(jnp.nan)
-    chain = SingleFlipChain(log_stationary=law, rule=HeatBath(), is_symmetric=True)
+    chain = SingleFlipChain(
+        log_stationary=law, rule=tq.markov.HeatBath(), is_symmetric=True
+    )
     for residual in (
         tq.markov.stationarity_residual,
         tq.markov.detailed_balance_residual,

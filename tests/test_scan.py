@@ -56,7 +56,7 @@ CASES = {
 )
 def case(request):
     model, blocks = CASES[request.param]
-    return model, tq.SystematicScanGibbs(blocks)
+    return model, tq.AlternatingBlockGibbs(blocks)
 
 
 def reference(model, kernel):
@@ -132,7 +132,7 @@ def test_one_sweep_has_the_frequencies_of_the_matrix(case, key):
     start = jnp.asarray(oracle.states(model.n_units)[1])
     assert excess(draw(kernel, model, start, key), matrix[1]) < SIGMAS
     # The same blocks in the opposite order are another chain.
-    other = tq.SystematicScanGibbs(kernel.blocks[::-1])
+    other = tq.AlternatingBlockGibbs(kernel.blocks[::-1])
     counts = draw(other, model, start, key)
     assert excess(counts, matrix[1]) > SIGMAS
 
@@ -140,7 +140,7 @@ def test_one_sweep_has_the_frequencies_of_the_matrix(case, key):
 @pytest.mark.parametrize("name", ["ladder, symmetric", "three"])
 def test_the_gradient_of_the_noise(name):
     model, blocks = CASES[name]
-    kernel, data = tq.SystematicScanGibbs(blocks), random_law(model.n_visible)
+    kernel, data = tq.AlternatingBlockGibbs(blocks), random_law(model.n_visible)
     flat, rebuild = flatten(model)
 
     @eqx.filter_jit
@@ -160,7 +160,7 @@ def test_two_blocks_solve_a_system_of_the_smaller_one():
     down = np.stack([unit[:-1].ravel(), unit[1:].ravel()], axis=1)
     edges = np.concatenate([across, down])
     model = tq.BoltzmannMachine(jnp.full(len(edges), 0.3), edges=edges)
-    kernel = tq.SystematicScanGibbs(model.colouring())
+    kernel = tq.AlternatingBlockGibbs(model.colouring())
     data = tq.visible_distribution(model.tempered(1.2))
     structural = tq.QStruct(kernel, 10_000, convention="sokal")(model, data)
     exact = tq.QOperational(kernel, 10_000)(model, data)
@@ -171,7 +171,7 @@ def test_two_blocks_solve_a_system_of_the_smaller_one():
 
 def test_blocks_that_interact_are_refused(key):
     model = ladder()
-    kernel = tq.SystematicScanGibbs([(0, 1, 2), (3, 4, 5)])
+    kernel = tq.AlternatingBlockGibbs([(0, 1, 2), (3, 4, 5)])
     # Also where all of it is compiled: edges are structure.
     for use in (
         lambda: kernel.step(key, model, jnp.ones(6)),
@@ -187,7 +187,7 @@ def test_blocks_that_interact_are_refused(key):
         (rbm(2, 2), [(0, 1, 3), (2,)], "0 and 3"),
         (neural(2, 1).tempered(2.0), [(0,), (2, 1)], "1 and 2"),
     ):
-        kernel = tq.SystematicScanGibbs(blocks)
+        kernel = tq.AlternatingBlockGibbs(blocks)
         with pytest.raises(ValueError, match=f"block interact, {pair}: "):
             kernel.step(key, model, jnp.ones(model.n_units))
 
@@ -205,16 +205,16 @@ BLOCKS = {
 @pytest.mark.parametrize("message", BLOCKS)
 def test_blocks_that_do_not_hold_every_unit_once_are_refused(message, as_for_users):
     with pytest.raises(ValueError, match=message):
-        tq.SystematicScanGibbs(BLOCKS[message])
+        tq.AlternatingBlockGibbs(BLOCKS[message])
 
 
 def test_a_model_is_not_blocks(as_for_users):
     with pytest.raises(ValueError, match="but a model was given"):
-        tq.SystematicScanGibbs(ladder())
+        tq.AlternatingBlockGibbs(ladder())
 
 
 def test_a_model_of_another_size_is_refused(key):
-    kernel = tq.SystematicScanGibbs([(0, 1), (2, 3)])
+    kernel = tq.AlternatingBlockGibbs([(0, 1), (2, 3)])
     for use in (
         lambda: kernel.step(key, rbm(3, 2), jnp.ones(5)),
         lambda: kernel.chain(rbm(3, 2)),
@@ -225,6 +225,6 @@ def test_a_model_of_another_size_is_refused(key):
 
 
 def test_a_scan_says_how_large_it_is_and_not_what():
-    kernel = tq.SystematicScanGibbs([range(5000), range(5000, 9000)])
-    assert repr(kernel) == "SystematicScanGibbs(2 blocks, of [5000, 4000] units)"
-    assert kernel == tq.SystematicScanGibbs([range(5000), range(5000, 9000)])
+    kernel = tq.AlternatingBlockGibbs([range(5000), range(5000, 9000)])
+    assert repr(kernel) == "AlternatingBlockGibbs(2 blocks, of [5000, 4000] units)"
+    assert kernel == tq.AlternatingBlockGibbs([range(5000), range(5000, 9000)])

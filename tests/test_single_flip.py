@@ -7,10 +7,9 @@ from helpers import DIRECT, IDENTITY, KERNELS, assert_close, energies, machine, 
 
 import trainq as tq
 from trainq._spins import fold
-from trainq.markov.chains import _single_flip
 
 
-RULES = {"gibbs": _single_flip.HeatBath(), "metropolis": _single_flip.Metropolis()}
+RULES = {"gibbs": tq.markov.HeatBath(), "metropolis": tq.markov.Metropolis()}
 
 
 @pytest.mark.parametrize("name", RULES)

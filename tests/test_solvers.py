@@ -168,14 +168,13 @@ def test_the_residual_is_the_true_one():
     chain = KERNELS["gibbs"].chain(machine(4, biased=True))
     f = jr.normal(jr.key(0), (16, 2))
     solver = tq.ConjugateGradient(max_steps=3, throw=False)
-    y, stats = chain.resolvent(chain.centre(f), solver=solver)
-    del y
+    stats = tq.markov.solve_resolvent(chain, f, solver=solver).stats
     assert list(stats.result) == [1, 1] and not stats.ok
     assert "max_steps" in str(stats)
     assert jnp.all(stats.iterations == 3) and jnp.all(stats.residual > 1e-6)
     more = tq.ConjugateGradient(max_steps=5, throw=False)
     assert jnp.all(
-        chain.resolvent(chain.centre(f), solver=more)[1].residual < stats.residual
+        tq.markov.solve_resolvent(chain, f, solver=more).stats.residual < stats.residual
     )
 
 
@@ -253,10 +252,7 @@ def test_auto_factorises_up_to_the_promised_size(kernel, m, n, biased, chosen):
 
     def select():
         chain = KERNELS[kernel].chain(model)
-        if kernel == "random":
-            generator = chain._layer(chain.sectors()[0], True)
-        else:
-            generator = chain.generator(chain.sectors()[0])
+        generator = chain.reductions()[0].generator
         found.append(tq.Auto().select(generator.system(), m * n))
 
     found = []
@@ -302,7 +298,7 @@ def test_an_error_is_not_less_than_it_is_along_the_slowest_mode():
         hops=jnp.diag(jnp.array([0.3, 0.0, 1 - slow])),
         root=jnp.ones(3),
         null=None,
-        is_symmetric=True,
+        is_self_adjoint=True,
     )
     matrix = np.diag([0.7, 1.0, slow])
     exact = np.ones((3, 1))

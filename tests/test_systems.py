@@ -8,7 +8,7 @@ from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
 
 import trainq as tq
 from trainq._spins import xor
-from trainq.solvers import _systems
+from trainq.solvers import SolveOptions, _systems
 
 
 GENERATORS = {
@@ -30,10 +30,10 @@ def generator(request):
 
 
 def test_a_system_is_its_matrix(generator):
-    # Up to the null vector, which `mv` annihilates and `dense` shifts away from it.
+    # Up to the null vector, which `mv` annihilates and `matrix` shifts away from it.
     system = generator.system()
     n = system.n_states
-    matrix, applied = system.dense(), system.mv(jnp.eye(n))
+    matrix, applied = system.matrix(), system.mv(jnp.eye(n))
     values, vectors = np.linalg.eigh(applied)
     assert values[-1] <= 2 + IDENTITY
     if generator.null is None:
@@ -46,9 +46,9 @@ def test_a_system_is_its_matrix(generator):
 def test_the_way_there_and_back_solves_the_whole(generator):
     system = generator.system()
     b = jr.normal(jr.key(0), (generator.n_states, 3))
-    y = jnp.linalg.solve(system.dense(), system.restrict(b))
+    y = jnp.linalg.solve(system.matrix(), system.restrict(b))
     whole = system.prolong(y, b)
-    assert_close(whole, np.linalg.solve(generator.dense(), b), DIRECT)
+    assert_close(whole, np.linalg.solve(generator.regular().matrix(), b), DIRECT)
 
 
 def test_split_is_by_parity():
@@ -65,7 +65,7 @@ def test_split_is_by_parity():
 )
 def test_elimination_leaves_the_promised_size(m, n, biased, size):
     chain = KERNELS["gibbs"].chain(rbm(m, n, biased=biased))
-    assert chain.generator(chain.sectors()[0]).system().n_states == size
+    assert chain.reductions()[0].generator.system().n_states == size
 
 
 @pytest.mark.slow
@@ -76,9 +76,9 @@ def test_elimination_halves_the_iterations():
     whole = _systems.JacobiFlips(
         jnp.sqrt(generator.diagonal), generator.null, *_scaled_hops(generator)
     )
-    solver, floor = tq.ConjugateGradient(), jnp.asarray(0.0)
+    solver, options = tq.ConjugateGradient(), SolveOptions(None, jnp.asarray(0.0))
     counts = [
-        jnp.max(solver.solve(s, None, s.restrict(b), None, floor, False)[1])
+        jnp.max(solver.compute(solver.init(s), s.restrict(b), options)[1])
         for s in (generator.system(), whole)
     ]
     assert 1.6 <= counts[1] / counts[0] <= 2.4, counts

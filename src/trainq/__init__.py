@@ -15,7 +15,6 @@ from .markov import (
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
-    SystematicScanGibbs as SystematicScanGibbs,
     certify as certify,
 )
 from .models import (

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Num
 from thrml import AbstractNode, Block, SpinNode
 from thrml.models import IsingEBM
 
-from ..markov import SystematicScanGibbs
+from ..markov import AlternatingBlockGibbs
 from ..models import BoltzmannMachine
 from ..models._base import AbstractEnergyModel, Tempered
 
@@ -19,7 +19,7 @@ SuperBlocks = Sequence[Block | tuple[Block, ...]]
 
 def from_thrml(
     ebm: IsingEBM, free_blocks: SuperBlocks, n_visible: int | None = None
-) -> tuple[AbstractEnergyModel, SystematicScanGibbs]:
+) -> tuple[AbstractEnergyModel, AlternatingBlockGibbs]:
     """The model of an `IsingEBM`, and the kernel that thrml runs on it: the blocks in
     the order given, each redrawn given the others. One step is one iteration of thrml.
 
@@ -35,7 +35,7 @@ def from_thrml(
         All, by default.
 
     **Returns:** the model, a [`trainq.BoltzmannMachine`][] where `beta` is one, and a
-    [`trainq.SystematicScanGibbs`][].
+    [`trainq.AlternatingBlockGibbs`][].
 
     **Raises:** `ValueError` if the blocks do not hold every node once (clamped nodes
     are not supported), or if nodes of a block interact.
@@ -67,7 +67,7 @@ def from_thrml(
         )
     edges = np.asarray(pairs, int).reshape(-1, 2)
     model = BoltzmannMachine(ebm.weights, ebm.biases, n_visible, edges=edges)
-    kernel = SystematicScanGibbs(units)
+    kernel = AlternatingBlockGibbs(units)
     kernel.stepper(model)  # which checks that the units of a block do not interact
     if isinstance(ebm.beta, Tracer):
         return model.tempered(ebm.beta), kernel
@@ -75,7 +75,7 @@ def from_thrml(
 
 
 def to_thrml(
-    model: AbstractEnergyModel, kernel: SystematicScanGibbs
+    model: AbstractEnergyModel, kernel: AlternatingBlockGibbs
 ) -> tuple[IsingEBM, list[Block]]:
     """The `IsingEBM` of a model, and the blocks of a kernel for
     `IsingSamplingProgram(ebm, blocks, [])`: the inverse of
@@ -101,37 +101,37 @@ def to_thrml(
             "thrml has Ising models: a `BoltzmannMachine` is needed, but a "
             f"{type(machine).__name__} was given."
         )
-    _require_scan(kernel).site_updates(machine)  # which checks the number of units
+    blocks = _blocks_of(kernel)
+    kernel.site_updates(machine)  # which checks the number of units
     nodes: list[AbstractNode] = [SpinNode() for _ in range(machine.n_units)]
     dtype = machine.couplings.dtype
     bias = jnp.zeros(len(nodes), dtype) if machine.bias is None else machine.bias
     edges = [(nodes[i], nodes[j]) for i, j in machine.edges]
     ebm = IsingEBM(nodes, edges, bias, machine.couplings, jnp.asarray(beta, dtype))
-    return ebm, [Block([nodes[i] for i in block]) for block in kernel.blocks]
+    return ebm, [Block([nodes[i] for i in block]) for block in blocks]
 
 
-def _require_scan(kernel: SystematicScanGibbs) -> SystematicScanGibbs:
-    if not isinstance(kernel, SystematicScanGibbs):
+def _blocks_of(kernel: AlternatingBlockGibbs) -> tuple[tuple[int, ...], ...]:
+    if not isinstance(kernel, AlternatingBlockGibbs) or kernel.blocks is None:
         raise ValueError(
-            "thrml scans blocks in a fixed order: a `SystematicScanGibbs` is needed, "
-            f"but a {type(kernel).__name__} was given."
+            "thrml scans blocks in a fixed order: `AlternatingBlockGibbs(blocks)` is "
+            f"needed, but {kernel!r} was given."
         )
-    return kernel
+    return kernel.blocks
 
 
 def to_blocks(
-    kernel: SystematicScanGibbs, x: Num[Array, "*batch n_units"]
+    kernel: AlternatingBlockGibbs, x: Num[Array, "*batch n_units"]
 ) -> list[Bool[Array, "*batch block"]]:
     """The states of the blocks, as thrml has them, from ±1 spins."""
-    blocks = _require_scan(kernel).blocks
-    return [x[..., np.asarray(block)] > 0 for block in blocks]
+    return [x[..., np.asarray(block)] > 0 for block in _blocks_of(kernel)]
 
 
 def from_blocks(
-    kernel: SystematicScanGibbs, states: Sequence[Bool[Array, "*batch block"]]
+    kernel: AlternatingBlockGibbs, states: Sequence[Bool[Array, "*batch block"]]
 ) -> Num[Array, "*batch n_units"]:
     """±1 spins from the states of the blocks."""
-    blocks = _require_scan(kernel).blocks
+    blocks = _blocks_of(kernel)
     order = np.argsort(np.concatenate([np.asarray(block) for block in blocks]))
     up = jnp.concatenate(states, axis=-1)[..., order]
     return jnp.where(up, 1.0, -1.0)

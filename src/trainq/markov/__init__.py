@@ -20,9 +20,12 @@ from ._residuals import (
     symmetry_residual as symmetry_residual,
 )
 from ._resolvent import (
+    Convention as Convention,
     ResolventSolution as ResolventSolution,
     asymptotic_covariance as asymptotic_covariance,
+    check_convention as check_convention,
     resolvent as resolvent,
+    resolvent_form as resolvent_form,
     resolvent_trace as resolvent_trace,
     solve_resolvent as solve_resolvent,
 )
@@ -35,24 +38,41 @@ from ._spectrum import (
 )
 from ._windows import (
     WindowMoments as WindowMoments,
+    moments_from_law as moments_from_law,
+    variance as variance,
     window_moments as window_moments,
+    window_variance as window_variance,
 )
 from .chains import (
     AbstractChain as AbstractChain,
     AbstractFlipRule as AbstractFlipRule,
+    AbstractReduction as AbstractReduction,
+    AbstractScan as AbstractScan,
+    Colours as Colours,
     DenseChain as DenseChain,
-    RelabelledChain as RelabelledChain,
+    EnergyGradients as EnergyGradients,
+    FixedOrder as FixedOrder,
+    HeatBath as HeatBath,
+    Layers as Layers,
+    Metropolis as Metropolis,
+    Order as Order,
+    PalindromicOrder as PalindromicOrder,
+    RandomOrder as RandomOrder,
+    ScanChain as ScanChain,
+    Sector as Sector,
     SingleFlipChain as SingleFlipChain,
-    SystematicScanChain as SystematicScanChain,
-    TwoBlockChain as TwoBlockChain,
+    TwoLayerChain as TwoLayerChain,
 )
 from .kernels import (
+    AbstractBlockGibbs as AbstractBlockGibbs,
     AbstractKernel as AbstractKernel,
     AbstractSingleFlipKernel as AbstractSingleFlipKernel,
     AlternatingBlockGibbs as AlternatingBlockGibbs,
+    BlockGibbs as BlockGibbs,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
+    RandomScan as RandomScan,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
-    SystematicScanGibbs as SystematicScanGibbs,
+    checked_kernel as checked_kernel,
 )

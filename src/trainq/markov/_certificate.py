@@ -6,9 +6,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from ..models import AbstractEnergyModel, observables
-from ..models._base import require_model
-from ..solvers._solvers import Direct
+from ..models import AbstractEnergyModel, observables, require_model
+from ..solvers import Direct
 from ._conductance import CheegerMargins, margins
 from ._residuals import (
     detailed_balance_residual,
@@ -16,7 +15,7 @@ from ._residuals import (
     stationarity_residual,
     symmetry_residual,
 )
-from .chains._base import check_dense
+from .chains import check_dense
 from .kernels._base import AbstractKernel, checked_kernel
 
 

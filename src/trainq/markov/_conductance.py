@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..solvers._solvers import Direct
+from ..solvers import Direct
 from ._spectrum import SlowestMode, find_slowest
-from .chains._base import AbstractChain, require_reversible
+from .chains import AbstractChain, require_reversible
 
 
 class CheegerMargins(eqx.Module):

@@ -4,10 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..solvers._forms import solver_of
-from ..solvers._generators import inverse_root
-from ..solvers._solvers import AbstractStrategy, checked_strategy
-from .chains._base import AbstractChain
+from ..solvers import AbstractSolver, LinearSolve, checked_solver, inverse_root
+from .chains import AbstractChain
 
 
 @eqx.filter_jit
@@ -15,7 +13,7 @@ def hitting_times(
     chain: AbstractChain,
     target: Bool[Array, " states"],
     *,
-    solver: AbstractStrategy | None = None,
+    solver: AbstractSolver | None = None,
 ) -> Float[Array, " states"]:
     """`τ(x)`, the expected number of steps from `x` until the chain is in the target.
 
@@ -44,8 +42,8 @@ def hitting_times(
         )
     target = eqx.error_if(target, ~jnp.any(target), "The target has no state in it.")
     outside = jnp.where(target, 0, jnp.ones_like(chain.log_stationary))
-    solve = solver_of(chain.killed_generator(target), checked_strategy(solver), 1)
-    y, _, _ = solve((outside * chain.root)[:, None])
+    solve = LinearSolve(chain.killed_generator(target), checked_solver(solver), 1)
+    y = solve((outside * chain.root)[:, None]).value
     times = y * inverse_root(chain.log_stationary)[:, None]
     times = jnp.where(target[:, None], 0, times)
-    return chain.relax(times, outside[:, None], target)[:, 0]
+    return chain.jacobi_sweeps(times, outside[:, None], target)[:, 0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import global_flip
-from .chains._base import AbstractChain, largest
+from .chains import AbstractChain, largest
 
 
 @eqx.filter_jit

@@ -1,14 +1,23 @@
 """The resolvent of a chain, and the noise of time averages that follows from it."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..solvers._solvers import AbstractStrategy, SolverStats, checked_strategy
-from .chains._base import AbstractChain, Sector, scale
-from .chains._functions import Table
+from ..solvers import (
+    AbstractSolver,
+    Form,
+    LinearSolve,
+    Pairing,
+    SolverStats,
+    bilinear_form,
+    checked_solver,
+    total,
+    worst,
+)
+from .chains import AbstractChain, AbstractFunctions, Sector, Table, in_blocks, scale
 
 
 Convention = Literal["resolvent", "sokal"]
@@ -19,7 +28,7 @@ def resolvent(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
     *,
-    solver: AbstractStrategy | None = None,
+    solver: AbstractSolver | None = None,
 ) -> Float[Array, "states *obs"]:
     """`R f`: the solution `x` of `(I - P) x = f - π(f)` with `π(x) = 0`.
 
@@ -58,12 +67,74 @@ def solve_resolvent(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
     *,
-    solver: AbstractStrategy | None = None,
+    solver: AbstractSolver | None = None,
 ) -> ResolventSolution:
     """[`trainq.markov.resolvent`][], and the statistics of its solver."""
     columns = chain.centre(f).reshape(chain.n_states, -1)
-    x, stats = chain.resolvent(columns, solver=checked_strategy(solver))
-    return ResolventSolution(x.reshape(f.shape), stats)
+    at, solver = chain.coordinates(Table(columns)), checked_solver(solver)
+    parts, stats = [], []
+    for reduction in chain.reductions():
+        left, right, bulk, _ = reduction.sides(at, "diagonal")
+        b = left if right is None else right
+        solve = LinearSolve(reduction.generator, solver, columns.shape[1], at.size)
+        solution = solve(b, bulk=bulk, beside=at.beside)
+        parts.append(reduction.unfold(solution.value))
+        stats.append(solution.stats)
+    x = chain.solution(columns, sum(parts[1:], parts[0]))
+    return ResolventSolution(x.reshape(f.shape), worst(stats))
+
+
+def resolvent_form(
+    chain: AbstractChain,
+    f: AbstractFunctions,
+    *,
+    solver: AbstractSolver,
+    pairing: Pairing = "diagonal",
+    sector: Sector | None = None,
+    guess: Any = None,
+) -> Form:
+    """`⟨f̃_a, R f̃_b⟩_π` for `a = b`, or for all pairs.
+
+    **Arguments:**
+
+    - `chain`: the chain.
+    - `f`: the functions, which need not exist all at once.
+    - `solver`: how to solve.
+    - `pairing`: `"diagonal"` for `a = b`, `"gram"` for all pairs.
+    - `sector`: a parity that all functions are promised to have.
+    - `guess`: that of a form nearby.
+    """
+    reductions = chain.reductions(sector)
+
+    def some(f: AbstractFunctions, guesses: Any) -> Form:
+        at, forms = chain.coordinates(f, pairing), []
+        value = at.at_once
+        guesses = guesses or [None] * len(reductions)
+        for reduction, start in zip(reductions, guesses, strict=True):
+            left, right, bulk, rest = reduction.sides(at, pairing)
+            value = value + rest
+            forms.append(
+                bilinear_form(
+                    reduction.generator,
+                    left,
+                    right,
+                    pairing=pairing,
+                    solver=solver,
+                    size=at.size,
+                    bulk=bulk,
+                    beside=at.beside,
+                    guess=start,
+                )
+            )
+        form = total(forms)
+        return Form(value + form.value, form.stats, form.guess)
+
+    if pairing == "gram":
+        return some(f, guess)
+    chosen = solver.select(reductions[0].generator.system(), f.n_functions)
+    dtype = chain.log_stationary.dtype
+    block = chosen.columns_at_once(chain.width, f.n_functions, dtype)
+    return in_blocks(some, f, block, guess)
 
 
 @eqx.filter_jit
@@ -72,14 +143,14 @@ def resolvent_trace(
     f: Float[Array, "states *obs"],
     *,
     sector: Sector | None = None,
-    solver: AbstractStrategy | None = None,
+    solver: AbstractSolver | None = None,
 ) -> Float[Array, ""]:
     """`T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π`, in kernel steps: the autocovariance of the
     observables summed over all lags `t ≥ 0`.
 
     One factorisation for all observables, and a backward pass without a solve. It is a
     `jax.custom_vjp`: reverse mode to any order and `jax.hessian` work; forward mode
-    alone needs `Direct(plain_autodiff=True)`.
+    alone needs [`trainq.solvers.PlainAutodiff`][].
 
     **Arguments:**
 
@@ -94,11 +165,8 @@ def resolvent_trace(
     of a chain that is not symmetric.
     """
     columns = chain.centre(f).reshape(chain.n_states, -1)
-    form = chain.resolvent_form(
-        Table(columns),
-        pairing="diagonal",
-        solver=checked_strategy(solver),
-        sector=sector,
+    form = resolvent_form(
+        chain, Table(columns), solver=checked_solver(solver), sector=sector
     )
     return jnp.sum(form.value)
 
@@ -110,7 +178,7 @@ def asymptotic_covariance(
     *,
     convention: Convention = "sokal",
     sector: Sector | None = None,
-    solver: AbstractStrategy | None = None,
+    solver: AbstractSolver | None = None,
 ) -> Float[Array, "n_obs n_obs"]:
     """The matrix of the noise of time averages, `lim K Cov(f̂_a, f̂_b)` for a window of
     `K` steps, in kernel steps: `⟨f̃_a, R f̃_b⟩ + ⟨f̃_b, R f̃_a⟩ - Cov(f_a, f_b)`.
@@ -136,8 +204,8 @@ def asymptotic_covariance(
             f"{f.shape} was given. Add an axis: `f[:, None]`."
         )
     f = chain.centre(f)
-    form = chain.resolvent_form(
-        Table(f), pairing="gram", solver=checked_strategy(solver), sector=sector
+    form = resolvent_form(
+        chain, Table(f), pairing="gram", solver=checked_solver(solver), sector=sector
     ).value
     noise = form + form.T
     if convention == "resolvent":

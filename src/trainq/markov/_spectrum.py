@@ -9,11 +9,21 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from ..solvers import _lapack
-from ..solvers._forms import form_derivative, solver_of
-from ..solvers._generators import AbstractGenerator, inverse_root
-from ..solvers._solvers import Direct
-from .chains._base import AbstractChain, Sector, require_reversible
+from ..solvers import (
+    AbstractGenerator,
+    Direct,
+    LinearSolve,
+    eigenvectors,
+    form_derivative,
+    inverse_root,
+)
+from .chains import (
+    AbstractChain,
+    AbstractReduction,
+    Sector,
+    check_dense,
+    require_reversible,
+)
 
 
 class SlowestMode(eqx.Module):
@@ -58,7 +68,8 @@ def spectral_gap(
     sector is asked for, or too large for a dense eigenproblem.
     """
     require_reversible(chain, "spectral gap")
-    gaps = [_lowest(chain, s, Direct())[0] for s in chain.sectors(sector)]
+    reductions = chain.spectral_reductions(sector)
+    gaps = [_slowest_of(reduction, Direct())[0] for reduction in reductions]
     return jnp.min(jnp.stack(gaps))
 
 
@@ -89,26 +100,30 @@ def slowest_mode(chain: AbstractChain) -> SlowestMode:
 
 
 def find_slowest(chain: AbstractChain, solver: Direct) -> SlowestMode:
-    found = [_lowest(chain, s, solver) for s in chain.sectors()]
+    reductions = chain.spectral_reductions()
+    found = [_slowest_of(reduction, solver) for reduction in reductions]
     gaps = jnp.stack([gap for gap, _ in found])
     which = jnp.argmin(gaps)
     y = jnp.stack([y for _, y in found])[which]
     psi = y / jnp.linalg.norm(y) * inverse_root(chain.log_stationary)
-    psi = chain.relax(psi[:, None], gaps[which] * psi[:, None])[:, 0]
-    is_odd = (which == 1) & jnp.asarray(len(found) > 1)
+    psi = chain.jacobi_sweeps(psi[:, None], gaps[which] * psi[:, None])[:, 0]
+    is_odd = jnp.array([r.sector == "odd" for r in reductions])[which]
     return SlowestMode(gaps[which], _no_derivative("slowest mode", psi), is_odd)
 
 
-def _lowest(
-    chain: AbstractChain, sector: Sector | None, solver: Direct
-) -> tuple[Array, Array]:
-    generator, gap, lift = chain.eigen_problem(sector)
-    found: Any = _slowest(generator, solver)
+def _slowest_of(
+    reduction: AbstractReduction, solver: Direct
+) -> tuple[Float[Array, ""], Float[Array, " states"]]:
+    """The smallest gap of one reduction, and `√π ψ` up to a factor."""
+    whole = 1 if reduction.sector is None else 2
+    check_dense(whole * reduction.generator.n_states)
+    found: Any = _slowest(reduction.generator, solver)
     slowness, y, known = found
     # No rate is above two, and of constants alone there is none.
     some = slowness > 0.25
-    value = jnp.where(some, gap(1 / jnp.where(some, slowness, 1), y), jnp.inf)
-    return jnp.where(known, value, jnp.nan), lax.stop_gradient(lift(y))
+    gap = reduction.gap(1 / jnp.where(some, slowness, 1), y)
+    gap = jnp.where(known, jnp.where(some, gap, jnp.inf), jnp.nan)
+    return gap, lax.stop_gradient(reduction.mode(y))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -128,10 +143,9 @@ def _slowest_fwd(generator, solver):
     identity = jnp.eye(fixed.n_states, dtype=fixed.log_law.dtype)
     null = fixed.null
     others = identity if null is None else identity - jnp.outer(null, null)
-    solve = solver_of(fixed, solver, len(others))
-    inverse, stats, _ = solve(others)
+    inverse, stats, _ = LinearSolve(fixed, solver, len(others))(others)
     inverse = inverse if null is None else others @ inverse
-    y = _lapack.eigenvectors((inverse + inverse.T) / 2)[:, -1]
+    y = eigenvectors((inverse + inverse.T) / 2)[:, -1]
     y = y if null is None else y - null * (null @ y)
     solution = inverse @ y
     slowness = y @ solution

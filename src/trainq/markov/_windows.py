@@ -8,10 +8,18 @@ from jaxtyping import Array, Float
 
 from .._numbers import whole_number
 from ..models._laws import require_law
-from ..solvers._forms import Form
-from ..solvers._solvers import ConjugateGradient
-from .chains._base import AbstractChain, Sector
-from .chains._functions import AbstractFunctions, Table, in_blocks
+from ..solvers import Form, WindowPolynomial, columns_in, polynomial_form
+from .chains import (
+    AbstractChain,
+    AbstractFunctions,
+    Sector,
+    Table,
+    in_blocks,
+    loop,
+)
+
+
+_MEMORY = 4.0  # GiB for the functions that are held at once
 
 
 class WindowMoments(eqx.Module):
@@ -84,10 +92,10 @@ def _window_moments(
     )
     if law is None:
         columns = chain.centre(f).reshape(chain.n_states, -1)
-        variance = chain.window_variance(Table(columns), window, sector)
+        variance = window_variance(chain, Table(columns), window, sector)
         variance = variance.reshape(f.shape[1:])
         return WindowMoments(jnp.zeros_like(variance), variance)
-    chain.sectors(sector)
+    chain.check_sector(sector)
     law = jnp.asarray(law)
     if law.shape != (chain.n_states,):
         raise ValueError(
@@ -96,23 +104,84 @@ def _window_moments(
         )
     law = require_law(law, chain.log_stationary.dtype, "law")
     columns = chain.centre(f).reshape(chain.n_states, -1)
-    bias, variance = from_law(chain, Table(columns), window, law, burn_in)
+    bias, variance = moments_from_law(chain, Table(columns), window, law, burn_in)
     return WindowMoments(bias.reshape(f.shape[1:]), variance.reshape(f.shape[1:]))
 
 
-def from_law(
+def variance(chain: AbstractChain, f: AbstractFunctions) -> Float[Array, " n_obs"]:
+    """`Var_π f_a`."""
+
+    def some(f: AbstractFunctions, _: None) -> Form:
+        return Form(chain.coordinates(f).variance, None, None)
+
+    return in_blocks(some, f, _at_once(chain, chain.width, f)).value
+
+
+def window_variance(
+    chain: AbstractChain,
+    f: AbstractFunctions,
+    window: int,
+    sector: Sector | None = None,
+) -> Float[Array, " n_obs"]:
+    """The variance of the average of `f_a` over `window` steps of the chain, from its
+    stationary law. `sector` promises a parity of `f` under the global flip."""
+    reductions = chain.reductions(sector)
+
+    def some(f: AbstractFunctions, _: None) -> Form:
+        at = chain.coordinates(f)
+        value: Array = at.at_once / window
+        for reduction in reductions:
+            powers = reduction.powers(at)
+            if powers is None:
+                centred = chain.centre(f.table())
+                second = moments(chain, centred, window)[1]
+                return Form(chain.stationary @ second, None, None)
+            polynomial = WindowPolynomial(window, divided=powers.shifted)
+            form = polynomial_form(
+                powers.contraction, polynomial, powers.left, powers.right
+            )
+            value = value + powers.rest / window + form
+        return Form(value, None, None)
+
+    return in_blocks(some, f, _at_once(chain, chain.width, f)).value
+
+
+def moments(
+    chain: AbstractChain, f: Float[Array, "states n_obs"], window: int
+) -> tuple[Float[Array, "states n_obs"], Float[Array, "states n_obs"]]:
+    """First and second moment of the average of `f` over `window` steps, given the
+    first state. It takes as many applications of the chain as there are steps."""
+    # With s_n(x) the mean and h_n(x) the mean square of f(X_0) + … + f(X_n-1),
+    #   s_n+1 = f + P s_n,
+    #   h_n+1 = f² + 2 f P s_n + P h_n = f (2 s_n+1 - f) + P h_n.
+    step, n_obs = chain.operator(), f.shape[1]
+
+    def longer(both):
+        s, h = jnp.split(step(both), [n_obs], axis=1)
+        s = f + s
+        return jnp.concatenate([s, f * (2 * s - f) + h], axis=1)
+
+    zero = jnp.zeros((chain.n_states, 2 * n_obs), f.dtype)
+    s, h = jnp.split(loop(longer, zero, window), [n_obs], axis=1)
+    return s / window, h / window**2
+
+
+def moments_from_law(
     chain: AbstractChain, f: AbstractFunctions, window: int, law: Array, burn_in: int
 ) -> tuple[Float[Array, " n_obs"], Float[Array, " n_obs"]]:
     """The bias and the variance from a law that has been checked."""
     law = chain.push(law, burn_in)
 
     def some(f, _):
-        first, second = chain.window_moments(chain.centre(f.table()), window)
+        first, second = moments(chain, chain.centre(f.table()), window)
         bias = law @ first
         variance = jnp.maximum(law @ second - bias**2, 0)
         return Form(jnp.stack([bias, variance], axis=1), None, None)
 
+    both = in_blocks(some, f, _at_once(chain, chain.n_states, f)).value
+    return both[:, 0], both[:, 1]
+
+
+def _at_once(chain: AbstractChain, width: int, f: AbstractFunctions) -> int:
     dtype = chain.log_stationary.dtype
-    block = ConjugateGradient().block_size(chain.n_states, f.n_functions, dtype)
-    moments = in_blocks(some, f, block).value
-    return moments[:, 0], moments[:, 1]
+    return columns_in(_MEMORY, width, f.n_functions, dtype)

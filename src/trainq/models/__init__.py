@@ -1,6 +1,12 @@
 """Energy-based models and their exact laws."""
 
-from ._base import AbstractEnergyModel as AbstractEnergyModel, Tempered as Tempered
+from ._base import (
+    AbstractEnergyModel as AbstractEnergyModel,
+    Tempered as Tempered,
+    checked as checked,
+    parameters as parameters,
+    require_model as require_model,
+)
 from ._boltzmann import BoltzmannMachine as BoltzmannMachine
 from ._hypernetwork import CouplingNetwork as CouplingNetwork
 from ._laws import (
@@ -10,6 +16,7 @@ from ._laws import (
     free_energies as free_energies,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
+    log_laws as log_laws,
     log_partition as log_partition,
     log_stationary as log_stationary,
     mean_observables as mean_observables,

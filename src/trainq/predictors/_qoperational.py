@@ -8,10 +8,13 @@ from jaxtyping import Array, Float, Num
 
 from .._numbers import whole_number
 from .._spins import check_spins, state_index
-from ..markov import AbstractKernel
-from ..markov._windows import from_law
-from ..markov.chains._functions import EnergyGradients
-from ..markov.kernels._base import checked_kernel
+from ..markov import (
+    AbstractKernel,
+    EnergyGradients,
+    checked_kernel,
+    moments_from_law,
+    window_variance,
+)
 from ..models import AbstractEnergyModel
 from ..models._laws import check_law, gradient_of_kl, log_laws, require_law
 from ._snr import OperationalSNR
@@ -106,11 +109,11 @@ class QOperational(eqx.Module):
         f = EnergyGradients(model)
         if isinstance(self.start, str) and self.start == "stationary":
             sector = "even" if model.is_symmetric and chain.is_symmetric else None
-            variance = chain.window_variance(f, self.window, sector)
+            variance = window_variance(chain, f, self.window, sector)
             bias = jnp.zeros_like(variance)
         else:
             law = start_law(self.start, model, data)
-            bias, variance = from_law(chain, f, self.window, law, self.burn_in)
+            bias, variance = moments_from_law(chain, f, self.window, law, self.burn_in)
         gradient = gradient_of_kl(model, data)
         return OperationalSNR(
             parameter_signal=gradient**2,

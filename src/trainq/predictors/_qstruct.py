@@ -8,14 +8,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from .._numbers import positive_number, whole_number
-from ..markov import AbstractKernel
-from ..markov._resolvent import Convention, check_convention
-from ..markov.chains._functions import EnergyGradients
-from ..markov.kernels._base import checked_kernel
+from ..markov import (
+    AbstractKernel,
+    Convention,
+    EnergyGradients,
+    check_convention,
+    checked_kernel,
+    resolvent_form,
+    variance,
+)
 from ..models import AbstractEnergyModel, kl_gradient
 from ..models._laws import check_law, gradient_of_kl
-from ..solvers import AbstractStrategy
-from ..solvers._solvers import checked_strategy
+from ..solvers import AbstractSolver, checked_solver
 from ._snr import GradientSNR, RandomisedSNR
 
 
@@ -37,7 +41,7 @@ class QStruct(eqx.Module):
     kernel: AbstractKernel
     window: int | float = eqx.field(static=True)
     convention: Convention = eqx.field(static=True)
-    solver: AbstractStrategy
+    solver: AbstractSolver
 
     def __init__(
         self,
@@ -45,7 +49,7 @@ class QStruct(eqx.Module):
         window: SupportsIndex | float,
         convention: Convention = "resolvent",
         *,
-        solver: AbstractStrategy | None = None,
+        solver: AbstractSolver | None = None,
     ):
         """**Arguments:**
 
@@ -63,7 +67,7 @@ class QStruct(eqx.Module):
         self.window = positive_number("window", window, of="kernel steps")
         check_convention(convention)
         self.convention = convention
-        self.solver = checked_strategy(solver)
+        self.solver = checked_solver(solver)
 
     @eqx.filter_jit
     def __call__(
@@ -207,12 +211,10 @@ class QStruct(eqx.Module):
         # The observables of a symmetric model are even at every value of its
         # parameters.
         sector = "even" if model.is_symmetric and chain.is_symmetric else None
-        form = chain.resolvent_form(
-            f, pairing="diagonal", solver=self.solver, sector=sector, guess=guess
-        )
+        form = resolvent_form(chain, f, solver=self.solver, sector=sector, guess=guess)
         noise = 2 * form.value
         if self.convention == "sokal":
-            noise = jnp.maximum(noise - chain.variance(f), 0)
+            noise = jnp.maximum(noise - variance(chain, f), 0)
         # The chain has checked the model.
         gradient = gradient_of_kl(model, check_law(data, model))
         if f.directions is not None:

@@ -6,8 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float
 
 from .._numbers import positive_number
-from ..markov import AbstractKernel, slowest_mode, spectral_gap
-from ..markov.kernels._base import checked_kernel
+from ..markov import AbstractKernel, checked_kernel, slowest_mode, spectral_gap
 from ..models import AbstractEnergyModel, kl_gradient, observables
 from ._snr import GradientSNR
 

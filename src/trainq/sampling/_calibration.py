@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._numbers import whole_number
-from ..markov import AbstractKernel
-from ..markov.chains._functions import EnergyGradients
+from ..markov import AbstractKernel, EnergyGradients
 from ..models import AbstractEnergyModel
 from ..models._base import checked
 from ..predictors._qoperational import data_variance

@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from .._numbers import whole_number
 from .._spins import check_spins, state_spins
-from ..markov import AbstractKernel
-from ..markov.kernels._base import checked_kernel
+from ..markov import AbstractKernel, checked_kernel
 from ..models import AbstractEnergyModel, log_stationary, mean_observables
 from ..models._base import checked, require_model
 from ..models._laws import check_law

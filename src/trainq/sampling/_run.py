@@ -13,8 +13,7 @@ from jaxtyping import Array, Float, Int, Key, Num, UInt
 
 from .._numbers import whole_number
 from .._spins import check_spins
-from ..markov import AbstractKernel
-from ..markov.kernels._base import checked_kernel
+from ..markov import AbstractKernel, checked_kernel
 from ..models import AbstractEnergyModel
 from ..models._base import checked, require_model
 from ._sums import add_up

@@ -11,11 +11,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, Num
 
 from .._numbers import whole_number
-from ..markov import AbstractKernel
-from ..markov.chains._functions import EnergyGradients
-from ..markov.kernels._base import checked_kernel
-from ..models import AbstractEnergyModel, observables
-from ..models._base import require_model
+from ..markov import AbstractKernel, EnergyGradients, checked_kernel
+from ..models import AbstractEnergyModel, observables, require_model
 from ..models._laws import check_law, gradient_of_kl
 from ..predictors import QOperational
 from ..predictors._qoperational import Start, data_variance, start_law
@@ -166,7 +163,7 @@ def _exact_errors(
     data = check_law(data, model)
     f = chain.centre(observables(model))
     law = start_law(estimate.start, model, data)
-    step = chain.stepper()
+    step = chain.operator()
     back = jax.linear_transpose(step, law)
 
     def push(carry, burn_in):

@@ -3,11 +3,47 @@
 It knows no model and no chain.
 """
 
-from ._solvers import (
+from ._auto import Auto as Auto, checked_solver as checked_solver
+from ._base import (
     RESULTS as RESULTS,
-    AbstractStrategy as AbstractStrategy,
-    Auto as Auto,
-    ConjugateGradient as ConjugateGradient,
-    Direct as Direct,
+    AbstractSolver as AbstractSolver,
+    SolveOptions as SolveOptions,
     SolverStats as SolverStats,
+    columns_in as columns_in,
+    worst as worst,
 )
+from ._conjugate_gradient import ConjugateGradient as ConjugateGradient
+from ._direct import Direct as Direct, PlainAutodiff as PlainAutodiff
+from ._elimination import (
+    Factors as Factors,
+    eliminate as eliminate,
+    log_stationary_law as log_stationary_law,
+    solve_eliminated as solve_eliminated,
+    solve_eliminated_transposed as solve_eliminated_transposed,
+)
+from ._forms import (
+    SOLUTION as SOLUTION,
+    Form as Form,
+    LinearSolve as LinearSolve,
+    bilinear_form as bilinear_form,
+    column_size as column_size,
+    form_derivative as form_derivative,
+    total as total,
+)
+from ._generators import (
+    AbstractGenerator as AbstractGenerator,
+    DenseGenerator as DenseGenerator,
+    FlipGenerator as FlipGenerator,
+    GramGenerator as GramGenerator,
+    inverse_root as inverse_root,
+    ratio_scaled as ratio_scaled,
+)
+from ._lapack import eigenvectors as eigenvectors
+from ._polynomials import (
+    AbstractContraction as AbstractContraction,
+    Contraction as Contraction,
+    Exchange as Exchange,
+    WindowPolynomial as WindowPolynomial,
+    polynomial_form as polynomial_form,
+)
+from ._systems import AbstractSystem as AbstractSystem, Pairing as Pairing, pair as pair

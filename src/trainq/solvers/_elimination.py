@@ -157,7 +157,7 @@ def _parts(factors: Factors) -> tuple[Array, Array, Array]:
 
 
 @one_by_one
-def solve(factors: Factors, f: Float[Array, "n k"]) -> Float[Array, "n k"]:
+def solve_eliminated(factors: Factors, f: Float[Array, "n k"]) -> Float[Array, "n k"]:
     """The solution of `(I - P) x = f`.
 
     Where nothing leaks, `f` at the last state is taken to be what makes the system
@@ -170,7 +170,9 @@ def solve(factors: Factors, f: Float[Array, "n k"]) -> Float[Array, "n k"]:
 
 
 @one_by_one
-def solve_transposed(factors: Factors, f: Float[Array, "n k"]) -> Float[Array, "n k"]:
+def solve_eliminated_transposed(
+    factors: Factors, f: Float[Array, "n k"]
+) -> Float[Array, "n k"]:
     """The solution of `(I - P)ᵀ x = f`, with the same conventions."""
     lower, upper, inverse = _parts(factors)
     x = inverse * _solve(upper, f[factors.order], lower=False, transpose=True)

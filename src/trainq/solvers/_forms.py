@@ -30,7 +30,7 @@ that is the rule of `lax.custom_linear_solve`, again with the same factors.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,13 +40,22 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.custom_batching import custom_vmap
 from jaxtyping import Array, Float
 
+from ._base import AbstractSolver, SolveOptions, SolverStats, worst
 from ._generators import AbstractGenerator, without_subtraction
-from ._solvers import AbstractStrategy, Direct, SolverStats, worst
 from ._systems import AbstractSystem, Pairing, pair
 
 
 # The name of what `jax.checkpoint` should keep: the solutions.
 SOLUTION = "trainq_solution"
+
+
+class Solution(NamedTuple):
+    """The solutions of a system, what the solver says, and where the next solve of a
+    system nearby may start."""
+
+    value: Float[Array, "n k"]
+    stats: SolverStats
+    guess: Any
 
 
 class Form(eqx.Module):
@@ -77,78 +86,115 @@ def _freeze(tree: Any) -> Any:
 _MAX_ELIMINATED = 2**10
 
 
-def solver_of(
-    generator: AbstractGenerator,
-    strategy: AbstractStrategy,
-    n_columns: int,
-    size: Float[Array, ""] | None = None,
-) -> Callable[..., tuple[Array, SolverStats, Any]]:
-    """Prepare once, and return `solve(b, guess=None, transpose=False, bulk=None)` for
-    `(L + φφᵀ)⁻¹ b`.
+class LinearSolve:
+    """`(L + φφᵀ)⁻¹` of one generator, prepared once for all right-hand sides.
 
-    `size` is the norm of what the columns are parts of: a part that is zero but for
-    rounding is not held to an accuracy of its own. `bulk` is what the rounding errors
-    in `b` are proportional to: sums of the absolute values of what was summed to `b`.
-
-    It is differentiable to any order, in either mode. It raises, when run, if a
-    right-hand side is not solved: the chain is then reducible in floating point.
+    It is differentiable to any order. It raises, when run, if a right-hand side is not
+    solved: the chain is then reducible in floating point.
     """
-    if isinstance(strategy, Direct) and strategy.plain_autodiff:
-        return _plain_solver(generator, strategy)
-    frozen = _freeze(generator)
-    system = frozen.system()
-    solver = strategy.select(system, n_columns)
-    prepared = _freeze(solver.prepare(system))
 
-    def solve(b, guess=None, transpose=False, bulk=None):
+    def __init__(
+        self,
+        generator: AbstractGenerator,
+        solver: AbstractSolver,
+        n_columns: int,
+        size: Float[Array, ""] | None = None,
+    ):
+        """**Arguments:**
+
+        - `generator`: the generator.
+        - `solver`: how to solve.
+        - `n_columns`: the number of right-hand sides to come, for the choice of a
+            solver.
+        - `size`: the norm of what the columns are parts of: a part that is zero but for
+            rounding is not held to an accuracy of its own.
+        """
+        self.generator, self.size = generator, size
+        self.fixed = _freeze(generator)
+        if solver.is_differentiated_through:
+            self.system: AbstractSystem = generator.regular()
+            self.solver, self.state = solver, solver.init(self.system)
+        else:
+            self.system = self.fixed.system()
+            self.solver = solver.select(self.system, n_columns)
+            self.state = _freeze(self.solver.init(self.system))
+
+    def __call__(
+        self,
+        b: Float[Array, "n k"],
+        *,
+        guess: Any = None,
+        transpose: bool = False,
+        bulk: Float[Array, "n k"] | None = None,
+        beside: Float[Array, " k"] | None = None,
+    ) -> Solution:
+        """Solve, for the transposed operator if asked to.
+
+        - `guess`: the `guess` of a solution for a system nearby.
+        - `bulk`: what the rounding errors in `b` are proportional to: sums of the
+            absolute values of what was summed to `b`.
+        - `beside`: the size of what each form `⟨b, y⟩` is added to, and so need not be
+            known better than.
+        """
         norm = jnp.linalg.norm(lax.stop_gradient(b), axis=0)
-        floor = _floor(b, norm, size)
+        most = jnp.max(norm, initial=0)
+        size = most if self.size is None else lax.stop_gradient(self.size)
+        # The norm up to which a column is zero but for rounding.
+        floor = 16 * float(jnp.finfo(b.dtype).eps) ** 0.5 * size
 
-        def run(b, transpose):
-            probe = _probe(b)
-            reduced = system.restrict(jnp.append(b, probe[:, None], axis=1))
-            if guess is not None and guess.shape != reduced.shape:
-                raise ValueError(
-                    f"The guess has shape {guess.shape} where {reduced.shape} is "
-                    "needed: it is of another model, kernel or solver. Start anew, "
-                    "with None or `cold`."
-                )
-            found = solver.solve(system, prepared, reduced, guess, floor, transpose)
-            y, count = found
-            smallest = _smallest(system, y[:, -1], reduced[:, -1], probe)
-            error = solver.error(system, reduced, y, smallest, floor)[:-1]
-            whole = system.prolong(y[:, :-1], b)
-            if isinstance(solver, Direct) and generator.n_states <= _MAX_ELIMINATED:
-                fixed = frozen.transposed() if transpose else frozen
-                known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4
-                whole, error = _eliminated(fixed, b, whole, error, known)
-            return whole, (y, count[:-1], error)
+        def solve(b, transpose):
+            return self._solve(b, SolveOptions(guess, floor), transpose)
 
-        operator = generator.transposed() if transpose else generator
-        y, (guess_, count, error) = lax.custom_linear_solve(
-            operator.mv,
-            b,
-            lambda _, b: run(b, transpose),
-            transpose_solve=lambda _, b: run(b, not transpose),
-            symmetric=generator.is_symmetric,
-            has_aux=True,
+        if self.solver.is_differentiated_through:
+            y, (guess, count, error) = solve(b, transpose)
+        else:
+            operator = self.generator.transposed() if transpose else self.generator
+            y, (guess, count, error) = lax.custom_linear_solve(
+                operator.regular().mv,
+                b,
+                lambda _, b: solve(b, transpose),
+                lambda _, b: solve(b, not transpose),
+                symmetric=self.generator.is_self_adjoint,
+                has_aux=True,
+            )
+        fixed = self.fixed.transposed() if transpose else self.fixed
+        y, stats = _judged(
+            fixed, self.solver, y, b, floor, count, error, bulk, beside
         )
-        fixed = frozen.transposed() if transpose else frozen
-        y, stats = _judged(fixed, solver, y, b, floor, count, error, bulk)
-        return y, stats, _freeze(guess_)
+        return Solution(y, stats, _freeze(guess))
 
-    return solve
-
-
-def _floor(b: Array, norm: Array, size: Array | None) -> Array:
-    """The norm up to which a column is zero but for rounding."""
-    most = jnp.max(norm, initial=0) if size is None else lax.stop_gradient(size)
-    return 16 * float(jnp.finfo(b.dtype).eps) ** 0.5 * most
-
-
-# How near to singular a system is cannot be seen in the solutions: the right-hand sides
-# may hardly have a part along the slowest mode, as those of a symmetric model do. So
-# one more is solved for, that has a part along everything.
+    def _solve(
+        self, b: Array, options: SolveOptions, transpose: bool
+    ) -> tuple[Array, tuple[Array, Array, Array]]:
+        """The solutions; those of the system that is left, with the number of
+        iterations and an estimate of the error of each."""
+        # How near to singular a system is cannot be seen in the solutions: the
+        # right-hand sides may hardly have a part along the slowest mode, as those of a
+        # symmetric model do. So one more is solved for, that has a part along
+        # everything.
+        probe = _probe(b)
+        reduced = self.system.restrict(jnp.append(b, probe[:, None], axis=1))
+        guess = options.guess
+        if guess is not None and guess.shape != reduced.shape:
+            raise ValueError(
+                f"The guess has shape {guess.shape} where {reduced.shape} is "
+                "needed: it is of another model, kernel or solver. Start anew, "
+                "with None or `cold`."
+            )
+        state = self.solver.transpose(self.state) if transpose else self.state
+        y, count = self.solver.compute(state, reduced, options)
+        whole = self.system.prolong(y[:, :-1], b)
+        # What follows is about the digits of the solution, and not a part of it.
+        system, reduced, fixed_y = _freeze((self.system, reduced, y))
+        smallest = _smallest(system, fixed_y[:, -1], reduced[:, -1], probe)
+        error = self.solver.error(system, reduced, fixed_y, smallest, options.floor)
+        error = error[:-1]
+        few = self.generator.n_states <= _MAX_ELIMINATED
+        if few and self.solver.may_eliminate:
+            fixed = self.fixed.transposed() if transpose else self.fixed
+            known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4
+            whole, error = _eliminated(fixed, b, whole, error, known)
+        return whole, (y, count[:-1], error)
 
 
 def _probe(b: Float[Array, "n k"]) -> Float[Array, " n"]:
@@ -165,7 +211,7 @@ def _smallest(system: AbstractSystem, z: Array, reduced: Array, probe: Array) ->
     otherwise larger. One, if constants are all that there is."""
     squared = z @ z
     squared = jnp.where(squared > 0, squared, 1)
-    if system.is_symmetric:
+    if system.is_self_adjoint:
         smallest = z @ reduced / squared
     else:
         smallest = jnp.linalg.norm(reduced) / jnp.sqrt(squared)
@@ -205,29 +251,7 @@ def _eliminated_batch(size, batched, *args):
     return out, (True, True)
 
 
-def _plain_solver(generator: AbstractGenerator, solver: Direct) -> Callable[..., Any]:
-    solver.select(generator, 1)  # raises if it is too large
-    matrix = generator.dense()
-
-    def solve(b, guess=None, transpose=False, bulk=None):
-        del guess
-        all_of_b = jnp.append(b, _probe(b)[:, None], axis=1)
-        all_of_y = jnp.linalg.solve(matrix.T if transpose else matrix, all_of_b)
-        y, z = all_of_y[:, :-1], lax.stop_gradient(all_of_y[:, -1])
-        fixed = _freeze(generator)
-        fixed = fixed.transposed() if transpose else fixed
-        norm = jnp.linalg.norm(lax.stop_gradient(b), axis=0)
-        smallest = _smallest(fixed, z, all_of_b[:, -1], all_of_b[:, -1])
-        error = solver.error(fixed, b, y, smallest, norm)
-        none = jnp.zeros(b.shape[1], int)
-        floor = _floor(b, norm, None)
-        y, stats = _judged(fixed, solver, y, b, floor, none, error, bulk)
-        return y, stats, None
-
-    return solve
-
-
-def _judged(fixed, solver, y, b, floor, count, error, bulk):
+def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
     # Three things can go wrong in a solve of finite precision. The residual is not
     # small, of which rounding in the operator alone leaves some ε ‖y‖. Or it is, but
     # the operator is so close to singular that this says nothing about y, and `error`
@@ -240,16 +264,18 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk):
     fixed_y, fixed_b, error = _freeze((y, b, error))
     norm = jnp.linalg.norm(fixed_b, axis=0)
     scale = jnp.maximum(norm, floor)
-    residual = jnp.linalg.norm(fixed.mv(fixed_y) - fixed_b, axis=0)
+    residual = jnp.linalg.norm(fixed.regular().mv(fixed_y) - fixed_b, axis=0)
     rounding = 4096 * eps * jnp.linalg.norm(fixed_y, axis=0)
     good = residual <= jnp.maximum(accuracy * scale, rounding)
     good &= error <= solver.tolerance(b.dtype)
     if bulk is not None:
+        beside = 0.0 if beside is None else _freeze(beside)
         bulk, size = _freeze(bulk), jnp.linalg.norm(fixed_y, axis=0)
         blurred = 2 * eps * jnp.sum(bulk * jnp.abs(fixed_y), axis=0)
         form = jnp.abs(jnp.sum(fixed_b * fixed_y, axis=0))
         blurred = blurred + (eps * size) ** 2
-        sharp = blurred <= solver.tolerance(b.dtype) * jnp.maximum(form, floor**2)
+        whole = jnp.maximum(form + beside, floor**2)
+        sharp = blurred <= solver.tolerance(b.dtype) * whole
         # A function without variance is nothing but rounding errors.
         bulk = jnp.linalg.norm(bulk, axis=0)
         nothing = (norm <= 64 * eps * bulk) & (size <= eps**0.5 * bulk)
@@ -277,32 +303,34 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk):
     return y, stats
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+@partial(jax.custom_vjp, nondiff_argnums=(7, 8))
 def _form(
     generator: AbstractGenerator,
     u: Array,
     w: Array | None,
     size: Array,
     bulk: Array | None,
+    beside: Array | None,
     guess: Any,
     pairing: Pairing,
-    strategy: AbstractStrategy,
+    solver: AbstractSolver,
 ) -> Form:
-    return _form_fwd(generator, u, w, size, bulk, guess, pairing, strategy)[0]
+    return _form_fwd(generator, u, w, size, bulk, beside, guess, pairing, solver)[0]
 
 
-def _form_fwd(generator, u, w, size, bulk, guess, pairing, strategy):
-    solve = solver_of(generator, strategy, u.shape[1], size)
-    if not generator.is_symmetric:
-        y, stats, guess_ = solve(u if w is None else w, guess, bulk=bulk)
-        z, _, _ = solve(u, transpose=True, bulk=bulk)
+def _form_fwd(generator, u, w, size, bulk, beside, guess, pairing, solver):
+    solve = LinearSolve(generator, solver, u.shape[1], size)
+    if not generator.is_self_adjoint:
+        b = u if w is None else w
+        y, stats, guess_ = solve(b, guess=guess, bulk=bulk, beside=beside)
+        z = solve(u, transpose=True, bulk=bulk, beside=beside).value
     elif w is None:
-        y, stats, guess_ = solve(u, guess, bulk=bulk)
+        y, stats, guess_ = solve(u, guess=guess, bulk=bulk, beside=beside)
         z = None
     else:
         both = jnp.concatenate([w, u], axis=1)
-        twice = None if bulk is None else jnp.tile(bulk, 2)
-        both, stats, guess_ = solve(both, guess, bulk=twice)
+        twice = [None if x is None else jnp.tile(x, 2) for x in (bulk, beside)]
+        both, stats, guess_ = solve(both, guess=guess, bulk=twice[0], beside=twice[1])
         y, z = jnp.split(both, 2, axis=1)
         half = u.shape[1]
         first, second = (
@@ -312,11 +340,11 @@ def _form_fwd(generator, u, w, size, bulk, guess, pairing, strategy):
         stats = worst([first, second])
     y = checkpoint_name(y, SOLUTION)
     form = Form(pair(u, y, pairing), stats, guess_)
-    return form, (generator, u, w, (size, bulk, guess), y, z)
+    return form, (generator, u, w, (size, bulk, beside, guess), y, z)
 
 
-def _form_bwd(pairing, strategy, residuals, cotangents):
-    del strategy
+def _form_bwd(pairing, solver, residuals, cotangents):
+    del solver
     generator, u, w, constants, y, z = residuals
     derivative = form_derivative(generator, u, w, y, z, pairing)
     moved = derivative(cotangents.value)
@@ -359,30 +387,33 @@ def bilinear_form(
     w: Float[Array, "n k"] | None = None,
     *,
     pairing: Pairing = "diagonal",
-    solver: AbstractStrategy,
+    solver: AbstractSolver,
     size: Float[Array, ""] | None = None,
     bulk: Float[Array, "n k"] | None = None,
+    beside: Float[Array, " k"] | None = None,
     guess: Any = None,
 ) -> Form:
     """`⟨u_a, L⁺ w_b⟩` of shape `(k,)` or `(k, k)`, with a backward pass free of solves.
 
     It is a `jax.custom_vjp`: use reverse mode, to any order, and forward over reverse
-    (`jax.hessian`). Forward mode alone raises; `Direct(plain_autodiff=True)` allows it.
+    (`jax.hessian`). Forward mode alone raises; `PlainAutodiff()` allows it.
 
     **Arguments:**
 
     - `generator`: the operator `L + φφᵀ`.
     - `u`, `w`: columns orthogonal to the null vector of `L`. `w` is `u` by default.
     - `pairing`: `"diagonal"` for `a = b` only, `"gram"` for all pairs.
-    - `solver`: the strategy.
+    - `solver`: how to solve.
     - `size`: the norm of what the columns are parts of, which sets their accuracy.
     - `bulk`: what the rounding errors in `u` are proportional to.
+    - `beside`: the size of what the forms for `a = b` are added to, and so need not be
+        known better than.
     - `guess`: where an iteration starts, from the `Form` of a system nearby.
     """
-    if isinstance(solver, Direct) and solver.plain_autodiff:
-        y, stats, _ = solver_of(generator, solver, 1)(u if w is None else w)
+    if solver.is_differentiated_through:
+        y, stats, _ = LinearSolve(generator, solver, 1)(u if w is None else w)
         return Form(pair(u, y, pairing), stats, None)
     if size is None:
         size = column_size(u)
-    size, bulk, guess = _freeze((size, bulk, guess))
-    return _form(generator, u, w, size, bulk, guess, pairing, solver)
+    size, bulk, beside, guess = _freeze((size, bulk, beside, guess))
+    return _form(generator, u, w, size, bulk, beside, guess, pairing, solver)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import ends, fold, unfold, xor
-from ._elimination import eliminate, solve
+from ._elimination import eliminate, solve_eliminated
 from ._systems import (
     AbstractSystem,
     DenseSystem,
@@ -22,14 +22,15 @@ from ._systems import (
 )
 
 
-class AbstractGenerator(AbstractSystem):
-    """The operator `L + φφᵀ` of a chain, or of one symmetry sector of it.
+class AbstractGenerator(eqx.Module):
+    """The symmetrised `L = I - P` of a chain, or of one symmetry sector of it.
 
     Its states have the law `exp(log_law)`, and functions `x` of them are held as half
     densities `y = √π x`. A sector without the constant function, and a chain that leaks
     into a target, have no null vector: `null` is None there, and `φ` is zero.
     """
 
+    is_self_adjoint: eqx.AbstractVar[bool]
     log_law: eqx.AbstractVar[Float[Array, " n"]]
     leak: eqx.AbstractVar[Float[Array, " n"] | None]
     is_odd: eqx.AbstractVar[bool]
@@ -55,7 +56,7 @@ class AbstractGenerator(AbstractSystem):
         return self.root if self.is_closed else None
 
     @abc.abstractmethod
-    def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """`L y`, for `k` columns at once."""
 
     @abc.abstractmethod
@@ -66,17 +67,9 @@ class AbstractGenerator(AbstractSystem):
         """The generator of the reversed chain, which has the same factors."""
         return self
 
-    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        """`(L + φφᵀ) y`, for `k` columns at once."""
-        out = self.apply(y)
-        return out if self.null is None else out + jnp.outer(self.null, self.null @ y)
-
-    def dense(self, shift: float = 1.0) -> Float[Array, "n n"]:
-        """The matrix `L + shift φφᵀ`."""
-        matrix = self.matrix()
-        if self.null is None:
-            return matrix
-        return matrix + shift * jnp.outer(self.null, self.null)
+    def regular(self) -> "RegularSystem":
+        """The regular system `L + φφᵀ`."""
+        return RegularSystem(self)
 
     @abc.abstractmethod
     def system(self) -> AbstractSystem:
@@ -101,7 +94,34 @@ class AbstractGenerator(AbstractSystem):
 
     def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
         """`⟨z_a, (I - P) x_b⟩_π` of two functions, for `a = b` or all pairs."""
-        return pair(z, self.mv(x), pairing)
+        return pair(z, self.regular().mv(x), pairing)
+
+
+class RegularSystem(AbstractSystem):
+    """`L + φφᵀ`, on all states of a generator."""
+
+    generator: AbstractGenerator
+    is_self_adjoint: bool = eqx.field(static=True)
+
+    def __init__(self, generator: AbstractGenerator):
+        self.generator = generator
+        self.is_self_adjoint = generator.is_self_adjoint
+
+    @property
+    def n_states(self) -> int:
+        return self.generator.n_states
+
+    @property
+    def products(self) -> int:
+        return self.n_states**2
+
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        out, null = self.generator.mv(y), self.generator.null
+        return out if null is None else out + jnp.outer(null, null @ y)
+
+    def matrix(self) -> Float[Array, "n n"]:
+        matrix, null = self.generator.matrix(), self.generator.null
+        return matrix if null is None else matrix + jnp.outer(null, null)
 
 
 class AbstractReversible(AbstractGenerator):
@@ -128,13 +148,9 @@ class FlipGenerator(AbstractReversible):
     leak: Float[Array, " n"] | None
     masks: tuple[int, ...] = eqx.field(static=True)
     is_odd: bool = eqx.field(static=True, default=False)
-    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+    is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
-    @property
-    def products(self) -> int:
-        return self.hops.size
-
-    def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return self.diagonal[:, None] * y - hop(self.hops, self.masks, y)
 
     def matrix(self) -> Float[Array, "n n"]:
@@ -188,17 +204,9 @@ class GramGenerator(AbstractReversible):
     whole: Float[Array, "all_rows all_states"] | None = None
     is_odd: bool = eqx.field(static=True, default=False)
     leak: None = eqx.field(static=True, default=None, init=False)
-    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+    is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
-    @property
-    def products(self) -> int:
-        return 2 * self.overlap.size
-
-    @property
-    def assembly(self) -> int:
-        return self.overlap.size * self.n_states
-
-    def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return y - self.overlap.T @ (self.overlap @ y)
 
     def matrix(self) -> Float[Array, "n n"]:
@@ -266,14 +274,10 @@ class DenseGenerator(AbstractReversible):
     hops: Float[Array, "n n"]
     log_law: Float[Array, " n"]
     leak: Float[Array, " n"] | None
-    is_symmetric: bool = eqx.field(static=True)
+    is_self_adjoint: bool = eqx.field(static=True)
     is_odd: bool = eqx.field(static=True, default=False, init=False)
 
-    @property
-    def products(self) -> int:
-        return self.hops.size
-
-    def apply(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return self.diagonal[:, None] * y - self.hops @ y
 
     def matrix(self) -> Float[Array, "n n"]:
@@ -285,14 +289,14 @@ class DenseGenerator(AbstractReversible):
             hops=self.hops.T,
             log_law=self.log_law,
             leak=self.leak,
-            is_symmetric=self.is_symmetric,
+            is_self_adjoint=self.is_self_adjoint,
         )
 
     def system(self) -> AbstractSystem:
         root = jnp.sqrt(jnp.where(self.diagonal > 0, self.diagonal, 1))
         scaled = self.hops / (root[:, None] * root[None, :])
         return DenseSystem(
-            hops=scaled, root=root, null=self.null, is_symmetric=self.is_symmetric
+            hops=scaled, root=root, null=self.null, is_self_adjoint=self.is_self_adjoint
         )
 
     def rates(self):
@@ -300,15 +304,15 @@ class DenseGenerator(AbstractReversible):
         return ratio_scaled(self.hops, half), self.leak
 
     def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return super().functions(y) if self.is_symmetric else y
+        return super().functions(y) if self.is_self_adjoint else y
 
     def densities(self, x: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return super().densities(x) if self.is_symmetric else x
+        return super().densities(x) if self.is_self_adjoint else x
 
     def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
-        if not self.is_symmetric or pairing == "gram":
+        if not self.is_self_adjoint or pairing == "gram":
             z, x = self.densities(z), self.densities(x)
-            return pair(z, self.mv(x), pairing)
+            return pair(z, self.regular().mv(x), pairing)
         flow = self.root[:, None] * self.hops * self.root[None, :]
         return _differences(flow, z, z, x, x) / 2
 
@@ -328,7 +332,10 @@ def without_subtraction(
     if is_odd:
         law, b = jnp.concatenate([law, law[::-1]]), unfold(b, -1)
     factors = eliminate(rates, leak, jnp.argsort(law))
-    y = solve(factors, b * inverse_root(law)[:, None]) * jnp.exp(law / 2)[:, None]
+    y = (
+        solve_eliminated(factors, b * inverse_root(law)[:, None])
+        * jnp.exp(law / 2)[:, None]
+    )
     if is_odd:
         y = fold(y, -1)
     if null is not None:

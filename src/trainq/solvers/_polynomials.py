@@ -40,7 +40,7 @@ class Contraction(AbstractContraction):
     lowest: int = eqx.field(static=True)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return y - 2 / (1 - self.lowest) * self.generator.apply(y)
+        return y - 2 / (1 - self.lowest) * self.generator.mv(y)
 
 
 class Exchange(AbstractContraction):

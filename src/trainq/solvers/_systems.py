@@ -23,7 +23,7 @@ def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Ar
 class AbstractSystem(eqx.Module):
     """A regular linear system, and the way to it and back."""
 
-    is_symmetric: eqx.AbstractVar[bool]
+    is_self_adjoint: eqx.AbstractVar[bool]
 
     @property
     @abc.abstractmethod
@@ -37,7 +37,7 @@ class AbstractSystem(eqx.Module):
 
     @property
     def assembly(self) -> int:
-        """Multiplications that `dense` takes."""
+        """Multiplications that `matrix` takes."""
         return 0
 
     @abc.abstractmethod
@@ -46,7 +46,7 @@ class AbstractSystem(eqx.Module):
         right-hand side from `restrict` has a part in."""
 
     @abc.abstractmethod
-    def dense(self) -> Float[Array, "n n"]:
+    def matrix(self) -> Float[Array, "n n"]:
         """The matrix, shifted away from zero on the null vector."""
 
     def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
@@ -110,7 +110,7 @@ class GramSystem(AbstractScaledSystem):
     overlap: Float[Array, "rows n"]
     root: Float[Array, " n"]
     null: Float[Array, " n"] | None
-    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+    is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def products(self) -> int:
@@ -124,7 +124,7 @@ class GramSystem(AbstractScaledSystem):
         y = y / self.root[:, None]
         return (y - self.overlap.T @ (self.overlap @ y)) / self.root[:, None]
 
-    def dense(self) -> Float[Array, "n n"]:
+    def matrix(self) -> Float[Array, "n n"]:
         across = self.overlap / self.root[None, :]
         on = jnp.arange(self.n_states)
         diagonal = on[:, None] == on[None, :]
@@ -141,7 +141,7 @@ class DenseSystem(AbstractScaledSystem):
     hops: Float[Array, "n n"]
     root: Float[Array, " n"]
     null: Float[Array, " n"] | None
-    is_symmetric: bool = eqx.field(static=True)
+    is_self_adjoint: bool = eqx.field(static=True)
 
     @property
     def products(self) -> int:
@@ -150,7 +150,7 @@ class DenseSystem(AbstractScaledSystem):
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return y - self.hops @ y
 
-    def dense(self) -> Float[Array, "n n"]:
+    def matrix(self) -> Float[Array, "n n"]:
         identity = jnp.eye(self.n_states, dtype=self.hops.dtype)
         return _shifted(identity - self.hops, self._scaled_null)
 
@@ -162,7 +162,7 @@ class JacobiFlips(AbstractScaledSystem):
     null: Float[Array, " states"] | None
     hops: Float[Array, "masks states"]
     masks: tuple[int, ...] = eqx.field(static=True)
-    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+    is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def products(self) -> int:
@@ -171,7 +171,7 @@ class JacobiFlips(AbstractScaledSystem):
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return y - hop(self.hops, self.masks, y)
 
-    def dense(self) -> Float[Array, "n n"]:
+    def matrix(self) -> Float[Array, "n n"]:
         columns = neighbours(self.masks, self.n_states)
         rows = jnp.broadcast_to(jnp.arange(self.n_states), columns.shape)
         matrix = jnp.eye(self.n_states, dtype=self.hops.dtype)
@@ -200,7 +200,7 @@ class EvenOddFlips(AbstractScaledSystem):
     null: Float[Array, " states"] | None
     hops: Float[Array, "2 masks half"]  # C, and then Cᵀ
     masks: tuple[int, ...] = eqx.field(static=True)
-    is_symmetric: bool = eqx.field(static=True, default=True, init=False)
+    is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def n_states(self) -> int:
@@ -218,7 +218,7 @@ class EvenOddFlips(AbstractScaledSystem):
 
         return y - jax.lax.scan(across, y, self.hops)[0]
 
-    def dense(self) -> Float[Array, "n n"]:
+    def matrix(self) -> Float[Array, "n n"]:
         # C has as many entries in a row as there are masks, and CᵀC the square of that:
         # it is filled in, not multiplied out.
         row = self.hops[0]

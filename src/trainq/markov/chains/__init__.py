@@ -1,13 +1,40 @@
 """Exact chains, and what each of them reduces to."""
 
-from ._base import AbstractChain as AbstractChain
+from ._base import (
+    AbstractChain as AbstractChain,
+    check_dense as check_dense,
+    largest as largest,
+    loop as loop,
+    require_reversible as require_reversible,
+)
+from ._blocks import ScanChain as ScanChain, TwoLayerChain as TwoLayerChain
 from ._dense import DenseChain as DenseChain
-from ._scan import (
-    RelabelledChain as RelabelledChain,
-    SystematicScanChain as SystematicScanChain,
+from ._functions import (
+    AbstractFunctions as AbstractFunctions,
+    EnergyGradients as EnergyGradients,
+    Table as Table,
+    in_blocks as in_blocks,
 )
-from ._single_flip import (
+from ._layers import Colours as Colours, Layers as Layers
+from ._reductions import (
+    AbstractCoordinates as AbstractCoordinates,
+    AbstractReduction as AbstractReduction,
+    Powers as Powers,
+    Sector as Sector,
+    SectorReduction as SectorReduction,
+    Sides as Sides,
+    scale as scale,
+)
+from ._rules import (
     AbstractFlipRule as AbstractFlipRule,
-    SingleFlipChain as SingleFlipChain,
+    HeatBath as HeatBath,
+    Metropolis as Metropolis,
 )
-from ._two_block import TwoBlockChain as TwoBlockChain
+from ._scans import (
+    AbstractScan as AbstractScan,
+    FixedOrder as FixedOrder,
+    Order as Order,
+    PalindromicOrder as PalindromicOrder,
+    RandomOrder as RandomOrder,
+)
+from ._single_flip import SingleFlipChain as SingleFlipChain

@@ -1,55 +1,55 @@
-"""Exact chains: linear operators on functions of the state.
+"""What an exact chain is: its law, whether it is reversible, and `f ↦ Pf`.
 
-A chain knows its own structure, and so the reductions that make exact answers cheap:
-single flips split into the two sectors of the global flip and eliminate half of what is
-left (`_single_flip`); two-block kernels live on one layer (`_two_block`).
+What it knows besides are reductions (`_reductions`), which make exact answers cheap.
+What is asked of a chain is written once over these, in the file named after it.
 """
 
 import abc
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._spins import check_enumerable, fold, unfold
-from ...solvers._forms import Form, Pairing
-from ...solvers._generators import AbstractGenerator, DenseGenerator, ratio_scaled
-from ...solvers._solvers import AbstractStrategy, ConjugateGradient, SolverStats
-from ._functions import AbstractFunctions, in_blocks
+from ..._spins import check_enumerable, spread
+from ...solvers import (
+    AbstractGenerator,
+    DenseGenerator,
+    Pairing,
+    inverse_root,
+    ratio_scaled,
+)
+from ._functions import AbstractFunctions
+from ._reductions import (
+    AbstractCoordinates,
+    AbstractReduction,
+    JointCoordinates,
+    Sector,
+    SectorReduction,
+    scale,
+)
 
 
-Sector = Literal["even", "odd"]
-_SIGNS: dict[Sector, int] = {"even": 1, "odd": -1}
 # 2**13 states make a dense matrix of 512 MiB in float64.
 _MAX_DENSE_UNITS = 13
 
 
-class EigenProblem(NamedTuple):
-    """The generator in one sector whose slowest mode gives that of the chain.
-
-    The gap is `gap(λ, y)`, with `λ` the smallest eigenvalue of the generator but that
-    of its null vector and `y` the eigenvector, and the mode's symmetrised values
-    `√π(x) ψ(x)` are `lift(y)` up to a factor.
-    """
-
-    generator: AbstractGenerator
-    gap: Callable[[Array, Array], Array]
-    lift: Callable[[Array], Array]
-
-
 class AbstractChain(eqx.Module):
     """A Markov chain on finitely many states, with its stationary law.
+
+    A chain of your own has `log_stationary`, `is_reversible` and `apply`. Everything
+    else has a default, by way of its matrix; what it can do better, it overrides.
 
     Functions of the state have shape `(states,)` or `(states, n_obs)`.
     """
 
     log_stationary: eqx.AbstractVar[Float[Array, " states"]]
     is_reversible: eqx.AbstractVar[bool]
-    is_symmetric: eqx.AbstractVar[bool]
+    # Whether it keeps parity under the global flip of all spins.
+    is_symmetric = False
 
     @property
     def n_states(self) -> int:
@@ -67,18 +67,18 @@ class AbstractChain(eqx.Module):
         return jnp.exp(self.log_stationary / 2)
 
     @abc.abstractmethod
-    def stepper(self) -> Callable[[Array], Array]:
-        """`apply` as a function, with what every application needs computed once."""
-
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
-        """`(P f)(x) = E[f(X₁) | X₀ = x]`."""
-        return self.stepper()(f)
+        """`(P f)(x) = E[f(X₁) | X₀ = x]`: linear in `f`."""
+
+    def operator(self) -> Callable[[Array], Array]:
+        """`apply` as a function, with what every application needs computed once."""
+        return self.apply
 
     def push(
         self, law: Float[Array, " states"], steps: int = 1
     ) -> Float[Array, " states"]:
         """`law P^steps`: the law some steps after `law`."""
-        back = jax.linear_transpose(self.stepper(), law)
+        back = jax.linear_transpose(self.operator(), law)
         return loop(lambda law: back(law)[0], law, steps)
 
     def matrix(self) -> Float[Array, "states states"]:
@@ -108,70 +108,73 @@ class AbstractChain(eqx.Module):
         offset = jnp.abs(f[jnp.argmax(self.log_stationary)])
         return scale(self.root, jnp.abs(f) + offset[None])
 
-    @abc.abstractmethod
-    def resolvent_form(
-        self,
-        f: AbstractFunctions,
-        *,
-        pairing: Pairing,
-        solver: AbstractStrategy,
-        sector: Sector | None,
-        guess: Any = None,
-    ) -> Form:
-        """`⟨f̃_a, R f̃_b⟩_π` for `a = b`, or for all pairs. `sector` promises a parity of
-        `f` under the global flip; `guess` is that of a form nearby."""
+    # Reductions.
 
-    @abc.abstractmethod
-    def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
-    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
-        """`R f`, the solution of `(I - P) x = f` with `π(x) = 0`, for `f` of mean
-        zero."""
+    @property
+    def width(self) -> int:
+        """How many numbers hold one function in `coordinates`."""
+        return self.n_states
 
-    @abc.abstractmethod
-    def window_variance(
-        self, f: AbstractFunctions, window: int, sector: Sector | None = None
-    ) -> Float[Array, " n_obs"]:
-        """The variance of the average of `f_a` over `window` steps of the chain, from
-        its stationary law. `sector` promises a parity of `f` under the global flip."""
+    def coordinates(
+        self, f: AbstractFunctions, pairing: Pairing = "diagonal"
+    ) -> AbstractCoordinates:
+        """Functions in the form that the reductions take."""
+        del pairing
+        centred = self.centre(f.table())
+        return JointCoordinates(spread(scale(self.root, centred)), self.bulk(centred))
 
-    def window_moments(
-        self, f: Float[Array, "states n_obs"], window: int
-    ) -> tuple[Float[Array, "states n_obs"], Float[Array, "states n_obs"]]:
-        """First and second moment of the average of `f` over `window` steps, given the
-        first state. It takes as many applications of the chain as there are steps.
+    def reductions(self, sector: Sector | None = None) -> tuple[AbstractReduction, ...]:
+        """What the chain splits into: one part for each sector of the global flip, or
+        that for functions of one parity alone.
+
+        By default it does not split, and its matrix is what is left.
+
+        **Raises:** `ValueError` if there are too many states for that, or a sector is
+        asked for of a chain that is not symmetric.
         """
-        # With s_n(x) the mean and h_n(x) the mean square of f(X_0) + … + f(X_n-1),
-        #   s_n+1 = f + P s_n,
-        #   h_n+1 = f² + 2 f P s_n + P h_n = f (2 s_n+1 - f) + P h_n.
-        step, n_obs = self.stepper(), f.shape[1]
+        self.check_sector(sector)
+        return (SectorReduction(self.dense_generator()),)
 
-        def longer(moments):
-            s, h = jnp.split(step(moments), [n_obs], axis=1)
-            s = f + s
-            return jnp.concatenate([s, f * (2 * s - f) + h], axis=1)
+    def spectral_reductions(
+        self, sector: Sector | None = None
+    ) -> tuple[AbstractReduction, ...]:
+        """Reductions that together have all modes of the chain."""
+        return self.reductions(sector)
 
-        zero = jnp.zeros((self.n_states, 2 * n_obs), f.dtype)
-        s, h = jnp.split(loop(longer, zero, window), [n_obs], axis=1)
-        return s / window, h / window**2
+    def solution(
+        self, f: Float[Array, "states k"], y: Float[Array, "whole k"]
+    ) -> Float[Array, "states k"]:
+        """`R f`, from what its reductions solved for and `f` of mean zero."""
+        x = scale(inverse_root(self.log_stationary), y)
+        return self.centre(self.jacobi_sweeps(x, f))
 
-    def variance(self, f: AbstractFunctions) -> Float[Array, " n_obs"]:
-        """`Var_π f_a`."""
+    def check_sector(self, sector: Sector | None) -> None:
+        """Raise a `ValueError` if the chain does not keep parity and is asked to."""
+        if sector is not None and not self.is_symmetric:
+            raise ValueError(
+                f"The {sector} sector was asked for, but this chain is not symmetric "
+                "under the global flip: its model has biases, or does not say "
+                "`is_symmetric`."
+            )
 
-        def some(f, _):
-            root = scale(self.root, self.centre(f.table()))
-            return Form(jnp.sum(root**2, axis=0), None, None)
+    def dense_generator(
+        self, target: Bool[Array, " states"] | None = None
+    ) -> DenseGenerator:
+        """The symmetrised `I - P` as a matrix; with a target, that of the chain which
+        is killed there."""
+        check_dense(self.n_states)
+        return dense_generator(
+            self.matrix(), self.log_stationary, self.is_reversible, target
+        )
 
-        dtype = self.log_stationary.dtype
-        block = ConjugateGradient().block_size(self.n_states, f.n_functions, dtype)
-        return in_blocks(some, f, block).value
+    # Structure, for what does not reduce.
 
     def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
-        """The probability to leave each state, and what `stepper` does but for staying;
-        or one and all of `stepper`, where a step forgets the state."""
-        return jnp.ones_like(self.log_stationary), self.stepper()
+        """The probability to leave each state, and what `operator` does but for
+        staying; or one and all of `operator`, where a step forgets the state."""
+        return jnp.ones_like(self.log_stationary), self.operator()
 
-    def relax(
+    def jacobi_sweeps(
         self,
         x: Float[Array, "states n_obs"],
         f: Float[Array, "states n_obs"],
@@ -217,27 +220,10 @@ class AbstractChain(eqx.Module):
         before = on[:, None] <= on[None, :-1]
         return jax.nn.logsumexp(jnp.where(before, beyond, -jnp.inf), axis=0)
 
-    @abc.abstractmethod
     def killed_generator(self, target: Bool[Array, " states"]) -> AbstractGenerator:
         """The symmetrised `I - P` of the chain that is killed on the target, with the
         identity on the target itself."""
-
-    @abc.abstractmethod
-    def eigen_problem(self, sector: Sector | None) -> EigenProblem:
-        """The eigenproblem of the slowest mode, in one sector of the global flip."""
-
-    def sectors(self, sector: Sector | None = None) -> tuple[Sector | None, ...]:
-        """The sectors of the global flip that the chain splits into, or the one asked
-        for; `(None,)` for a chain that is not symmetric."""
-        if sector is not None and not self.is_symmetric:
-            raise ValueError(
-                f"The {sector} sector was asked for, but this chain is not symmetric "
-                "under the global flip: its model has biases, or does not say "
-                "`is_symmetric`."
-            )
-        if not self.is_symmetric:
-            return (None,)
-        return ("even", "odd") if sector is None else (sector,)
+        return self.dense_generator(target)
 
 
 def loop(body: Callable[[Any], Any], carry: Any, steps: int) -> Any:
@@ -279,24 +265,6 @@ def require_reversible(chain: AbstractChain, what: str) -> None:
         )
 
 
-def fold_sector(f: Array, sector: Sector | None) -> Array:
-    return f if sector is None else fold(f, _SIGNS[sector])
-
-
-def fold_bulk(f: Array, sector: Sector | None) -> Array:
-    """What the rounding errors in `fold_sector` are proportional to."""
-    return f if sector is None else fold(f, 1)
-
-
-def unfold_sector(f: Array, sector: Sector | None) -> Array:
-    return f if sector is None else unfold(f, _SIGNS[sector])
-
-
-def scale(weight: Float[Array, " n"], f: Float[Array, "n *k"]) -> Array:
-    """Multiply every column of `f` by `weight`."""
-    return weight.reshape(weight.shape + (1,) * (f.ndim - 1)) * f
-
-
 def off_diagonal(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """A matrix with zeros on its diagonal."""
     on = jnp.arange(matrix.shape[0])
@@ -327,5 +295,5 @@ def dense_generator(
         hops=hops,
         log_law=log_law,
         leak=leak,
-        is_symmetric=is_reversible,
+        is_self_adjoint=is_reversible,
     )

@@ -7,28 +7,17 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from ...solvers._elimination import (
+from ...solvers import (
     Factors,
     eliminate,
     log_stationary_law,
-    solve,
-    solve_transposed,
+    solve_eliminated,
+    solve_eliminated_transposed,
 )
-from ...solvers._forms import Form, Pairing, bilinear_form, solver_of
-from ...solvers._generators import DenseGenerator, inverse_root
-from ...solvers._polynomials import Contraction, WindowPolynomial, polynomial_form
-from ...solvers._solvers import AbstractStrategy, SolverStats
-from ._base import (
-    AbstractChain,
-    EigenProblem,
-    Sector,
-    dense_generator,
-    off_diagonal,
-    scale,
-)
-from ._functions import AbstractFunctions
+from ._base import AbstractChain, off_diagonal
+from ._reductions import scale
 
 
 class DenseChain(AbstractChain):
@@ -37,7 +26,6 @@ class DenseChain(AbstractChain):
     transition: Float[Array, "states states"]
     log_stationary: Float[Array, " states"]
     is_reversible: bool = eqx.field(static=True)
-    is_symmetric = False
 
     def __init__(
         self, matrix: Any, stationary: Any = None, *, is_reversible: bool | None = None
@@ -132,65 +120,15 @@ class DenseChain(AbstractChain):
         self.log_stationary = log_law
         self.is_reversible = is_reversible
 
-    def stepper(self) -> Callable[[Array], Array]:
-        return lambda f: self.transition @ f
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        return self.transition @ f
 
-    def _generator(
-        self, target: Bool[Array, " states"] | None = None
-    ) -> DenseGenerator:
-        return dense_generator(
-            self.transition, self.log_stationary, self.is_reversible, target
-        )
-
-    def resolvent_form(
-        self,
-        f: AbstractFunctions,
-        *,
-        pairing: Pairing,
-        solver: AbstractStrategy,
-        sector: Sector | None,
-        guess: Any = None,
-    ) -> Form:
-        self.sectors(sector)
-        centred = self.centre(f.table())
-        return bilinear_form(
-            self._generator(),
-            scale(self.root, centred),
-            pairing=pairing,
-            solver=solver,
-            bulk=self.bulk(centred),
-            guess=guess,
-        )
-
-    def window_variance(
-        self, f: AbstractFunctions, window: int, sector: Sector | None = None
-    ) -> Float[Array, " n_obs"]:
-        self.sectors(sector)
-        centred = self.centre(f.table())
-        if not self.is_reversible:
-            return self.stationary @ self.window_moments(centred, window)[1]
-        contraction = Contraction(generator=self._generator(), lowest=-1)
-        u = scale(self.root, centred)
-        return polynomial_form(contraction, WindowPolynomial(window), u)
-
-    def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
-    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
-        solve = solver_of(self._generator(), solver, f.shape[1])
-        y, stats, _ = solve(scale(self.root, f), bulk=self.bulk(f))
-        x = self.relax(scale(inverse_root(self.log_stationary), y), f)
-        return self.centre(x), stats
+    def matrix(self) -> Float[Array, "states states"]:
+        return self.transition
 
     def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
         rates = off_diagonal(self.transition)
         return jnp.sum(rates, axis=1), lambda f: rates @ f
-
-    def killed_generator(self, target: Bool[Array, " states"]) -> DenseGenerator:
-        return self._generator(target)
-
-    def eigen_problem(self, sector: Sector | None) -> EigenProblem:
-        self.sectors(sector)
-        return EigenProblem(self._generator(), lambda value, y: value, lambda y: y)
 
 
 def _log_law(
@@ -209,12 +147,12 @@ def _log_law(
 
     def solve_left(_, c):
         total = jnp.mean(c)
-        x = solve_transposed(factors, (c - total)[:, None])[:, 0]
+        x = solve_eliminated_transposed(factors, (c - total)[:, None])[:, 0]
         return x + (total - jnp.sum(x)) * law
 
     def solve_right(_, c):
         total = law @ c
-        x = solve(factors, (c - total)[:, None])[:, 0]
+        x = solve_eliminated(factors, (c - total)[:, None])[:, 0]
         return x + (total - jnp.sum(x)) / len(x)
 
     moving = lax.custom_linear_solve(

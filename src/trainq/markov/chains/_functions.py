@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,14 +12,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from ..._spins import spread
-from ...models import AbstractEnergyModel, observables
-from ...models._base import parameters
-from ...solvers._forms import SOLUTION, Form
-from ...solvers._systems import Pairing, pair
-
-
-if TYPE_CHECKING:
-    from ._two_block import TwoBlockChain
+from ...models import AbstractEnergyModel, observables, parameters
+from ...solvers import SOLUTION, Form, Pairing, pair
+from ._layers import Layers
 
 
 class AbstractFunctions(eqx.Module):
@@ -35,13 +30,13 @@ class AbstractFunctions(eqx.Module):
         """Their values at every state."""
 
     @abc.abstractmethod
-    def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
+    def layer_means(self, layers: Layers) -> tuple[Array, Array]:
         """`E[f | v]` and `E[f | h]`, of shapes `(visible_states, n_functions)` and
         `(hidden_states, n_functions)`."""
 
     @abc.abstractmethod
     def covariance_given_visible(
-        self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
+        self, layers: Layers, given_visible: Array, pairing: Pairing
     ) -> Array:
         """`E[Cov(f_a, f_b | v)]` for `a = b` or for all pairs."""
 
@@ -67,15 +62,15 @@ class Table(AbstractFunctions):
     def table(self) -> Float[Array, "states n_functions"]:
         return self.values
 
-    def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
-        return chain.layer_means(self.values)
+    def layer_means(self, layers: Layers) -> tuple[Array, Array]:
+        return layers.means(self.values)
 
     def covariance_given_visible(
-        self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
+        self, layers: Layers, given_visible: Array, pairing: Pairing
     ) -> Array:
-        table = self.values.reshape(given_visible.shape[0], -1, self.n_functions)
-        rest = (table - given_visible[:, None]).reshape(self.values.shape)
-        rest = chain.root[:, None] * rest
+        rest = layers.table(self.values) - given_visible[:, None]
+        rest = jnp.exp(layers.log_joint / 2)[:, :, None] * rest
+        rest = rest.reshape(-1, self.n_functions)
         return pair(rest, rest, pairing)
 
     def columns(self) -> Float[Array, "n_functions size"]:
@@ -111,8 +106,9 @@ class EnergyGradients(AbstractFunctions):
             return observables(self.model)
         return spread(self._along(lambda model: spread(model.energies())))
 
-    def layer_means(self, chain: "TwoBlockChain") -> tuple[Array, Array]:
-        del chain
+    def layer_means(self, layers: Layers) -> tuple[Array, Array]:
+        if layers.order is not None:
+            return layers.means(self.table())
         hidden_means = self._along(lambda model: model.hidden_free_energies())
         return self.visible_means(), hidden_means
 
@@ -121,15 +117,16 @@ class EnergyGradients(AbstractFunctions):
         return self._along(lambda model: model.free_energies())
 
     def covariance_given_visible(
-        self, chain: "TwoBlockChain", given_visible: Array, pairing: Pairing
+        self, layers: Layers, given_visible: Array, pairing: Pairing
     ) -> Array:
-        if pairing == "gram" or not self.model.is_linear:
+        closed = layers.order is None and pairing == "diagonal"
+        if not closed or not self.model.is_linear:
             return Table(self.table()).covariance_given_visible(
-                chain, given_visible, pairing
+                layers, given_visible, pairing
             )
         # Var(∂E | v) = E[∂²E | v] - ∂²F(v), and the energy has no second derivative.
         curvature = self._along(lambda model: model.free_energies(), order=2)
-        return -jnp.exp(chain.log_visible) @ curvature
+        return -jnp.exp(layers.log_visible) @ curvature
 
     def columns(self) -> Float[Array, "n_functions n_parameters"]:
         if self.directions is not None:

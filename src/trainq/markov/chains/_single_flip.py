@@ -1,85 +1,18 @@
 """Kernels that flip one unit at a time, on the hypercube."""
 
-import abc
 import math
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._spins import spread, unit_mask, xor
-from ...solvers._forms import (
-    Form,
-    Pairing,
-    bilinear_form,
-    column_size,
-    solver_of,
-    total,
-)
-from ...solvers._generators import FlipGenerator, inverse_root
-from ...solvers._polynomials import Contraction, WindowPolynomial, polynomial_form
-from ...solvers._solvers import AbstractStrategy, ConjugateGradient, SolverStats, worst
-from ._base import (
-    AbstractChain,
-    EigenProblem,
-    Sector,
-    check_dense,
-    fold_bulk,
-    fold_sector,
-    largest,
-    scale,
-    unfold_sector,
-)
+from ...solvers import FlipGenerator
+from ._base import AbstractChain, largest
 from ._cuts import log_sums_across
-from ._functions import AbstractFunctions, in_blocks
-
-
-class AbstractFlipRule(eqx.Module):
-    """How a single-flip kernel accepts, given `delta = log π(xⁱ) - log π(x)`."""
-
-    @abc.abstractmethod
-    def acceptance(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The probability to flip. Detailed balance needs
-        `acceptance(δ) = exp(δ) acceptance(-δ)`."""
-
-    @property
-    def is_positive(self) -> bool:
-        """Whether the chain has no negative eigenvalues: sums over its powers then need
-        fewer terms."""
-        return False
-
-    @abc.abstractmethod
-    def symmetrised(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """`exp(-δ/2) acceptance(δ)`, without overflow: an even function of `δ`."""
-
-
-class HeatBath(AbstractFlipRule):
-    """Redraw the unit from its law given the others: flip with probability `σ(δ)`."""
-
-    @property
-    def is_positive(self) -> bool:
-        return True
-
-    def acceptance(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jax.nn.sigmoid(delta)
-
-    def symmetrised(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        # ½ sech(δ/2)
-        decay = jnp.exp(-jnp.abs(delta) / 2)
-        return decay / (1 + decay**2)
-
-
-class Metropolis(AbstractFlipRule):
-    """Accept the flip with probability `min(1, exp(δ))`."""
-
-    def acceptance(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jnp.exp(jnp.minimum(delta, 0))
-
-    def symmetrised(self, delta: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        return jnp.exp(-jnp.abs(delta) / 2)
+from ._reductions import Sector, SectorReduction, scale
+from ._rules import AbstractFlipRule
 
 
 class SingleFlipChain(AbstractChain):
@@ -121,7 +54,10 @@ class SingleFlipChain(AbstractChain):
 
         return jnp.sum(flips, axis=0), step
 
-    def stepper(self) -> Callable[[Array], Array]:
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        return self.operator()(f)
+
+    def operator(self) -> Callable[[Array], Array]:
         leaving, step = self.jumps()
         return lambda f: scale(1 - leaving, f) + step(f)
 
@@ -151,80 +87,13 @@ class SingleFlipChain(AbstractChain):
             is_odd=sector == "odd",
         )
 
-    def resolvent_form(
-        self,
-        f: AbstractFunctions,
-        *,
-        pairing: Pairing,
-        solver: AbstractStrategy,
-        sector: Sector | None,
-        guess: Any = None,
-    ) -> Form:
-        sectors = self.sectors(sector)
-        generators = [self.generator(s) for s in sectors]
-
-        def form(f, guesses):
-            centred = self.centre(f.table())
-            u = spread(scale(self.root, centred))
-            guesses = guesses or [None] * len(sectors)
-            return total(
-                [
-                    bilinear_form(
-                        generator,
-                        spread(fold_sector(u, s)),
-                        pairing=pairing,
-                        solver=solver,
-                        size=column_size(u),
-                        bulk=fold_bulk(self.bulk(centred), s),
-                        guess=start,
-                    )
-                    for s, generator, start in zip(
-                        sectors, generators, guesses, strict=True
-                    )
-                ]
-            )
-
-        if pairing == "gram":
-            return form(f, guess)
-        chosen = solver.select(generators[0].system(), f.n_functions)
-        dtype = self.log_stationary.dtype
-        block = chosen.block_size(self.n_states, f.n_functions, dtype)
-        return in_blocks(form, f, block, guess)
-
-    def window_variance(
-        self, f: AbstractFunctions, window: int, sector: Sector | None = None
-    ) -> Float[Array, " n_obs"]:
-        sectors = self.sectors(sector)
+    def reductions(self, sector: Sector | None = None) -> tuple[SectorReduction, ...]:
+        self.check_sector(sector)
+        sectors: tuple[Sector | None, ...] = (sector,)
+        if self.is_symmetric and sector is None:
+            sectors = ("even", "odd")
         lowest = 0 if self.rule.is_positive else -1
-        generators = [self.generator(s) for s in sectors]
-        contractions = [Contraction(generator=g, lowest=lowest) for g in generators]
-
-        def form(f, _):
-            u = spread(scale(self.root, self.centre(f.table())))
-            forms = [
-                polynomial_form(
-                    contraction, WindowPolynomial(window), spread(fold_sector(u, s))
-                )
-                for s, contraction in zip(sectors, contractions, strict=True)
-            ]
-            return Form(sum(forms[1:], forms[0]), None, None)
-
-        dtype = self.log_stationary.dtype
-        block = ConjugateGradient().block_size(self.n_states, f.n_functions, dtype)
-        return in_blocks(form, f, block).value
-
-    def resolvent(
-        self, f: Float[Array, "states n_obs"], *, solver: AbstractStrategy
-    ) -> tuple[Float[Array, "states n_obs"], SolverStats]:
-        u, bulk = scale(self.root, f), self.bulk(f)
-        parts, stats = [], []
-        for s in self.sectors():
-            solve = solver_of(self.generator(s), solver, f.shape[1], column_size(u))
-            y, found, _ = solve(fold_sector(u, s), bulk=fold_bulk(bulk, s))
-            parts.append(unfold_sector(y, s))
-            stats.append(found)
-        x = scale(inverse_root(self.log_stationary), sum(parts[1:], parts[0]))
-        return self.centre(self.relax(x, f)), worst(stats)
+        return tuple(SectorReduction(self.generator(s), s, lowest) for s in sectors)
 
     def _flows(self) -> Float[Array, "n_units states"]:
         return self.stationary[None, :] * self.flip_probabilities()
@@ -263,12 +132,4 @@ class SingleFlipChain(AbstractChain):
             log_law=whole.log_law,
             leak=jnp.where(target, 1, jnp.sum(into, axis=0)),
             masks=whole.masks,
-        )
-
-    def eigen_problem(self, sector: Sector | None) -> EigenProblem:
-        check_dense(self.n_states)
-        return EigenProblem(
-            self.generator(sector),
-            lambda value, y: value,
-            lambda y: unfold_sector(y, sector),
         )

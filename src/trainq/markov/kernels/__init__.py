@@ -2,11 +2,20 @@
 
 from ._base import (
     AbstractKernel as AbstractKernel,
-    AbstractSingleFlipKernel as AbstractSingleFlipKernel,
+    Stepper as Stepper,
+    checked_kernel as checked_kernel,
+    on_any_mesh as on_any_mesh,
+)
+from ._blocks import (
+    AbstractBlockGibbs as AbstractBlockGibbs,
     AlternatingBlockGibbs as AlternatingBlockGibbs,
+    BlockGibbs as BlockGibbs,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
+)
+from ._single_flip import (
+    AbstractSingleFlipKernel as AbstractSingleFlipKernel,
+    RandomScan as RandomScan,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
-    SystematicScanGibbs as SystematicScanGibbs,
 )

@@ -22,7 +22,7 @@ def test_the_smaller_layer_gives_the_joint_answer(scan, shape, biased):
     expected = oracle.noise_matrix(matrix, pi, np.asarray(f))
     found = tq.markov.asymptotic_covariance(chain, f, convention="resolvent")
     assert_close(found, expected + expected.T, DIRECT)
-    layer = chain._layer(chain.sectors()[0], chain._on_hidden())
+    layer = chain.reductions()[0].generator
     assert layer.n_states == 2 ** min(shape) // (1 if biased else 2)
 
 
@@ -47,3 +47,22 @@ def test_gaps_follow_from_the_canonical_correlation():
     gap = tq.markov.spectral_gap
     assert_close(gap(KERNELS["random"].chain(model)), (1 - sigma) / 2, DIRECT)
     assert_close(gap(KERNELS["palindromic"].chain(model)), 1 - sigma**2, DIRECT)
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-3, 1e-6, 1e-12])
+@pytest.mark.parametrize("scan", SCANS)
+def test_layers_that_hardly_interact(scan, scale):
+    # All is variance: what reduces to a layer is smaller than rounding leaves of it.
+    model = tq.RBM(scale * jnp.array([[0.0, 1.0, 0.3], [2.0, 2.0, 0.0]]))
+    pi, matrix = dense(scan, model)
+    f = -np.einsum("si,sj->sij", oracle.states(5)[:, :2], oracle.states(5)[:, 2:])
+    expected = oracle.noise_matrix(matrix, pi, f.reshape(32, 6))
+    snr = tq.QStruct(KERNELS[scan], 2)(model, jnp.full(4, 0.25))
+    assert_close(snr.parameter_mse, np.diag(expected), DIRECT)
+    chain = KERNELS[scan].chain(model)
+    found = tq.markov.asymptotic_covariance(
+        chain, tq.observables(model), convention="resolvent"
+    )
+    assert_close(found, expected + expected.T, DIRECT)
+    x = tq.markov.resolvent(chain, tq.observables(model))
+    assert_close(x - chain.apply(x), chain.centre(tq.observables(model)), DIRECT)

@@ -1,0 +1,301 @@
+"""Chains that redraw blocks of units: two layers, or the colours of a graph."""
+
+import math
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ...solvers import GramGenerator, Pairing, column_size, inverse_root, pair
+from ._base import AbstractChain
+from ._functions import AbstractFunctions, Table
+from ._layers import Colours, Layers
+from ._reductions import (
+    AbstractCoordinates,
+    AbstractReduction,
+    Powers,
+    Sector,
+    Sides,
+    fold_bulk,
+    fold_sector,
+    scale,
+    unfold_sector,
+)
+from ._scans import AbstractScan, AbstractTwoLayerScan, Means, OnTwoLayers
+
+
+# States up to which all functions fit into a table: 64 MiB for a thousand of them.
+_MAX_TABLE = 2**13
+
+
+class AbstractScanChain(AbstractChain):
+    """Redraw blocks of units, each given all others, in the order of a scan."""
+
+    partition: eqx.AbstractVar[Layers | Colours]
+    scan: eqx.AbstractVar[AbstractScan]
+
+    @property
+    def log_stationary(self) -> Float[Array, " states"]:
+        return self.partition.log_law
+
+    @property
+    def is_reversible(self) -> bool:
+        return self.scan.is_reversible(len(self.partition.blocks))
+
+    def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
+        return self.operator()(f)
+
+    def operator(self) -> Callable[[Array], Array]:
+        redraws = self.partition.redraws()
+        orders = self.scan.orders(len(redraws))
+
+        def step(f):
+            parts = []
+            for probability, blocks in orders:
+                part = f
+                # (P f)(x) = E[f(X₁) | x]: the last one drawn is averaged over first.
+                for block in reversed(blocks):
+                    part = redraws[block](part)
+                parts.append(part if len(orders) == 1 else probability * part)
+            return sum(parts[1:], parts[0])
+
+        return step
+
+
+class ScanChain(AbstractScanChain):
+    """Redraw any blocks of units in the order of any scan.
+
+    It applies to functions without a matrix; what solves a system makes one, of at most
+    2**13 states.
+    """
+
+    partition: Layers | Colours
+    scan: AbstractScan
+    is_symmetric: bool = eqx.field(static=True)
+
+    def __init__(
+        self, partition: Layers | Colours, scan: AbstractScan, is_symmetric: bool
+    ):
+        self.partition = partition
+        self.scan = scan
+        self.is_symmetric = is_symmetric
+
+
+class TwoLayerChain(AbstractScanChain):
+    """Redraw the visible units given the hidden ones (`E_V f = E[f | h]`) and the
+    hidden given the visible (`E_H f = E[f | v]`), in the order of a scan. Any two
+    blocks may stand in for the layers.
+
+    With `B(v, h) = π(v, h) / √(π(v) π(h))`, alternating conditional expectations are
+    `BBᵀ` on visible functions and `BᵀB` on hidden ones. Every sum of powers of the
+    chain reduces to one with `BᵀB` or `BBᵀ`, by formulas that stand with the scan: the
+    smaller layer is taken.
+    """
+
+    partition: Layers
+    scan: AbstractTwoLayerScan
+    is_symmetric: bool = eqx.field(static=True)
+
+    def __init__(
+        self, partition: Layers, scan: AbstractTwoLayerScan, is_symmetric: bool
+    ):
+        self.partition = partition
+        self.scan = scan
+        self.is_symmetric = is_symmetric
+
+    @property
+    def layers(self) -> Layers:
+        """Both layers."""
+        return self.partition
+
+    @property
+    def width(self) -> int:
+        return sum(self.layers.shape)
+
+    def coordinates(
+        self, f: AbstractFunctions, pairing: Pairing = "diagonal"
+    ) -> "LayerCoordinates":
+        layers = self.layers
+        if layers.n_states <= _MAX_TABLE:
+            # Closed forms know the means up to `ε`, and in the cold all that matters
+            # may be smaller: a sum over the states that differ from the most frequent
+            # one knows every digit of it.
+            table = f.table()
+            f = Table(table - table[jnp.argmax(self.log_stationary)][None])
+        on_visible, on_hidden = f.layer_means(layers)
+        within = f.covariance_given_visible(layers, on_visible, pairing)
+        mean = (jnp.exp(layers.log_visible) @ on_visible)[None]
+        on_visible = scale(jnp.exp(layers.log_visible / 2), on_visible - mean)
+        on_hidden = scale(jnp.exp(layers.log_hidden / 2), on_hidden - mean)
+        offset = jnp.abs(mean[0])
+        return LayerCoordinates(
+            on_visible=on_visible,
+            on_hidden=on_hidden,
+            covariance=within + pair(on_visible, on_visible, pairing),
+            bulk_visible=_bulk(on_visible, layers.log_visible, offset),
+            bulk_hidden=_bulk(on_hidden, layers.log_hidden, offset),
+        )
+
+    def reductions(self, sector: Sector | None = None) -> tuple["LayerReduction", ...]:
+        n_visible, n_hidden = self.layers.shape
+        return self._reductions(sector, n_hidden <= n_visible)
+
+    def spectral_reductions(
+        self, sector: Sector | None = None
+    ) -> tuple["LayerReduction", ...]:
+        # An empty layer has no mode, and the other one has all.
+        n_visible, n_hidden = self.layers.shape
+        smaller_is_hidden = n_hidden <= n_visible
+        is_empty = 1 in self.layers.shape
+        return self._reductions(sector, smaller_is_hidden != is_empty)
+
+    def _reductions(
+        self, sector: Sector | None, on_hidden: bool
+    ) -> tuple["LayerReduction", ...]:
+        self.check_sector(sector)
+        sectors: tuple[Sector | None, ...] = (sector,)
+        if 1 in self.layers.shape:
+            # The one state of an empty layer is not paired with another by the flip.
+            sectors = (None,)
+        elif self.is_symmetric and sector is None:
+            sectors = ("even", "odd")
+        return tuple(
+            LayerReduction(
+                generator=layer(self.layers, s, on_hidden),
+                layers=self.layers,
+                scan=self.scan,
+                sector=s,
+                on_hidden=on_hidden,
+            )
+            for s in sectors
+        )
+
+    def solution(
+        self, f: Float[Array, "states k"], y: Float[Array, "n k"]
+    ) -> Float[Array, "states k"]:
+        layers = self.layers
+        n_visible, n_hidden = layers.shape
+        given_visible, given_hidden = layers.conditionals()
+        at = Means(
+            *layers.means(f), given_visible, given_hidden.T, n_hidden <= n_visible
+        )
+        own = layers.log_hidden if at.own_is_hidden else layers.log_visible
+        x = scale(inverse_root(own), y)
+        # Once more through the layers, as in `jacobi_sweeps`: rare states take their
+        # values from others.
+        image = at.k_hv @ (at.k_vh @ x) if at.own_is_hidden else at.k_vh @ (at.k_hv @ x)
+        on_v, on_h = self.scan.finish(self.scan.start(at) + image, at)
+        return self.centre(f + layers.flat(on_v[:, None] + on_h[None, :]))
+
+
+class LayerCoordinates(AbstractCoordinates):
+    """`√π(v) E[f̃ | v]` and `√π(h) E[f̃ | h]`, the covariance of `f`, and what the
+    rounding errors in the first two are proportional to."""
+
+    on_visible: Float[Array, "v k"]
+    on_hidden: Float[Array, "h k"]
+    covariance: Float[Array, "*k"]
+    bulk_visible: Float[Array, "v k"]
+    bulk_hidden: Float[Array, "h k"]
+
+    @property
+    def at_once(self) -> Array:
+        return self.covariance
+
+    @property
+    def variance(self) -> Float[Array, " k"]:
+        paired = self.covariance.ndim == 2
+        return jnp.diagonal(self.covariance) if paired else self.covariance
+
+    @property
+    def beside(self) -> Float[Array, " k"]:
+        # Where the layers hardly interact all is variance, and the parts that reduce
+        # are smaller than rounding leaves of them.
+        return self.variance
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        return jnp.maximum(column_size(self.on_visible), column_size(self.on_hidden))
+
+
+class LayerReduction(AbstractReduction):
+    """Functions of one parity on one of two layers."""
+
+    generator: GramGenerator
+    layers: Layers
+    scan: AbstractTwoLayerScan
+    sector: Sector | None = eqx.field(static=True)
+    on_hidden: bool = eqx.field(static=True)
+
+    def sides(self, at: LayerCoordinates, pairing: Pairing) -> Sides:
+        def fold(visible, hidden, folded):
+            pair = folded(visible, self.sector), folded(hidden, self.sector)
+            return pair[::-1] if self.on_hidden else pair
+
+        overlap = self.generator.overlap
+        own, other = fold(at.on_visible, at.on_hidden, fold_sector)
+        bulk, other_bulk = fold(at.bulk_visible, at.bulk_hidden, fold_bulk)
+        left, right, rest = self.scan.sides(
+            OnTwoLayers(own, other, overlap.T @ other, self.on_hidden), pairing
+        )
+        # What the rounding errors in `own` and in `pulled` are proportional to.
+        return Sides(left, right, bulk + jnp.abs(overlap).T @ other_bulk, rest)
+
+    def powers(self, at: LayerCoordinates) -> Powers:
+        f_v = fold_sector(at.on_visible, self.sector)
+        f_h = fold_sector(at.on_hidden, self.sector)
+        hidden = self.generator
+        if not self.on_hidden:
+            hidden = layer(self.layers, self.sector, True)
+        return self.scan.powers(f_v, f_h, hidden)
+
+    def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "whole k"]:
+        return unfold_sector(y, self.sector)
+
+    def _image(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
+        """The singular value of a singular vector, and its partner on the other
+        layer."""
+        image = self.generator.overlap @ y
+        squared = image @ image
+        # Where the layers are independent σ = 0, and rounding is all there is.
+        correlated = squared > (16 * jnp.finfo(image.dtype).eps) ** 2
+        sigma = jnp.where(correlated, jnp.sqrt(jnp.where(correlated, squared, 1)), 0)
+        unit = jnp.where(correlated, image / jnp.where(correlated, sigma, 1), 0)
+        return sigma, unit
+
+    def gap(self, value: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
+        # 1 - σ² is at most one.
+        return self.scan.gap(jnp.minimum(value, 1), self._image(y)[0])
+
+    def mode(self, y: Float[Array, " n"]) -> Float[Array, " states"]:
+        image = self._image(y)[1]
+        v, h = (image, y) if self.on_hidden else (y, image)
+        # √π(v, h) y(h) / √π(h) = √p(v | h) y(h), and the same for v.
+        given_visible, given_hidden = self.layers.conditionals()
+        on_h = jnp.sqrt(given_hidden) * unfold_sector(h, self.sector)[None, :]
+        on_v = jnp.sqrt(given_visible) * unfold_sector(v, self.sector)[:, None]
+        return self.layers.flat(self.scan.mode(on_v, on_h))
+
+
+def layer(layers: Layers, sector: Sector | None, on_hidden: bool) -> GramGenerator:
+    """`I - M` on a layer, in one sector of the global flip or in both. Its `overlap` is
+    `B` or `Bᵀ`: it maps functions of this layer to the other."""
+    visible, hidden = layers.log_visible, layers.log_hidden
+    whole = jnp.exp(layers.log_joint - (visible[:, None] + hidden[None, :]) / 2)
+    own, other = (hidden, visible) if on_hidden else (visible, hidden)
+    whole = whole if on_hidden else whole.T
+    if sector is not None:
+        # A class {x, -x} has the law of both its members.
+        own, other = (x[: x.size // 2] + math.log(2) for x in (own, other))
+    return GramGenerator(
+        overlap=fold_sector(fold_sector(whole, sector).T, sector).T,
+        log_law=own,
+        log_other=other,
+        whole=whole if sector == "odd" else None,
+        is_odd=sector == "odd",
+    )
+
+
+def _bulk(f: Array, log_law: Array, offset: Array) -> Array:
+    return jnp.abs(f) + jnp.outer(jnp.exp(log_law / 2), offset)

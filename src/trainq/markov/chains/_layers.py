@@ -1,0 +1,141 @@
+"""Units in blocks, and what redrawing a block does to functions."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ..._spins import unit_mask, xor
+from ._reductions import scale
+
+
+class Layers(eqx.Module):
+    """`log π(v, h)`, `log π(v)` and `log π(h)` of two blocks of units: the visible
+    layer and the hidden one, or any two blocks in their place."""
+
+    log_joint: Float[Array, "visible_states hidden_states"]
+    log_visible: Float[Array, " visible_states"]
+    log_hidden: Float[Array, " hidden_states"]
+    order: tuple[int, ...] | None = eqx.field(static=True, default=None)
+    """The units of the first block, and then those of the second; None if that is the
+    order in which they are."""
+
+    @classmethod
+    def of_blocks(
+        cls,
+        log_law: Float[Array, " states"],
+        visible: tuple[int, ...],
+        hidden: tuple[int, ...],
+    ) -> "Layers":
+        """From a law of all states, with marginals by summation."""
+        order = visible + hidden
+        natural = order == tuple(range(len(order)))
+        joint = log_law if natural else _permuted(log_law, order)
+        joint = joint.reshape(2 ** len(visible), 2 ** len(hidden))
+        return cls(
+            joint,
+            jax.nn.logsumexp(joint, axis=1),
+            jax.nn.logsumexp(joint, axis=0),
+            None if natural else order,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of states of the two layers."""
+        n_visible, n_hidden = self.log_joint.shape
+        return n_visible, n_hidden
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """The numbers of units of the two layers."""
+        n_visible, n_hidden = self.shape
+        return n_visible.bit_length() - 1, n_hidden.bit_length() - 1
+
+    @property
+    def n_states(self) -> int:
+        """The number of joint states."""
+        return self.log_joint.size
+
+    @property
+    def log_law(self) -> Float[Array, " states"]:
+        """`log π` of all states, in the order of the model."""
+        return self.flat(self.log_joint)
+
+    def table(self, f: Float[Array, "states *obs"]) -> Float[Array, "v h *obs"]:
+        """A function of the states as one of both layers."""
+        f = f if self.order is None else _permuted(f, self.order)
+        return f.reshape(*self.shape, *f.shape[1:])
+
+    def flat(self, table: Float[Array, "v h *obs"]) -> Float[Array, "states *obs"]:
+        """The inverse of `table`."""
+        f = table.reshape(self.n_states, *table.shape[2:])
+        if self.order is None:
+            return f
+        return _permuted(f, tuple(np.argsort(self.order).tolist()))
+
+    def conditionals(self) -> tuple[Array, Array]:
+        """`p(h | v)` and `p(v | h)`, both of shape `(visible, hidden)`."""
+        given_visible = jnp.exp(self.log_joint - self.log_visible[:, None])
+        return given_visible, jnp.exp(self.log_joint - self.log_hidden[None, :])
+
+    def means(self, f: Float[Array, "states k"]) -> tuple[Array, Array]:
+        """`E[f | v]` and `E[f | h]`."""
+        given_visible, given_hidden = self.conditionals()
+        table = self.table(f)
+        return (
+            jnp.einsum("vh,vhk->vk", given_visible, table),
+            jnp.einsum("vh,vhk->hk", given_hidden, table),
+        )
+
+    def redraws(self) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+        """`f ↦ E[f | h]`, which redraws the first layer, and `f ↦ E[f | v]`, which
+        redraws the second, on functions of all states."""
+        given_visible, given_hidden = self.conditionals()
+
+        def redraw_visible(f):
+            table = self.table(f)
+            mean = jnp.einsum("vh,vh...->h...", given_hidden, table)
+            return self.flat(jnp.broadcast_to(mean[None], table.shape))
+
+        def redraw_hidden(f):
+            table = self.table(f)
+            mean = jnp.einsum("vh,vh...->v...", given_visible, table)
+            return self.flat(jnp.broadcast_to(mean[:, None], table.shape))
+
+        return redraw_visible, redraw_hidden
+
+
+class Colours(eqx.Module):
+    """Blocks of units that do not interact, such as the colours of a graph."""
+
+    log_law: Float[Array, " states"]
+    blocks: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    def redraws(self) -> tuple[Callable[[Array], Array], ...]:
+        """`f ↦ E[f | all units outside a block]` for each block, on functions of all
+        states."""
+        log_law, n_units = self.log_law, sum(map(len, self.blocks))
+
+        def redraw(units):
+            # Units that do not interact are redrawn one after the other.
+            masks = [unit_mask(unit, n_units) for unit in units]
+            flips = [jax.nn.sigmoid(xor(log_law, mask) - log_law) for mask in masks]
+
+            def mean(f):
+                for mask, flip in zip(masks, flips, strict=True):
+                    f = f + scale(flip, xor(f, mask) - f)
+                return f
+
+            return mean
+
+        return tuple(redraw(units) for units in self.blocks)
+
+
+def _permuted(f: Float[Array, "states *obs"], order: tuple[int, ...]) -> Array:
+    """The function of the units in another order: unit `order[i]` becomes unit `i`."""
+    n, rest = len(order), f.shape[1:]
+    axes = order + tuple(range(n, n + len(rest)))
+    return f.reshape((2,) * n + rest).transpose(axes).reshape(f.shape)

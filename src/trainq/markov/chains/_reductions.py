@@ -1,0 +1,168 @@
+"""What a chain reduces to: the regular system of one symmetry sector, with the way
+there and back.
+
+All sums over time of a chain, `Σ_t c_t ⟨f̃, P^t f̃⟩_π`, are found from these. A chain
+says once what its functions look like (`coordinates`), and each of its reductions what
+is left to solve.
+"""
+
+import abc
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ..._spins import fold, spread, unfold
+from ...solvers import (
+    AbstractContraction,
+    AbstractGenerator,
+    Contraction,
+    Pairing,
+    column_size,
+)
+
+
+Sector = Literal["even", "odd"]
+_SIGNS: dict[Sector, int] = {"even": 1, "odd": -1}
+
+
+class AbstractCoordinates(eqx.Module):
+    """Functions `f̃ = f - π(f)` in the form that the reductions of a chain take."""
+
+    @property
+    @abc.abstractmethod
+    def at_once(self) -> Array:
+        """The part of `⟨f̃_a, f̃_b⟩_π` that the reductions leave to be added."""
+
+    @property
+    @abc.abstractmethod
+    def variance(self) -> Float[Array, " k"]:
+        """`Var f_a`."""
+
+    @property
+    def beside(self) -> Float[Array, " k"] | None:
+        """The size of what the forms of the reductions are added to."""
+        return None
+
+    @property
+    @abc.abstractmethod
+    def size(self) -> Float[Array, ""]:
+        """The largest norm of a function: it sets the accuracy of the parts."""
+
+
+class Sides(NamedTuple):
+    """`⟨f̃_a, R f̃_b⟩` in one reduction: `rest + ⟨left_a, L⁺ right_b⟩`, with `right`
+    being `left` where it is None, and `bulk` what the rounding errors in both are
+    proportional to."""
+
+    left: Float[Array, "n k"]
+    right: Float[Array, "n k"] | None
+    bulk: Float[Array, "n k"] | None
+    rest: Array | float
+
+
+class Powers(NamedTuple):
+    """`⟨f̃_a, P^t f̃_a⟩` in one reduction: `⟨left_a, S^t right_a⟩`, or with `t - 1` in
+    place of `t` if it is `shifted`, for `t ≥ 1`; and `rest + ⟨left, right⟩`, or `rest`
+    if it is shifted, for `t = 0`. The contraction stands for `S`."""
+
+    contraction: AbstractContraction
+    left: Float[Array, "n k"]
+    right: Float[Array, "n k"] | None = None
+    shifted: bool = False
+    rest: Array | float = 0.0
+
+
+class AbstractReduction(eqx.Module):
+    """One symmetry sector of a chain: the generator that is left, and the way there and
+    back."""
+
+    generator: eqx.AbstractVar[AbstractGenerator]
+    sector: eqx.AbstractVar[Sector | None]
+
+    @abc.abstractmethod
+    def sides(self, at: Any, pairing: Pairing) -> Sides:
+        """What is left to solve for the resolvent of functions, given in the
+        coordinates of the chain."""
+
+    @abc.abstractmethod
+    def powers(self, at: Any) -> Powers | None:
+        """What is left to sum over a finite time; None if the generator is not
+        self-adjoint, and a polynomial of it no sum of a few terms."""
+
+    @abc.abstractmethod
+    def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "whole k"]:
+        """A solution of the generator, on all states of what was folded."""
+
+    def gap(self, value: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
+        """The spectral gap of the chain, from an eigenvalue of the generator and its
+        eigenvector."""
+        del y
+        return value
+
+    def mode(self, y: Float[Array, " n"]) -> Float[Array, " states"]:
+        """`√π ψ` up to a factor, for the mode `ψ` of an eigenvector."""
+        return self.unfold(y[:, None])[:, 0]
+
+
+class JointCoordinates(AbstractCoordinates):
+    """`√π f̃` at all states, and what its rounding errors are proportional to."""
+
+    columns: Float[Array, "states k"]
+    bulk: Float[Array, "states k"]
+
+    @property
+    def at_once(self) -> Array:
+        return jnp.zeros((), self.columns.dtype)
+
+    @property
+    def variance(self) -> Float[Array, " k"]:
+        return jnp.sum(self.columns**2, axis=0)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        return column_size(self.columns)
+
+
+class SectorReduction(AbstractReduction):
+    """Functions of one parity on half of the states; or all functions on all states."""
+
+    generator: AbstractGenerator
+    sector: Sector | None = eqx.field(static=True, default=None)
+    lowest: int = eqx.field(static=True, default=-1)
+    """No eigenvalue of the chain is below: 0 or -1."""
+
+    def sides(self, at: JointCoordinates, pairing: Pairing) -> Sides:
+        del pairing
+        left = spread(fold_sector(at.columns, self.sector))
+        return Sides(left, None, fold_bulk(at.bulk, self.sector), 0.0)
+
+    def powers(self, at: JointCoordinates) -> Powers | None:
+        if not self.generator.is_self_adjoint:
+            return None
+        contraction = Contraction(generator=self.generator, lowest=self.lowest)
+        return Powers(contraction, spread(fold_sector(at.columns, self.sector)))
+
+    def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "states k"]:
+        return unfold_sector(y, self.sector)
+
+
+def fold_sector(f: Array, sector: Sector | None) -> Array:
+    """The part of one parity of a function, on half of the states."""
+    return f if sector is None else fold(f, _SIGNS[sector])
+
+
+def fold_bulk(f: Array, sector: Sector | None) -> Array:
+    """What the rounding errors in `fold_sector` are proportional to."""
+    return f if sector is None else fold(f, 1)
+
+
+def unfold_sector(f: Array, sector: Sector | None) -> Array:
+    """The function of one parity on all states."""
+    return f if sector is None else unfold(f, _SIGNS[sector])
+
+
+def scale(weight: Float[Array, " n"], f: Float[Array, "n *k"]) -> Array:
+    """Multiply every column of `f` by `weight`."""
+    return weight.reshape(weight.shape + (1,) * (f.ndim - 1)) * f

@@ -1,0 +1,258 @@
+"""Scans: in which order a step redraws blocks of units.
+
+A block that is redrawn from its law given all other units is a conditional expectation:
+redrawing block `b` is the projection `E_b f = E[f | all units outside b]`. A step that
+redraws blocks `b₁, b₂, …, b_n`, in this order, is the kernel `E_b₁ E_b₂ ⋯ E_b_n`, and a
+step that picks one of several orders at random is a mixture of these. So a scan is a
+list of orders with their probabilities; the sampler, the exact chain, what a step costs
+and whether it is reversible all follow.
+
+Two blocks have more to give: alternating projections of two layers reduce to one of
+them. How is the rest of a scan, for those that know it. Let `f` be of mean zero,
+`f_v = E[f | v]` and `f_h = E[f | h]`; let `K_vh = E[· | v]` of functions of `h` and
+`K_hv = E[· | h]` of functions of `v`, `M_h = K_hv K_vh` and `M_v = K_vh K_hv`. In half
+densities, `√π(v) f_v` and `√π(h) f_h`, `K_vh` is the matrix `B(v, h) = π(v, h) /
+√(π(v) π(h))`, `K_hv` is `Bᵀ`, and `M_h` and `M_v` are `BᵀB` and `BBᵀ`. Systems are on
+the smaller layer; `M_h K_hv = K_hv M_v` brings one form into the other.
+"""
+
+import abc
+import math
+from collections import defaultdict
+from typing import NamedTuple
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ...solvers import Contraction, Exchange, GramGenerator, Pairing, pair
+from ._reductions import Powers
+
+
+class Order(NamedTuple):
+    """Blocks, by number, in the order in which a step redraws them, and with what
+    probability it does so."""
+
+    probability: float
+    blocks: tuple[int, ...]
+
+
+class AbstractScan(eqx.Module):
+    """In which order a step redraws blocks of units.
+
+    A scan of your own has one method, `orders`.
+    """
+
+    @abc.abstractmethod
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        """The orders that a step picks from, with probabilities that sum to one."""
+
+    @property
+    def on_two_layers(self) -> "AbstractTwoLayerScan | None":
+        """The scan itself, if it knows what two layers reduce to."""
+        return None
+
+    def is_reversible(self, n_blocks: int) -> bool:
+        """Whether the chain is reversible: every order is picked as often as the same
+        one backwards, since conditional expectations are self-adjoint."""
+        forwards: dict[tuple[int, ...], float] = defaultdict(float)
+        backwards: dict[tuple[int, ...], float] = defaultdict(float)
+        for probability, blocks in self.orders(n_blocks):
+            # Redrawing a block twice in a row is redrawing it once.
+            distinct = tuple(
+                b for b, last in zip(blocks, (-1, *blocks), strict=False) if b != last
+            )
+            forwards[distinct] += probability
+            backwards[distinct[::-1]] += probability
+        return all(
+            math.isclose(forwards[order], backwards[order], abs_tol=1e-12)
+            for order in {*forwards, *backwards}
+        )
+
+
+class OnTwoLayers(NamedTuple):
+    """Functions on two layers, in half densities: on the layer that a system is about
+    (`own`), on the other, and `pulled`, the image of the latter on the former."""
+
+    own: Float[Array, "n k"]
+    other: Float[Array, "m k"]
+    pulled: Float[Array, "n k"]
+    own_is_hidden: bool
+
+
+class Means(NamedTuple):
+    """`f_v` and `f_h`, and the matrices `K_vh` and `K_hv`."""
+
+    f_v: Float[Array, "v k"]
+    f_h: Float[Array, "h k"]
+    k_vh: Float[Array, "v h"]
+    k_hv: Float[Array, "h v"]
+    own_is_hidden: bool
+
+
+class AbstractTwoLayerScan(AbstractScan):
+    """A scan that knows what two layers reduce to."""
+
+    @property
+    def on_two_layers(self) -> "AbstractTwoLayerScan":
+        return self
+
+    @abc.abstractmethod
+    def sides(
+        self, at: OnTwoLayers, pairing: Pairing
+    ) -> tuple[Array, Array | None, Array | float]:
+        """`u`, `w` and a rest, so that `⟨f, R f⟩` is `Cov f + rest + ⟨u, (I - M)⁻¹ w⟩`
+        on the own layer; `w` is `u` if None."""
+
+    @abc.abstractmethod
+    def start(self, at: Means) -> Float[Array, "n k"]:
+        """The function of the own layer whose half density is `w`."""
+
+    @abc.abstractmethod
+    def finish(self, s: Float[Array, "n k"], at: Means) -> tuple[Array, Array]:
+        """From `s = (I - M)⁻¹ w`, the functions of `v` and of `h` whose sum is
+        `R f - f`."""
+
+    @abc.abstractmethod
+    def powers(self, f_v: Array, f_h: Array, hidden: GramGenerator) -> Powers:
+        """`⟨f, P^t f⟩` for `t ≥ 1`, from half densities and the hidden layer. That for
+        `t = 0` is `Cov f`, and the `rest` is what is to be added to it."""
+
+    @abc.abstractmethod
+    def gap(self, value: Array, sigma: Array) -> Array:
+        """The gap of the chain for a singular value `σ` of `B`, with `1 - σ²` given."""
+
+    @abc.abstractmethod
+    def mode(self, on_v: Array, on_h: Array) -> Array:
+        """The mode of a pair of singular vectors, of shape `(v, h)`, from their values
+        times `√π(v, h)`."""
+
+
+class RandomOrder(AbstractTwoLayerScan):
+    """One block, chosen uniformly: `P = (1/n) Σ_b E_b`. Reversible, and positive.
+
+    Two layers: `P = ½ (E_V + E_H)`, and for `t ≥ 1`, on pairs of a function of `v` and
+    one of `h`, to which one step maps everything,
+
+        P^t f = ½ S^(t-1) (f_v, f_h),        S = ½ [[I, B], [Bᵀ, I]].
+
+    The sum over all `t ≥ 1` is `½ (I - S)⁻¹ = [[I, -B], [-Bᵀ, I]]⁻¹`, which block
+    elimination brings onto one layer: `(I - M)⁻¹ (f_own + K f_other)` there, and that
+    pulled back plus `f_other` on the other. A singular value `σ` of `B` is an
+    eigenvalue `½ (1 + σ)` of `S`, on the sum of its two singular vectors.
+
+    ??? cite "Source"
+
+        Liu, Wong and Kong, *Covariance structure and convergence rate of the Gibbs
+        sampler with various scans*, J. R. Stat. Soc. B 57, 157, 1995.
+    """
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        return tuple(Order(1 / n_blocks, (b,)) for b in range(n_blocks))
+
+    def sides(self, at, pairing):
+        return at.own + at.pulled, None, pair(at.other, at.other, pairing)
+
+    def start(self, at):
+        if at.own_is_hidden:
+            return at.f_h + at.k_hv @ at.f_v
+        return at.f_v + at.k_vh @ at.f_h
+
+    def finish(self, s, at):
+        if at.own_is_hidden:
+            return at.f_v + at.k_vh @ s, s
+        return s, at.f_h + at.k_hv @ s
+
+    def powers(self, f_v, f_h, hidden):
+        both = jnp.concatenate([f_v, f_h]) / math.sqrt(2)
+        return Powers(Exchange(overlap=hidden.overlap), both, shifted=True)
+
+    def gap(self, value, sigma):
+        return value / (2 + 2 * sigma)
+
+    def mode(self, on_v, on_h):
+        return on_v + on_h
+
+
+class PalindromicOrder(AbstractTwoLayerScan):
+    """All blocks in order and back again, `P = E_1 ⋯ E_n ⋯ E_1`. Reversible, and
+    positive.
+
+    Two layers: `P = E_V E_H E_V`, whose powers act on functions of `h` alone,
+
+        ⟨f, P^t f⟩ = ⟨f_h, M_h^t f_h⟩        for t ≥ 1,
+
+    so that `⟨f, R f⟩ = Var f - ‖f_h‖² + ⟨f_h, (I - M_h)⁻¹ f_h⟩`, or, on the visible
+    layer, `Var f + ⟨K_vh f_h, (I - M_v)⁻¹ K_vh f_h⟩`. A singular value `σ` of `B` is an
+    eigenvalue `σ²`, on the singular vector of `h`.
+
+    ??? cite "Source"
+
+        Liu, Wong and Kong, as for `RandomOrder`.
+    """
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        forth = tuple(range(n_blocks))
+        return (Order(1.0, forth + forth[-2::-1]),)
+
+    def sides(self, at, pairing):
+        if at.own_is_hidden:
+            return at.own, None, -pair(at.own, at.own, pairing)
+        return at.pulled, None, 0.0
+
+    def start(self, at):
+        return at.f_h if at.own_is_hidden else at.k_vh @ at.f_h
+
+    def finish(self, s, at):
+        image = at.k_vh @ s if at.own_is_hidden else s
+        return jnp.zeros_like(at.f_v), at.k_hv @ image
+
+    def powers(self, f_v, f_h, hidden):
+        contraction = Contraction(generator=hidden, lowest=0)
+        return Powers(contraction, f_h, rest=-jnp.sum(f_h**2, axis=0))
+
+    def gap(self, value, sigma):
+        return value
+
+    def mode(self, on_v, on_h):
+        # A function of v that has no image is annihilated by E_V.
+        return jnp.where(jnp.any(on_h != 0), on_h, on_v)
+
+
+class FixedOrder(AbstractTwoLayerScan):
+    """All blocks in order: `P = E_1 E_2 ⋯ E_n`. It leaves the law invariant but is
+    **not** reversible.
+
+    Two layers: `P = E_V E_H`, and
+
+        ⟨f, P^t f⟩ = ⟨f_h, M_h^(t-1) K_hv f_v⟩        for t ≥ 1,
+
+    whose sum is `⟨f_h, (I - M_h)⁻¹ K_hv f_v⟩`, or `⟨K_vh f_h, (I - M_v)⁻¹ f_v⟩`.
+
+    ??? cite "Source"
+
+        Liu, Wong and Kong, as for `RandomOrder`.
+    """
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        return (Order(1.0, tuple(range(n_blocks))),)
+
+    def sides(self, at, pairing):
+        left, right = at.own, at.pulled
+        return (left, right, 0.0) if at.own_is_hidden else (right, left, 0.0)
+
+    def start(self, at):
+        return at.k_hv @ at.f_v if at.own_is_hidden else at.f_v
+
+    def finish(self, s, at):
+        return jnp.zeros_like(at.f_v), s if at.own_is_hidden else at.k_hv @ s
+
+    def powers(self, f_v, f_h, hidden):
+        contraction = Contraction(generator=hidden, lowest=0)
+        return Powers(contraction, f_h, hidden.overlap.T @ f_v, shifted=True)
+
+    def gap(self, value, sigma):
+        raise NotImplementedError("A chain that is not reversible has no spectral gap.")
+
+    def mode(self, on_v, on_h):
+        raise NotImplementedError("A chain that is not reversible has no slowest mode.")
