@@ -526,7 +526,7 @@ MISTAKEN = {
         lambda: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), LAW, rbm(1, 1)),
         "model is an energy model .* but an object of type .* was given",
     ),
-    "data before the model": (
+    "data before the model in a divergence": (
         lambda: tq.kl_divergence(LAW, rbm(1, 1)),
         "model is an energy model .* Look at the order of the arguments",
     ),

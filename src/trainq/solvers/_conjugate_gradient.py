@@ -102,8 +102,8 @@ class ConjugateGradient(AbstractSolver):
     def init(self, system: AbstractSystem) -> AbstractSystem:
         if not system.is_self_adjoint:
             raise ValueError(
-                "Conjugate gradients need a self-adjoint system, and that of this chain, "
-                "which is not reversible, is not. Use `Direct()`."
+                "Conjugate gradients need a self-adjoint system, and that of a chain "
+                "which is not reversible is none. Use `Direct()`."
             )
         return system
 
