@@ -9,14 +9,23 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, Num, UInt
+from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt
 
-from .._numbers import whole_number
+from .._checks import check_key, whole_number
 from .._spins import check_spins
 from ..markov import AbstractKernel
 from ..markov.kernels._base import checked_kernel
-from ..models import AbstractEnergyModel
-from ..models._base import checked, require_model
+from ..models import (
+    AbstractEnergyModel,
+    AbstractStart,
+    Data,
+    Uniform,
+    check_data,
+    check_start,
+    checked,
+    initial_states,
+    require_model,
+)
 from ._sums import add_up
 
 
@@ -40,10 +49,19 @@ class ChainState(eqx.Module):
     key_impl: Hashable = eqx.field(static=True)
 
     @classmethod
-    def begin(
-        cls, x: Num[Array, "chains n_units"], key: Key[Array, ""]
-    ) -> "ChainState":
-        """Chains at the states `x`, before their first step."""
+    def begin(cls, x: Shaped[Array, "..."], key: Key[Array, ""]) -> "ChainState":
+        """Chains at the states `x`, `(n_chains, n_units)` spins, before their first
+        step.
+
+        **Raises:** `ValueError` for a wrong shape; a run-time error for another value
+        than ±1.
+        """
+        x = check_spins(x, None)
+        if x.ndim != 2:
+            raise ValueError(
+                f"x has shape (n_chains, n_units), but {x.shape} was given. For one "
+                "chain add an axis: `x[None]`."
+            )
         data = jr.key_data(key)
         return cls(x, data, jnp.zeros((), jnp.uint32), jr.key_impl(key))
 
@@ -147,53 +165,37 @@ class Run(eqx.Module):
     values: Float[Array, "chains records n_obs"] | None
 
 
-def check_key(key: Any) -> None:
-    """Raise a `TypeError` if this is not one random key."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed and key.ndim == 0 or dtype == jnp.uint32 and key.ndim == 1):
-        raise TypeError(
-            "key is one random key, such as `jax.random.key(0)`, but "
-            f"{f'shape {key.shape}' if typed else repr(key)} was given."
-        )
-
-
 def start_chains(
     key: Key[Array, ""],
     model: AbstractEnergyModel,
     n_chains: SupportsIndex,
-    x: Num[Array, "*chains n_units"] | None = None,
+    start: AbstractStart = Uniform(),
+    data: Data | None = None,
 ) -> ChainState:
-    """A batch of chains at their start.
+    """A batch of chains at their start. For states of your own, one for each chain, use
+    `ChainState.begin`.
 
     **Arguments:**
 
     - `key`: random key, of the start and of everything after.
     - `model`: the model.
     - `n_chains`: number of independent chains.
-    - `x`: ±1 spins of shape `(n_units,)`, for all chains to start from, or
-        `(n_chains, n_units)`. By default each chain starts from a state drawn
-        uniformly.
+    - `start`: where they start, as for [`trainq.QOperational`][].
+    - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins,
+        for a start that takes them, as [`trainq.FromData`][] does.
 
-    **Raises:** `ValueError` for a wrong shape, or a number of chains that is not whole
-    or not positive; a run-time error for another value than ±1.
+    **Raises:** `ValueError` for a wrong shape, a number of chains that is not whole or
+    not positive, or data that are missing; `TypeError` for another thing than a start;
+    a run-time error for data or a start that are not what they should be.
     """
     check_key(key)
     require_model(model)
     n_chains = whole_number("n_chains", n_chains)
-    shape = (n_chains, model.n_units)
-    start, rest = jr.split(key)
-    if x is None:
-        x = jr.rademacher(start, shape, model.dtype)
-    else:
-        x = check_spins(jnp.asarray(x), model.n_units)
-        if x.shape not in (shape, shape[1:]):
-            raise ValueError(
-                f"x has shape {shape}, one state for each chain, or {shape[1:]}, but "
-                f"{x.shape} was given."
-            )
-        x = jnp.broadcast_to(x.astype(model.dtype), shape)
-    return ChainState.begin(x, rest)
+    start = check_start(start)
+    first, rest = jr.split(key)
+    if data is not None:
+        data = check_data(data, model)
+    return ChainState.begin(initial_states(first, start, model, data, n_chains), rest)
 
 
 def run(

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trainq._numbers import positive_number, whole_number
+from trainq._checks import positive_number, whole_number
 
 
 @pytest.mark.parametrize(
