@@ -73,7 +73,9 @@ def test_the_error_in_all_its_parts(kernel, start):
     pi, matrix = dense(kernel, model)
     f = oracle.rbm_observables(3, 2, biased=True)
     bias, variance = moments(matrix, pi, f, 6, law, 2)
-    q = tq.QOperational(KERNELS[kernel], 6, 2, start_of(start, law), n_chains=3, batch=10)
+    q = tq.QOperational(
+        KERNELS[kernel], 6, 2, start_of(start, law), n_chains=3, batch=10
+    )
     snr = q(model, data)
     gradient = oracle.kl_gradient(pi, 3, np.asarray(data), f)
     given = pi.reshape(8, 4) / pi.reshape(8, 4).sum(axis=1, keepdims=True)
@@ -88,7 +90,10 @@ def test_the_error_in_all_its_parts(kernel, start):
     assert_close(snr.q, gradient @ gradient / mse, DIRECT)
     assert_close(snr.log_q, np.log(gradient @ gradient / mse), DIRECT)
     # It is the error of an actual estimate, and no time of the chain.
-    assert not hasattr(snr, "t_o") and not hasattr(tq.pool(snr), "t_o")
+    for one in (snr, tq.pool(snr)):
+        with pytest.raises(AttributeError, match="no time of the chain.*QStruct"):
+            _ = one.t_o
+    assert (snr.window, snr.n_chains, snr.stats) == (6, 3, None)
     assert_close(tq.pool(snr).mse, mse, DIRECT)
     assert_close(snr.bias2 + snr.variance + snr.data_variance, mse, DIRECT)
 

@@ -7,8 +7,16 @@ import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
-from helpers import DIRECT, IDENTITY, KERNELS, SIGMAS, STARTS, assert_close, random_law, rbm
-from scipy.signal import lfilter
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    SIGMAS,
+    STARTS,
+    assert_close,
+    random_law,
+    rbm,
+)
 
 import trainq as tq
 from trainq import sampling
@@ -79,7 +87,9 @@ def test_the_bias_of_the_start_is_in_the_error_where_the_gradient_is_known():
 
 def test_no_signal_is_told_from_zero():
     data = tq.visible_distribution(MODEL)
-    sampled = sampling.QSampled(KERNELS["gibbs"], 5, start=tq.Stationary(), replicates=8)
+    sampled = sampling.QSampled(
+        KERNELS["gibbs"], 5, start=tq.Stationary(), replicates=8
+    )
     keys = jr.split(jr.key(4), 6)
     found = [sampled(key, MODEL, data, gradient="sampled") for key in keys]
     negative = [one for one in found if one.signal <= 0]
@@ -176,29 +186,14 @@ MISTAKES = {
     "or None, but 'exakt' was given": lambda: sampling.QSampled(KERNELS["gibbs"], 5)(
         jr.key(0), MODEL, DATA, gradient="exakt"
     ),
-    "There are no values: `run` keeps them only if": lambda: sampling.sampled_time(
-        None
-    ),
     r"For one sample add an axis: `data\[None\]`": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5
     )(jr.key(0), MODEL, jnp.ones(3)),
-    "confidence is between 0 and 1, but 1.5": lambda: sampling.SampledTime(
-        jnp.ones(8), jnp.ones(()), jnp.array(True)
-    ).interval(1.5),
-    "20 steps of 1 chains cannot be cut into at least 32 pieces": lambda: (
-        sampling.sampled_time(jnp.ones((1, 20, 2)))
-    ),
-    r"x has shape \(n_chains, n_units\), but \(5,\)": lambda: (
-        sampling.ChainState.begin(jnp.ones(5), jr.key(0))
+    r"x has shape \(n_chains, n_units\), but \(5,\)": lambda: sampling.ChainState.begin(
+        jnp.ones(5), jr.key(0)
     ),
     "chains with 5 units, but the model has 4": lambda: sampling.run(
         KERNELS["gibbs"], rbm(2, 2), sampling.start_chains(jr.key(0), MODEL, 2), 5
-    ),
-    r"but \(20, 2\) was given. For one chain add an axis": lambda: (
-        sampling.sampled_time(jnp.ones((20, 2)))
-    ),
-    "segments is a whole number, at least 8, but 4": lambda: sampling.sampled_time(
-        jnp.ones((4, 100, 2)), segments=4
     ),
     "window is a whole number of kernel steps, at least 1, but 5.0": lambda: (
         sampling.QSampled(KERNELS["gibbs"], 5.0)

@@ -154,7 +154,7 @@ def test_past_the_numbers_of_one_key(name):
 
 def test_the_first_record_is_the_state_given():
     x = jnp.array([1, -1, 1, 1, -1])
-    state = sampling.start_chains(jr.key(0), MODEL, 3, x)
+    state = sampling.start_chains(jr.key(0), MODEL, 3, tq.At(x))
     assert state.x.shape == (3, 5) and state.n_chains == 3
     run = sampling.run(
         KERNELS["random"], MODEL, state, 2, functions=lambda x: x, keep=True

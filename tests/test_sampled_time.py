@@ -118,3 +118,26 @@ def test_a_number_of_numpy_is_a_number(kind):
     assert found.segments.shape == (10,) and found.resolved
 
 
+MISTAKES = {
+    "There are no values: `run` keeps them only if": lambda: sampling.sampled_time(
+        None
+    ),
+    "confidence is between 0 and 1, but 1.5": lambda: sampling.SampledTime(
+        jnp.ones(8), jnp.ones(()), jnp.array(True)
+    ).interval(1.5),
+    "20 steps of 1 chains cannot be cut into at least 32 pieces": lambda: (
+        sampling.sampled_time(jnp.ones((1, 20, 2)))
+    ),
+    r"but \(20, 2\) was given. For one chain add an axis": lambda: (
+        sampling.sampled_time(jnp.ones((20, 2)))
+    ),
+    "segments is a whole number, at least 8, but 4": lambda: sampling.sampled_time(
+        jnp.ones((4, 100, 2)), segments=4
+    ),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes(message, as_for_users):
+    with pytest.raises(ValueError, match=message):
+        MISTAKES[message]()

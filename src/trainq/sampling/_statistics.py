@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+
 # Of JAX or of NumPy.
 _Numbers = TypeVar("_Numbers", Array, np.ndarray)
 
