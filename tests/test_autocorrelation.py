@@ -226,7 +226,7 @@ def test_windows_of_positive_series_are_those_of_sokal():
         rho = covariance / covariance[0]
         window = int(emcee.autocorr.auto_window(2 * np.cumsum(rho) - 1, 5))
         found = sampling.autocorrelation_time(values)
-        assert found.window == window
+        assert found.lags == window
         value = 2 * np.sum(rho[:window]) - 1 + rho[window]
         assert_close(found.value, value, IDENTITY)
         error = value * np.sqrt(2 * (2 * window + 1) / values.size)

@@ -258,7 +258,7 @@ def test_a_value_that_is_not_finite_for_a_while_is_announced(as_for_users):
     # In the midst of the run, and of its block.
     state = start()
     moments = sampling.run(KERNELS["gibbs"], MODEL, state, 5).moments
-    broken = eqx.tree_at(lambda m: m.block[1], moments, moments.block[1] * NAN)
+    broken = eqx.tree_at(lambda m: m.recent[1], moments, moments.recent[1] * NAN)
     with pytest.raises(eqx.EquinoxRuntimeError, match="is not finite"):
         run = sampling.run(KERNELS["gibbs"], MODEL, state, 300, moments=broken)
         jax.block_until_ready(run)

@@ -10,6 +10,7 @@ from ._base import (
 from ._boltzmann import BoltzmannMachine as BoltzmannMachine
 from ._data import (
     Data as Data,
+    VisibleLaw as VisibleLaw,
     check_data as check_data,
     check_law as check_law,
     data_phase as data_phase,

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, Num
 
@@ -15,14 +16,15 @@ from ._base import AbstractEnergyModel, checked, require_model
 from ._laws import mean_observables
 
 
-# The law of the visible states, or samples of them.
-Data = Float[Array, " visible_states"] | Num[Array, "samples n_visible"]
+VisibleLaw = Float[Array | np.ndarray, " visible_states"]
+"""Probabilities of the `2**n_visible` visible states, in order."""
+Data = VisibleLaw | Num[Array | np.ndarray, "samples n_visible"]
+"""The law of the visible states, or samples of them. What has been checked is an
+array of the model's type."""
 
 
 @eqx.filter_jit
-def kl_divergence(
-    model: AbstractEnergyModel, data: Float[Array, " visible_states"]
-) -> Float[Array, ""]:
+def kl_divergence(model: AbstractEnergyModel, data: VisibleLaw) -> Float[Array, ""]:
     """`KL(data ‖ model) = Σ_v p(v) log(p(v) / π(v))` of the visible laws, nats.
 
     **Arguments:**
@@ -46,7 +48,7 @@ def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def kl_gradient(
-    model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+    model: AbstractEnergyModel, data: VisibleLaw
 ) -> Float[Array, " n_parameters"]:
     """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
 
@@ -56,7 +58,7 @@ def kl_gradient(
     return gradient_of_kl(checked(model), check_law(data, model))
 
 
-def gradient_of_kl(model: AbstractEnergyModel, data: Data) -> Array:
+def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
     """`g_a = E_data[f_a] - E_π[f_a]` for a law or samples that have been checked.
 
     Of samples it is the difference of two averages. Of a law it is taken by summing the
@@ -96,7 +98,7 @@ def empirical_distribution(
 
 
 def check_law(
-    data: Float[Array, " visible_states"], model: AbstractEnergyModel
+    data: VisibleLaw, model: AbstractEnergyModel
 ) -> Float[Array, " visible_states"]:
     """Return `data` in the model's dtype, having checked that it is a visible law."""
     if isinstance(data, AbstractEnergyModel):
@@ -116,7 +118,7 @@ def check_law(
     return require_law(data, model.dtype, "data")
 
 
-def check_data(data: Any, model: AbstractEnergyModel) -> Data:
+def check_data(data: Any, model: AbstractEnergyModel) -> Array:
     """Return `data` in the model's dtype, having checked that it is a visible law or
     samples of visible states.
 
@@ -151,7 +153,7 @@ def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_param
 
 @eqx.filter_jit
 def data_variance(
-    model: AbstractEnergyModel, data: Data
+    model: AbstractEnergyModel, data: Array
 ) -> Float[Array, " n_parameters"]:
     """`Var_data E[f_a | v]`: the variance of the data phase of one sample, for a law of
     the visible states or for samples, that have been checked. That of a batch of
@@ -170,7 +172,7 @@ def data_variance(
 
 
 def draw_visible(
-    key: Key[Array, ""], model: AbstractEnergyModel, data: Data, shape: tuple[int, ...]
+    key: Key[Array, ""], model: AbstractEnergyModel, data: Array, shape: tuple[int, ...]
 ) -> Num[Array, "*shape n_visible"]:
     """Independent visible states from data that have been checked: from their law, or
     from samples with replacement."""

@@ -174,7 +174,7 @@ class FromData(AbstractStart):
         return checked(model).sample_block(second, x, "hidden")
 
 
-def _needed(data: Data | None, model: AbstractEnergyModel) -> Data:
+def _needed(data: Data | None, model: AbstractEnergyModel) -> Array:
     if data is None:
         raise ValueError(
             "`FromData` starts chains from the data, but none were given: give `data`, "

@@ -4,7 +4,7 @@ from typing import SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .._checks import whole_number
 from ..markov import AbstractKernel
@@ -15,6 +15,7 @@ from ..models import (
     AbstractEnergyModel,
     AbstractStart,
     Uniform,
+    VisibleLaw,
     check_law,
     check_start,
     data_variance,
@@ -87,7 +88,9 @@ class QOperational(eqx.Module):
             self.batch = whole_number("batch", batch, of="samples")
 
     def __call__(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> GradientSNR:
         """**Arguments:**
 
@@ -122,7 +125,7 @@ class QOperational(eqx.Module):
 def _parts(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
-    data: Array,
+    data: VisibleLaw,
     start: AbstractStart,
     window: int,
     burn_in: int,

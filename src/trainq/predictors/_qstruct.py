@@ -5,6 +5,7 @@ from typing import SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from .._checks import positive_number, whole_number
@@ -12,7 +13,13 @@ from ..markov import AbstractKernel
 from ..markov._resolvent import Convention, check_convention
 from ..markov.chains._functions import EnergyGradients
 from ..markov.kernels._base import checked_kernel
-from ..models import AbstractEnergyModel, check_law, gradient_of_kl, kl_gradient
+from ..models import (
+    AbstractEnergyModel,
+    VisibleLaw,
+    check_law,
+    gradient_of_kl,
+    kl_gradient,
+)
 from ..solvers import AbstractStrategy, SolverStats
 from ..solvers._solvers import checked_strategy
 from ._snr import GradientSNR, RandomisedSNR, structural
@@ -66,7 +73,9 @@ class QStruct(eqx.Module):
         self.solver = checked_strategy(solver)
 
     def __call__(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> GradientSNR:
         """**Arguments:**
 
@@ -84,8 +93,9 @@ class QStruct(eqx.Module):
     def along(
         self,
         model: AbstractEnergyModel,
-        data: Float[Array, " visible_states"],
-        directions: Float[Array, "n_directions n_parameters"] | None = None,
+        data: VisibleLaw,
+        directions: Float[Array | np.ndarray, "n_directions n_parameters"]
+        | None = None,
     ) -> GradientSNR:
         """The signal and the noise of projections of the gradient, one right-hand side
         each in place of one for every parameter.
@@ -112,14 +122,14 @@ class QStruct(eqx.Module):
                 f"directions has shape (n_directions, {size}), one entry for each "
                 f"parameter, but {directions.shape} was given."
             )
-        directions = directions.astype(model.dtype)
+        directions = jnp.asarray(directions, model.dtype)
         return self._snr(model, data, directions)[0]
 
     def randomised(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
-        data: Float[Array, " visible_states"],
+        data: VisibleLaw,
         n_probes: SupportsIndex = 16,
     ) -> RandomisedSNR:
         """An unbiased estimate of the noise from a few random combinations of the
@@ -162,7 +172,7 @@ class QStruct(eqx.Module):
     def from_guess(
         self,
         model: AbstractEnergyModel,
-        data: Float[Array, " visible_states"],
+        data: VisibleLaw,
         guess: PyTree = None,
     ) -> tuple[GradientSNR, PyTree]:
         """As a call, from an initial guess of the solutions, such as those for the last
@@ -182,7 +192,9 @@ class QStruct(eqx.Module):
         return self._snr(model, data, guess=guess)
 
     def zero_guess(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> PyTree:
         """The guess to start `from_guess` with: zeros."""
         _, shapes = eqx.filter_eval_shape(self.from_guess, model, data)
@@ -191,7 +203,7 @@ class QStruct(eqx.Module):
     def _snr(
         self,
         model: AbstractEnergyModel,
-        data: Array,
+        data: VisibleLaw,
         directions: Array | None = None,
         guess: PyTree = None,
     ) -> tuple[GradientSNR, PyTree]:
@@ -205,7 +217,7 @@ class QStruct(eqx.Module):
 def _gradient_and_time(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
-    data: Array,
+    data: VisibleLaw,
     convention: Convention,
     solver: AbstractStrategy,
     directions: Array | None,

@@ -3,12 +3,12 @@
 from typing import SupportsIndex
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .._checks import positive_number
 from ..markov import AbstractKernel, slowest_mode, spectral_gap
 from ..markov.kernels._base import checked_kernel
-from ..models import AbstractEnergyModel, kl_gradient, observables
+from ..models import AbstractEnergyModel, VisibleLaw, kl_gradient, observables
 from ._snr import GradientSNR, structural
 
 
@@ -50,7 +50,9 @@ class SingleGap(eqx.Module):
         self.relevant = relevant
 
     def __call__(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> GradientSNR:
         """Arguments and errors are those of [`trainq.QStruct`][]; also a `ValueError`
         if the kernel is not reversible."""
@@ -60,7 +62,7 @@ class SingleGap(eqx.Module):
 
 @eqx.filter_jit
 def _gradient_and_time(
-    kernel: AbstractKernel, model: AbstractEnergyModel, data: Array, relevant: bool
+    kernel: AbstractKernel, model: AbstractEnergyModel, data: VisibleLaw, relevant: bool
 ) -> tuple[Array, Array]:
     """The gradient, and for each parameter what stands for `T_O`."""
     chain = kernel.chain(model)

@@ -5,14 +5,13 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown, count, number
 from ..solvers import SolverStats
 
 
-class AbstractSNR(eqx.Module):
+class AbstractSNR(AbstractShown):
     """The signal and the noise of an estimated gradient: `Q = ‖g‖² / E‖ĝ - g‖²`.
 
     Another way to find these needs `signal`, `mse` and `window`.
@@ -42,12 +41,9 @@ class AbstractSNR(eqx.Module):
         noise is, and its derivative is taken to be zero there."""
         return _log_ratio(self.signal, self.mse)
 
-    def __str__(self) -> str:
-        """`Q` and what it is made of; of a batch, the ranges."""
-        if isinstance(self.q, Tracer):
-            return repr(self)
-        text = f"Q = {shown(self.q)}: signal {shown(self.signal)}"
-        text += f" over noise {shown(self.mse)}"
+    def _text(self) -> str:
+        text = f"Q = {number(self.q)}: signal {number(self.signal)}"
+        text += f" over noise {number(self.mse)}"
         return ", ".join([text, f"window of {self.window} steps", *self._remarks()])
 
     @abc.abstractmethod
@@ -142,11 +138,10 @@ class GradientSNR(AbstractSNR):
             unsolved = self.stats is not None and not self.stats.ok.all()
             return ["NOT SOLVED: see `stats`"] if unsolved else []
         parts = (
-            f"of which squared bias {shown(self.bias2)}, "
-            f"variance {shown(self.variance)}, data {shown(self.data_variance)}"
+            f"of which squared bias {number(self.bias2)}, "
+            f"variance {number(self.variance)}, data {number(self.data_variance)}"
         )
-        chains = "1 chain" if self.n_chains == 1 else f"{self.n_chains} chains"
-        return [chains, parts]
+        return [count(self.n_chains, "chain"), parts]
 
 
 def structural(
@@ -215,13 +210,7 @@ class RandomisedSNR(AbstractSNR):
         return self.window * self.mse_error / 2
 
     def _remarks(self) -> list[str]:
-        return [f"noise known to {shown(self.mse_error)}"]
-
-
-def shown(x: Float[Array, "*batch"]) -> str:
-    """A number, or the range of many."""
-    low, high = np.min(x), np.max(x)
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
+        return [f"noise known to {number(self.mse_error)}"]
 
 
 def pool(snr: GradientSNR) -> GradientSNR:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import SupportsIndex
 
-import equinox as eqx
 import numpy as np
 
 from .._checks import positive_number
+from .._show import AbstractShown, aligned
 from ..markov import AbstractKernel
 from ._error_table import Budget, BudgetError, ErrorTable
 
@@ -84,7 +84,7 @@ def _best_by_chains(budgets: Iterable[Budget]) -> list[Budget]:
     return list(best.values())
 
 
-class Comparison(eqx.Module):
+class Comparison(AbstractShown):
     """What kernels need for the same target, and the `Q` that each of them reaches for
     the cost of the cheapest. A kernel that does not reach it has a reason."""
 
@@ -93,7 +93,7 @@ class Comparison(eqx.Module):
     budgets: dict[str, Budget | str]
     at_equal_cost: dict[str, Budget | str]
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         rows: list[tuple[str, ...]] = []
         rows.append(("kernel", "cheapest", "cost", "at equal cost", "Q"))
         for name, budget in self.budgets.items():
@@ -106,17 +106,12 @@ class Comparison(eqx.Module):
                 low = "" if equal.q_low is None else f" (at least {equal.q_low:.4g})"
                 spent = (equal.plan, f"{equal.q:.4g}{low}")
             rows.append(row + spent)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
-            for row in rows
-        ]
         why = [f"{k}: {b}" for k, b in self.budgets.items() if isinstance(b, str)]
         title = (
             f"Q = {self.target_q:g}, on a grid of steps; at equal cost, at most "
             f"{self.cost:.4g} unit updates"
         )
-        return "\n".join([title, *(line.rstrip() for line in lines), *why])
+        return "\n".join([title, *aligned(rows), *why])
 
 
 def compare_budgets(

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._checks import positive_number, whole_number
+from .._show import AbstractShown, count, number
 from ._statistics import jackknife_error, student_quantile
 
 
@@ -21,7 +22,7 @@ class BudgetError(ValueError):
     """No number of steps and chains within the limits reaches the target."""
 
 
-class Budget(eqx.Module):
+class Budget(AbstractShown):
     """Numbers of burn-in steps, steps of the window and chains; the `Q` of the gradient
     estimated from them; and their cost in single-unit updates.
 
@@ -39,10 +40,10 @@ class Budget(eqx.Module):
     @property
     def plan(self) -> str:
         """The numbers in words."""
-        chains = "1 chain" if self.n_chains == 1 else f"{self.n_chains} chains"
+        chains = count(self.n_chains, "chain")
         return f"burn-in {self.burn_in}, window {self.window}, {chains}"
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         text = f"{self.plan}: Q = {self.q:.4g} for {self.cost:.4g} unit updates"
         if self.q_low is None:
             return text
@@ -59,7 +60,7 @@ class TableJackknife(eqx.Module):
     signal: Float[np.ndarray, " replicates"]
 
 
-class ErrorTable(eqx.Module):
+class ErrorTable(AbstractShown):
     """The error of an estimate of the gradient for many burn-ins and windows: with `M`
     chains it is `E‖ĝ - g‖² = bias2 + variance / M + data_variance`.
 
@@ -89,6 +90,15 @@ class ErrorTable(eqx.Module):
         | None
     ) = None
     jackknife: TableJackknife | None = None
+
+    def _text(self) -> str:
+        how = "exact" if self.jackknife is None else "from a calibration"
+        return (
+            f"errors for {len(self.steps)} pairs of burn-in and window of up to "
+            f"{self.steps.max()} steps, {how}: signal {self.signal:.4g}, variance of "
+            f"the data {self.data_variance:.4g}; of one chain squared bias "
+            f"{number(self.bias2)}, variance {number(self.variance)}"
+        )
 
     @property
     def steps(self) -> Int[np.ndarray, " candidates"]:

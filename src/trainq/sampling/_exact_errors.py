@@ -15,6 +15,7 @@ from ..models import (
     AbstractEnergyModel,
     AbstractStart,
     Uniform,
+    VisibleLaw,
     check_law,
     check_start,
     data_variance,
@@ -32,7 +33,7 @@ _MAX_UNITS = 14
 def exact_errors(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
-    data: Float[Array, " visible_states"],
+    data: VisibleLaw,
     *,
     start: AbstractStart = Uniform(),
     batch: SupportsIndex | None = None,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check_key, whole_number
+from .._show import count
 from ..markov import AbstractKernel
 from ..markov.kernels._base import checked_kernel
 from ..models import (
@@ -84,7 +85,7 @@ class SampledSNR(AbstractSNR):
     def _remarks(self) -> list[str]:
         low, high = self.interval()
         remarks = [
-            f"{self.squared_error.size} replicates",
+            f"{self.squared_error.size} replicates of {count(self.n_chains, 'chain')}",
             f"Q is {low:.4g} to {high:.4g} with 95 % confidence",
         ]
         if not self.knows_bias:

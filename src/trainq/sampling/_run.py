@@ -30,7 +30,7 @@ from ._sums import add_up
 
 
 # Values whose sums are short enough to be plain, and so cost half as much.
-_BLOCK = 128
+_RECENT = 128
 
 Functions = Callable[[Num[Array, "chains n_units"]], Float[Array, "chains n_obs"]]
 
@@ -80,15 +80,15 @@ class Moments(eqx.Module):
     """Means and variances over time, for each chain, without the values themselves.
 
     A run that goes on from them counts in what came before. They are as good after a
-    billion steps as after one: `block` holds the first of the last few values, and sums
+    billion steps as after one: `recent` holds the first of the last few values, and sums
     of what the others differ from it and of the squares of that, which are short;
-    `totals` has the mean of all values before and the sum of their squares about it,
+    `totals` has the mean of all values before and the sum of squared deviations from it,
     each with what rounding has taken from it.
     """
 
     count: Int[Array, ""]
     totals: tuple[Float[Array, "chains n_obs"], ...]
-    block: tuple[Float[Array, "chains n_obs"], ...]
+    recent: tuple[Float[Array, "chains n_obs"], ...]
 
     @classmethod
     def begin(cls, shape: tuple[int, ...], dtype: Any) -> "Moments":
@@ -113,38 +113,38 @@ class Moments(eqx.Module):
 
     @property
     def _room(self) -> Int[Array, ""]:
-        """How many more values the block takes."""
-        return _BLOCK - self.count % _BLOCK
+        """How many more values fit into the recent ones."""
+        return _RECENT - self.count % _RECENT
 
     def _open(self, values: Array) -> "Moments":
-        """With a first value for the block, if it is empty."""
-        first = jnp.where(self._room == _BLOCK, values, self.block[0])
-        return Moments(self.count, self.totals, (first, *self.block[1:]))
+        """With a first value for the recent ones, if there are none."""
+        first = jnp.where(self._room == _RECENT, values, self.recent[0])
+        return Moments(self.count, self.totals, (first, *self.recent[1:]))
 
     def _add(self, values: Array) -> "Moments":
-        """With values in a block that is open. It may have to be closed."""
-        first, total, squares = self.block
+        """With one more of the recent values, of which there is a first."""
+        first, total, deviations = self.recent
         change = values - first
-        block = first, total + change, squares + change**2
-        return Moments(self.count + 1, self.totals, block)
+        recent = first, total + change, deviations + change**2
+        return Moments(self.count + 1, self.totals, recent)
 
     def _close(self) -> "Moments":
-        """With the block counted in and empty, if it is full."""
-        full = self._room == _BLOCK
-        first, *sums = self.block
+        """With the recent values counted in, if these are as many as fit."""
+        full = self._room == _RECENT
+        first, *sums = self.recent
         totals = (
             jnp.where(full, new, old)
-            for new, old in zip(self._merged(_BLOCK), self.totals, strict=True)
+            for new, old in zip(self._merged(_RECENT), self.totals, strict=True)
         )
-        block = first, *(jnp.where(full, 0, x) for x in sums)
-        return Moments(self.count, tuple(totals), block)
+        recent = first, *(jnp.where(full, 0, x) for x in sums)
+        return Moments(self.count, tuple(totals), recent)
 
     def _merged(self, size: int | None = None) -> tuple[Array, ...]:
-        """The totals with the block, of some size (Chan, Golub and LeVeque 1983)."""
-        mean, lost, squares, less = self.totals
-        first, total, about = self.block
+        """The totals with the recent values, some number of them (Chan, Golub and LeVeque 1983)."""
+        mean, lost, deviations, less = self.totals
+        first, total, about = self.recent
         dtype = mean.dtype
-        within = self.count % _BLOCK if size is None else jnp.array(size)
+        within = self.count % _RECENT if size is None else jnp.array(size)
         before = (self.count - within).astype(dtype)
         size_ = within.astype(dtype)
         change = total / jnp.maximum(size_, 1)
@@ -152,8 +152,10 @@ class Moments(eqx.Module):
         change = first - mean + change
         share = size_ / jnp.maximum(before + size_, 1)
         mean, lost = add_up(mean, lost, change * share)
-        squares, less = add_up(squares, less, about + change**2 * (before * share))
-        return mean, lost, squares, less
+        deviations, less = add_up(
+            deviations, less, about + change**2 * (before * share)
+        )
+        return mean, lost, deviations, less
 
 
 class Run(eqx.Module):
@@ -366,9 +368,9 @@ def _records(
     if moments is None:
         precise = jnp.finfo(values.dtype).bits >= 32
         moments = Moments.begin(shape, values.dtype if precise else jnp.float32)
-    elif moments.block[0].shape != shape:
+    elif moments.recent[0].shape != shape:
         raise ValueError(
-            f"moments to go on from have shape {moments.block[0].shape}, but values "
+            f"moments to go on from have shape {moments.recent[0].shape}, but values "
             f"have shape {shape}: these are of other functions, or of other chains."
         )
 
@@ -381,7 +383,7 @@ def _records(
     keys = jr.wrap_key_data(both[era], impl=state.key_impl)
     keys = jax.vmap(jr.fold_in)(keys, numbers).reshape(records, every)
 
-    dtype = moments.block[0].dtype
+    dtype = moments.recent[0].dtype
 
     def record(i, carry):
         x, moments, kept = carry
@@ -419,7 +421,7 @@ def _checked_moments(moments: Moments, wrong: Array, message: str) -> Moments:
     """The moments, or a run-time error. It hangs on their number, which every reading
     takes: what passes such a check comes together on one device."""
     count = eqx.error_if(moments.count, wrong, message)
-    return Moments(count, moments.totals, moments.block)
+    return Moments(count, moments.totals, moments.recent)
 
 
 def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:

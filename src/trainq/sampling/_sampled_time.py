@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import whole_number
-from ._autocorrelation import Series, check_series, summed, window_weights
+from .._show import AbstractShown, number
+from ._autocorrelation import Series, check_series, lag_weights, summed
 from ._statistics import log_interval, standard_error
 
 
-class SampledTime(eqx.Module):
+class SampledTime(AbstractShown):
     """`T_O` estimated from a trajectory, in steps of the series.
 
     `segments` are the estimates from the pieces that it was cut into, whose scatter
@@ -25,6 +26,14 @@ class SampledTime(eqx.Module):
     segments: Float[Array, " segments"]
     variance: Float[Array, ""]
     resolved: Array
+
+    def _text(self) -> str:
+        low, high = self.interval()
+        known = "" if self.resolved else ", NOT RESOLVED"
+        return (
+            f"T_O = {number(self.t_o)} steps, {low:.4g} to {high:.4g} with 95 % "
+            f"confidence{known}"
+        )
 
     @property
     def t_o(self) -> Float[Array, ""]:
@@ -89,14 +98,14 @@ def _sampled_time(values: Array, pieces: int) -> SampledTime:
     length = n_steps // pieces
     series = Series(values)
     covariance = jnp.mean(series.covariance(), axis=0)
-    lags = summed(series.correlation(), n_chains * n_steps).window
+    lags = summed(series.correlation(), n_chains * n_steps).lags
     parts = series.values[:, : pieces * length]
     parts = parts.reshape(n_chains * pieces, length, n_obs)
     local = eqx.tree_at(lambda s: s.values, series, parts).covariance()
     # Fewer pairs of times have a larger lag, and the common mean takes away a little of
     # every one of them.
     pairs = length / (length - jnp.arange(length)).astype(values.dtype)
-    weights = window_weights(covariance[:length], lags) * pairs[:, None]
+    weights = lag_weights(covariance[:length], lags) * pairs[:, None]
     sums = jnp.sum(weights[None] * local, axis=1)
     lost = (2 * lags + 1).astype(values.dtype) / (n_chains * n_steps)
     sums = sums / (1 - jnp.minimum(lost, 0.5))[None]

@@ -1,16 +1,11 @@
 """Errors of estimates from independent replicates: the jackknife, and intervals."""
 
 import math
-from typing import TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
-
-
-# Of JAX or of NumPy.
-_Numbers = TypeVar("_Numbers", Array, np.ndarray)
 
 
 class Jackknifed(eqx.Module):
@@ -70,9 +65,9 @@ def squared_mean(
     )
 
 
-def jackknife_error(without: _Numbers) -> _Numbers:
+def jackknife_error(without: Any) -> Any:
     """The standard error of an estimate, from what it is without each replicate, of
-    shape `(replicates, ...)`."""
+    shape `(replicates, ...)`, in JAX or in NumPy."""
     return math.sqrt(without.shape[0] - 1) * without.std(axis=0)
 
 
