@@ -57,10 +57,8 @@ def test_intervals_cover_as_often_as_they_say(known):
     assert abs(hits - 0.9 * TRIALS) < SIGMAS * np.sqrt(TRIALS * 0.09)
 
 
-def test_the_data_phase_of_samples():
+def test_samples_for_data():
     v = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7])]
-    expected = data_phase(MODEL, tq.empirical_distribution(v))
-    assert_close(data_phase(MODEL, v), expected, DIRECT)
     sampled = sampling.QSampled(KERNELS["gibbs"], 5, start=tq.FromData(), replicates=8)
     assert np.isfinite(sampled(jr.key(0), MODEL, v).mse)
 

@@ -80,10 +80,10 @@ class Moments(eqx.Module):
     """Means and variances over time, for each chain, without the values themselves.
 
     A run that goes on from them counts in what came before. They are as good after a
-    billion steps as after one: `recent` holds the first of the last few values, and sums
-    of what the others differ from it and of the squares of that, which are short;
-    `totals` has the mean of all values before and the sum of squared deviations from it,
-    each with what rounding has taken from it.
+    billion steps as after one: `recent` holds the first of the last few values, and
+    sums of what the others differ from it and of the squares of that, which are short;
+    `totals` has the mean of all values before and the sum of squared deviations from
+    it, each with what rounding has taken from it.
     """
 
     count: Int[Array, ""]
@@ -140,7 +140,8 @@ class Moments(eqx.Module):
         return Moments(self.count, tuple(totals), recent)
 
     def _merged(self, size: int | None = None) -> tuple[Array, ...]:
-        """The totals with the recent values, some number of them (Chan, Golub and LeVeque 1983)."""
+        """The totals with the recent values, so many of them (Chan, Golub and LeVeque
+        1983)."""
         mean, lost, deviations, less = self.totals
         first, total, about = self.recent
         dtype = mean.dtype
