@@ -139,7 +139,7 @@ def test_values_of_any_size(windowing, size):
     values = signs(0.5)
     found = sampling.autocorrelation_time(scale * values, windowing=windowing)
     same = sampling.autocorrelation_time(values, windowing=windowing)
-    for name in ("value", "error", "window", "status"):
+    for name in ("value", "error", "lags", "status"):
         assert getattr(found, name) == getattr(same, name)
     assert abs(found.value - 3) < SIGMAS * found.error and found.ok
     assert sampling.r_hat(scale * values) == sampling.r_hat(values)

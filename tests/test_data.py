@@ -51,12 +51,12 @@ def test_samples_are_their_law(name):
 
 
 def test_the_phase_is_an_average_over_the_hidden_units():
-    model, data = rbm(3, 2, biased=True), random_law(3)
+    model, data = rbm(3, 2, biased=True), np.asarray(random_law(3))
     joint = np.exp(np.asarray(tq.log_stationary(model))).reshape(8, 4)
     given = joint / joint.sum(axis=1, keepdims=True)
     f = np.asarray(tq.observables(model)).reshape(8, 4, -1)
     means = np.einsum("vh,vha->va", given, f)
-    phase, variance, gradient = phases(model, data)
+    phase, variance, gradient = phases(model, jnp.asarray(data))
     assert_close(phase, data @ means, DIRECT)
     assert_close(variance, data @ (means - data @ means) ** 2, DIRECT)
     assert_close(gradient, data @ means - tq.mean_observables(model), DIRECT)

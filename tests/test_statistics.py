@@ -73,5 +73,5 @@ def test_intervals():
     assert_close([low, high], [2 * np.exp(-reach), 2 * np.exp(reach)], IDENTITY)
     wide = log_interval(jnp.array(2.0), jnp.array(jnp.inf), 31, 0.95)
     assert wide.tolist() == [0, np.inf]
-    with pytest.raises(ValueError, match="confidence is between 0 and 1, but 1"):
-        log_interval(jnp.array(2.0), jnp.array(0.1), 31, 1)
+    with pytest.raises(ValueError, match="confidence is between 0 and 1, but 1.0"):
+        log_interval(jnp.array(2.0), jnp.array(0.1), 31, 1.0)
