@@ -11,7 +11,7 @@ from thrml.models import IsingEBM
 
 from ..markov import SystematicScanGibbs
 from ..models import BoltzmannMachine
-from ..models._base import AbstractEnergyModel, Tempered
+from ..models import AbstractEnergyModel, Tempered
 
 
 SuperBlocks = Sequence[Block | tuple[Block, ...]]
