@@ -57,7 +57,7 @@ def found(kernel, model):
         return jnp.sum(snr.parameter_mse), snr
 
     (_, snr), gradient = eqx.filter_value_and_grad(noise, has_aux=True)(model)
-    exactly = tq.QOperational(kernel, WINDOW)(model, data)
+    exactly = tq.QOperational(kernel, WINDOW, start=tq.Stationary())(model, data)
     out = {
         "T_O": (snr.parameter_mse, snr.stats.result == 0),
         "gradient": (gradient, snr.stats.ok),

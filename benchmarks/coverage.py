@@ -36,15 +36,16 @@ def main():
         ("Gibbs", tq.RandomScanGibbs(), 200),
         ("alternating", tq.AlternatingBlockGibbs(), 40),
     ):
-        exact = tq.QOperational(kernel, window, start="uniform")(model, data)
+        exact = tq.QOperational(kernel, window)(model, data)
         estimate = sampling.QSampled(kernel, window, replicates=64)
         known = [
             estimate(key, model, data, gradient=gradient).interval(CONFIDENCE)
             for key in keys
         ]
         record(f"Q by 64 replicates, {name}", float(exact.q), known)
-        stationary = tq.QOperational(kernel, window)(model, data)
-        estimate = sampling.QSampled(kernel, window, start="stationary", replicates=64)
+        start = tq.Stationary()
+        stationary = tq.QOperational(kernel, window, start=start)(model, data)
+        estimate = sampling.QSampled(kernel, window, start=start, replicates=64)
         unknown = [
             estimate(key, model, data, gradient="sampled").interval(CONFIDENCE)
             for key in keys
@@ -61,12 +62,16 @@ def main():
         record(f"T_O from 4 chains of 4000, {name}", float(sokal.t_o), times)
 
         target, options = 10.0, {"max_steps": 1000}
-        best = tq.plan_budget(kernel, model, data, target, **options)
+        exactly = sampling.exact_errors(kernel, model, data, **options)
+        best = tq.plan_budget(exactly, target)
         kept, costs = [], []
         for key in keys[:PLANS]:
-            plan = tq.plan_budget(kernel, model, data, target, key=key, **options)
-            numbers = (plan.window, plan.burn_in, "uniform", plan.chains)
-            kept.append(tq.QOperational(kernel, *numbers)(model, data).q >= target)
+            table = sampling.calibrated_errors(key, kernel, model, data, **options)
+            plan = tq.plan_budget(table, target)
+            estimate = tq.QOperational(
+                kernel, plan.window, plan.burn_in, n_chains=plan.n_chains
+            )
+            kept.append(estimate(model, data).q >= target)
             costs.append(plan.cost / best.cost)
         what = f"calibrated plans that reach their target, {name}"
         reached = float(np.mean(kept))

@@ -148,16 +148,15 @@ def compare(
     """All rungs for one cell. The gradient is exact where Q is sampled, as it is in the
     definition of Q, and chains start from the exact law."""
     steps = window * model.n_units
-    # Predictions are proportional to the window: of one step, each is compiled once.
     predictors = {
-        "single gap": tq.SingleGap(KERNEL, 1),
-        "relevant gap": tq.SingleGap(KERNEL, 1, relevant=True),
-        "structural": tq.QStruct(KERNEL, 1),
-        "sokal": tq.QStruct(KERNEL, 1, convention="sokal"),
+        "single gap": tq.SingleGap(KERNEL, steps),
+        "relevant gap": tq.SingleGap(KERNEL, steps, relevant=True),
+        "structural": tq.QStruct(KERNEL, steps),
+        "sokal": tq.QStruct(KERNEL, steps, convention="sokal"),
     }
     chain = KERNEL.chain(model)
     measured = sampling.QSampled(
-        KERNEL, steps, start="stationary", replicates=CONSTANTS.replicates
+        KERNEL, steps, start=tq.Stationary(), replicates=CONSTANTS.replicates
     )(
         jax.random.fold_in(jax.random.key(CONSTANTS.seed), index),
         model,
@@ -169,8 +168,8 @@ def compare(
         beta=beta,
         window=window,
         relaxation=1 / float(tq.markov.spectral_gap(chain, "even")) / model.n_units,
-        predicted={k: steps * float(p(model, data).q) for k, p in predictors.items()},
-        exact=float(tq.QOperational(KERNEL, steps)(model, data).q),
+        predicted={k: float(p(model, data).q) for k, p in predictors.items()},
+        exact=float(tq.QOperational(KERNEL, steps, 0, tq.Stationary())(model, data).q),
         sampled=float(measured.q),
         interval=(float(low), float(high)),
     )

@@ -37,6 +37,12 @@ KERNELS = {
     "alternating": tq.AlternatingBlockGibbs(),
 }
 
+STARTS = {
+    "stationary": tq.Stationary(),
+    "uniform": tq.Uniform(),
+    "data": tq.FromData(),
+}
+
 REVERSIBLE = [name for name, kernel in KERNELS.items() if kernel.is_reversible]
 
 

@@ -139,7 +139,7 @@ def test_values_of_any_size(windowing, size):
     values = signs(0.5)
     found = sampling.autocorrelation_time(scale * values, windowing=windowing)
     same = sampling.autocorrelation_time(values, windowing=windowing)
-    for name in ("value", "error", "window", "status"):
+    for name in ("value", "error", "lags", "status"):
         assert getattr(found, name) == getattr(same, name)
     assert abs(found.value - 3) < SIGMAS * found.error and found.ok
     assert sampling.r_hat(scale * values) == sampling.r_hat(values)
@@ -226,7 +226,7 @@ def test_windows_of_positive_series_are_those_of_sokal():
         rho = covariance / covariance[0]
         window = int(emcee.autocorr.auto_window(2 * np.cumsum(rho) - 1, 5))
         found = sampling.autocorrelation_time(values)
-        assert found.window == window
+        assert found.lags == window
         value = 2 * np.sum(rho[:window]) - 1 + rho[window]
         assert_close(found.value, value, IDENTITY)
         error = value * np.sqrt(2 * (2 * window + 1) / values.size)

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import DIRECT, KERNELS, assert_close, random_law, rbm
+from helpers import DIRECT, KERNELS, STARTS, assert_close, random_law, rbm
 
 import trainq as tq
 from trainq import sampling
-from trainq.sampling._calibration import _bias_and_variance, _segment
-from trainq.sampling._tabulate import exact_table
+from trainq.sampling._calibrated_errors import _entry, _segment, _Truth
 
 
 MODEL = rbm(3, 2, biased=True)
@@ -23,12 +22,23 @@ KERNEL = KERNELS["alternating"]
 
 @pytest.fixture(scope="module")
 def table():
-    return sampling.error_table(KERNEL, MODEL, DATA, max_steps=40, batch=50)
+    return sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=40, batch=50)
+
+
+def planned(target, kernel=KERNEL, model=MODEL, data=DATA, max_chains=None, **options):
+    """The plan from an exact table or, with a key, from a calibration."""
+    if "key" in options:
+        key = options.pop("key")
+        table = sampling.calibrated_errors(key, kernel, model, data, **options)
+    else:
+        table = sampling.exact_errors(kernel, model, data, **options)
+    return tq.plan_budget(table, target, max_chains)
 
 
 @pytest.mark.parametrize("start", ["uniform", "data", "stationary"])
 def test_every_entry_is_that_of_the_exact_q(start):
-    table = sampling.error_table(
+    start = STARTS[start]
+    table = sampling.exact_errors(
         KERNELS["gibbs"], MODEL, DATA, start=start, max_steps=20, batch=50
     )
     assert len(table.steps) > 7 and table.steps.max() == 20
@@ -56,7 +66,7 @@ def test_the_cheapest_is_no_dearer_than_any_other(table):
 
 def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
     most = 24
-    plan = tq.plan_budget(KERNEL, MODEL, DATA, 5.0, max_steps=most)
+    plan = planned(5.0, max_steps=most)
     # Every pair, by brute force in NumPy.
     costs, law = [], np.full(32, 1 / 32)
     chain, f = KERNEL.chain(MODEL), tq.observables(MODEL)
@@ -80,7 +90,7 @@ def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
                 costs.append(chains * (burn_in + window) * MODEL.n_units)
     assert plan.cost <= 1.001 * min(costs)
     assert plan.cost >= min(costs) * (1 - 1e-12)
-    exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, "uniform", plan.chains)
+    exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, n_chains=plan.n_chains)
     q = exact(MODEL, DATA).q
     assert q >= 5.0 * (1 - 1e-9)
     np.testing.assert_allclose(plan.q, q, rtol=1e-9)
@@ -89,14 +99,14 @@ def test_the_plan_is_the_best_of_all_burn_ins_and_windows():
 def test_the_plan_is_searched_for_between_the_times_of_the_grid():
     kernel, most = KERNELS["gibbs"], 200
     pairs = np.arange(most), np.arange(1, most + 1)
-    everything = exact_table(kernel, MODEL, DATA, "uniform", None, *pairs, most)
-    on_grid = sampling.error_table(kernel, MODEL, DATA, max_steps=most)
+    on_grid = sampling.exact_errors(kernel, MODEL, DATA, max_steps=most)
+    everything = on_grid.finer(*pairs)
     # For 37 the grid alone misses the best of all pairs by 11 %, and a search from its
     # best entry alone by 3 %; for 45 one round of the search by 2 %.
     for target, missed in ((37.0, 1.05), (45.0, 1.03)):
         best = everything.cheapest(target)
         assert on_grid.cheapest(target).cost > missed * best.cost
-        plan = tq.plan_budget(kernel, MODEL, DATA, target, max_steps=most)
+        plan = tq.plan_budget(on_grid, target)
         assert plan.cost == best.cost
 
 
@@ -116,14 +126,12 @@ def test_the_best_for_a_cost_spends_no_more(table):
 
 def test_a_calibration_plans_what_reaches_the_target(key):
     target = 5.0
-    plan = tq.plan_budget(
-        KERNEL, MODEL, DATA, target, max_steps=400, key=key, replicates=512
-    )
-    exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, "uniform", plan.chains)
+    plan = planned(target, max_steps=400, key=key, replicates=512)
+    exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, n_chains=plan.n_chains)
     assert plan.q > plan.q_low >= target
     assert exact(MODEL, DATA).q >= target
     assert f"at least {plan.q_low:.4g} with 95 % confidence" in str(plan)
-    best = tq.plan_budget(KERNEL, MODEL, DATA, target, max_steps=400)
+    best = planned(target, max_steps=400)
     assert best.q_low is None and "confidence" not in str(best)
     assert plan.cost < 1.3 * best.cost
 
@@ -132,7 +140,7 @@ def test_a_calibration_knows_its_own_errors(key):
     # Of many calibrations the entries scatter as each of them says.
     entry = {"max_steps": 60, "replicates": 64}
     tables = [
-        sampling.error_table(KERNEL, MODEL, DATA, key=one, **entry)
+        sampling.calibrated_errors(one, KERNEL, MODEL, DATA, **entry)
         for one in jr.split(key, 60)
     ]
     chains = np.full(len(tables[0].steps), 4.0)
@@ -140,7 +148,7 @@ def test_a_calibration_knows_its_own_errors(key):
     log_q = [np.log(t.signal / (t.bias2 + t.variance / chains)[last]) for t in tables]
     said = []
     for t in tables:
-        left = t.left_out
+        left = t.jackknife
         error = (left.bias2 + left.variance / chains)[:, last]
         said.append(np.std(np.log(left.signal / error)) * np.sqrt(64 - 1))
     # 60 draws know a standard deviation to 9 %.
@@ -159,9 +167,11 @@ def test_what_is_left_out_is_what_the_others_say(key):
         return bias2, np.sum(np.var(means, axis=0, ddof=1))
 
     truth = late.mean(axis=0)
-    found, left_out = _bias_and_variance(means, jnp.asarray(truth), late - truth)
-    np.testing.assert_allclose(found, naive(means, late), rtol=1e-12)
-    for i, pair in enumerate(zip(*left_out, strict=True)):
+    found = _entry(jnp.asarray(means), _Truth(jnp.asarray(truth), late - truth))
+    whole = [one.whole for one in found]
+    np.testing.assert_allclose(whole, naive(means, late), rtol=1e-12)
+    without = [one.without for one in found]
+    for i, pair in enumerate(zip(*without, strict=True)):
         others = np.arange(9) != i
         np.testing.assert_allclose(pair, naive(means[others], late[others]), rtol=1e-12)
 
@@ -171,15 +181,19 @@ def test_a_calibration_takes_samples_of_a_model_that_is_too_large(key):
     data = jr.rademacher(key, (40, 30), float)
     kernel = tq.AlternatingBlockGibbs()
     options = {"max_steps": 60, "key": key, "replicates": 64}
-    plan = tq.plan_budget(kernel, model, data, 1.0, batch=40, **options)
+    plan = planned(1.0, kernel, model, data, batch=40, **options)
     assert plan.q >= 1.0
-    with pytest.raises(ValueError, match="Give `key=jax.random.key"):
-        tq.plan_budget(kernel, model, data, 1.0)
+    with pytest.raises(ValueError, match="`trainq.sampling.calibrated_errors` takes"):
+        sampling.exact_errors(kernel, model, tq.empirical_distribution(data[:, :14]))
+
+
+def exactly(**options):
+    return lambda kernel: sampling.exact_errors(kernel, MODEL, DATA, **options)
 
 
 def test_kernels_side_by_side():
     kernels = {name: KERNELS[name] for name in ("gibbs", "alternating")}
-    found = sampling.compare_budgets(kernels, MODEL, DATA, 4.0, max_steps=100)
+    found = sampling.compare_budgets(kernels, exactly(max_steps=100), 4.0)
     costs = {name: budget.cost for name, budget in found.budgets.items()}
     assert found.cost == min(costs.values())
     cheapest = min(costs, key=costs.get)
@@ -199,34 +213,37 @@ def test_a_calibration_that_has_not_mixed_is_refused(key):
     with pytest.raises(
         sampling.BudgetError, match="calibration has not mixed"
     ) as error:
-        tq.plan_budget(KERNELS["gibbs"], model, data, 1.0, max_steps=72, **options)
+        planned(1.0, KERNELS["gibbs"], model, data, max_steps=72, **options)
     assert "than RandomScanGibbs" in str(error.value)
     enough = int(float(str(error.value).split("Allow some ")[1].split(" steps")[0]))
     assert 72 < enough < 2000
     # The rule of thumb is one: what it asks for is enough.
-    plan = tq.plan_budget(
-        KERNELS["gibbs"], model, data, 1.0, max_steps=2 * enough, **options
-    )
+    plan = planned(1.0, KERNELS["gibbs"], model, data, max_steps=2 * enough, **options)
     assert plan.q_low >= 1.0
     kernels = {"fast": KERNELS["alternating"], "slow": KERNELS["gibbs"]}
-    found = sampling.compare_budgets(kernels, model, data, 1.0, max_steps=72, **options)
+    options.pop("key")
+
+    def errors(kernel):
+        return sampling.calibrated_errors(
+            key, kernel, model, data, max_steps=72, **options
+        )
+
+    found = sampling.compare_budgets(kernels, errors, 1.0)
     assert "has not mixed" in found.budgets["slow"] and "slow: The cal" in str(found)
     assert found.at_equal_cost["fast"].q_low >= 1.0 and "(at least" in str(found)
 
 
 def test_kernels_need_names(as_for_users):
     with pytest.raises(ValueError, match="kernels are given by name"):
-        sampling.compare_budgets([KERNEL], MODEL, DATA, 4.0)
+        sampling.compare_budgets([KERNEL], exactly(), 4.0)
 
 
 def test_a_kernel_out_of_reach_is_named():
     kernels = {name: KERNELS[name] for name in ("gibbs", "palindromic")}
-    found = sampling.compare_budgets(
-        kernels, MODEL, DATA, 20.0, max_steps=6, start="uniform"
-    )
+    found = sampling.compare_budgets(kernels, exactly(max_steps=6), 20.0)
     assert "out of reach" in str(found) and "bias of the start" in str(found)
     with pytest.raises(sampling.BudgetError, match="No kernel reaches"):
-        sampling.compare_budgets(kernels, MODEL, DATA, 1e12, max_steps=6)
+        sampling.compare_budgets(kernels, exactly(max_steps=6), 1e12)
 
 
 @pytest.mark.parametrize(
@@ -235,16 +252,15 @@ def test_a_kernel_out_of_reach_is_named():
         ({"batch": 1}, "batch of data alone limits Q"),
         ({"max_steps": 2}, "bias of the start limits Q"),
         (
-            {"max_steps": 9, "max_chains": 1, "start": "stationary"},
+            {"max_steps": 9, "max_chains": 1, "start": tq.Stationary()},
             "chains=1 limits Q to",
         ),
         ({"max_chains": 0}, "max_chains is a whole number"),
         ({"max_steps": 9.0}, "max_steps is a whole number of kernel steps.* but 9.0"),
         ({"max_steps": 2**31}, r"max_steps is below 2\*\*31, but 2147483648"),
         ({"batch": True}, "batch is a whole number, at least 1, but True"),
-        ({"target_q": math.nan}, "target_q is a finite positive number, but nan"),
-        ({"target_q": math.inf}, "target_q is a finite positive number, but inf"),
-        ({"key": jr.key(0), "start": jnp.ones(5)}, "an array was given"),
+        ({"target": math.nan}, "target_q is a finite positive number, but nan"),
+        ({"target": math.inf}, "target_q is a finite positive number, but inf"),
         (
             {"key": jr.key(0), "replicates": 2},
             "replicates is a whole number, at least 8, but 2",
@@ -254,30 +270,30 @@ def test_a_kernel_out_of_reach_is_named():
 )
 def test_what_cannot_be_reached_says_why(options, message, as_for_users):
     with pytest.raises(ValueError, match=message):
-        options = {"target_q": 100.0} | options
-        tq.plan_budget(KERNELS["gibbs"], MODEL, DATA, **options)
+        options = {"target": 100.0} | options
+        planned(kernel=KERNELS["gibbs"], **options)
 
 
 def test_no_gradient_and_no_target():
     own = tq.visible_distribution(MODEL)
     with pytest.raises(sampling.BudgetError, match="The gradient is zero"):
         # But for rounding.
-        tq.plan_budget(KERNEL, MODEL, own, 1.0, max_steps=8)
+        planned(1.0, data=own, max_steps=8)
     with pytest.raises(
         ValueError, match="target_q is a finite positive number, but 0.0"
     ):
-        tq.plan_budget(KERNEL, MODEL, DATA, 0.0)
+        planned(0.0, max_steps=8)
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint8])
 def test_numbers_of_numpy_are_numbers(kind):
     numbers = {"max_steps": 200, "batch": 100, "max_chains": 250}
     given = {name: kind(n) for name, n in numbers.items()}
-    plan = tq.plan_budget(KERNEL, MODEL, DATA, 4.0, **given)
-    same = tq.plan_budget(KERNEL, MODEL, DATA, 4.0, **numbers)
-    assert plan == same and type(plan.burn_in) is int and type(plan.chains) is int
+    plan = planned(4.0, **given)
+    same = planned(4.0, **numbers)
+    assert plan == same and type(plan.burn_in) is int and type(plan.n_chains) is int
     options = {"key": jr.key(0), "replicates": kind(64), "max_steps": kind(100)}
-    plan = tq.plan_budget(KERNEL, MODEL, DATA, 2.0, **options)
+    plan = planned(2.0, **options)
     assert plan.q_low >= 2.0
 
 
@@ -292,13 +308,12 @@ def test_frozen_chains_are_said_to_be(start, name, cold):
         with pytest.raises(
             sampling.BudgetError, match="calibration is frozen"
         ) as error:
-            tq.plan_budget(
+            sampling.calibrated_errors(
+                jr.key(0),
                 KERNELS[name],
                 model,
                 data,
-                5.0,
-                start=start,
-                key=jr.key(0),
+                start=STARTS[start],
                 replicates=50,
                 max_steps=100,
             )
@@ -309,8 +324,8 @@ def test_chains_that_are_stuck_apart_have_not_mixed():
     # Biases tell the wells apart, and no chain leaves its own.
     model = tq.RBM(np.full((2, 2), 30.0), np.full(2, 0.1), np.zeros(2))
     with pytest.raises(sampling.BudgetError, match="is worth 1.0 independent") as error:
-        tq.plan_budget(
-            KERNEL, model, jnp.full(4, 0.25), 5.0, key=jr.key(0), max_steps=100
+        sampling.calibrated_errors(
+            jr.key(0), KERNEL, model, jnp.full(4, 0.25), max_steps=100
         )
     assert "stay where they are: take a warmer model, or a fast" in str(error.value)
 
@@ -318,7 +333,7 @@ def test_chains_that_are_stuck_apart_have_not_mixed():
 def test_a_table_without_an_error_promises_nothing():
     # One candidate of which no replicate saw an error, and one that is known.
     n, ones = 8, np.ones(8)
-    left = sampling.LeftOut(
+    without = sampling.TableJackknife(
         bias2=np.zeros((n, 2)), variance=np.stack([0 * ones, ones], 1), signal=ones
     )
     table = sampling.ErrorTable(
@@ -329,30 +344,33 @@ def test_a_table_without_an_error_promises_nothing():
         signal=1.0,
         data_variance=0.0,
         site_updates=1.0,
-        left_out=left,
+        jackknife=without,
     )
     best = table.cheapest(3.0)
-    assert best.window == 2 and best.chains == 3 and best.q_low == 3.0
+    assert best.window == 2 and best.n_chains == 3 and best.q_low == 3.0
     with pytest.raises(sampling.BudgetError, match="limits Q to 2, below 3"):
         table.cheapest(3.0, max_chains=2)
 
 
 @pytest.mark.parametrize("what", ["model", "data", "start", "key"])
-def test_a_budget_is_not_traced(what):
+def test_a_table_is_not_traced(what):
+    given = {"key": jr.key(0), "model": MODEL, "data": DATA}
+    given["start"] = tq.At(jnp.ones(5))
+
     def cost(x):
-        given = {"model": MODEL, "data": DATA, "start": "uniform", "key": None}
-        given[what] = x
-        model, data = given.pop("model"), given.pop("data")
-        return tq.plan_budget(KERNEL, model, data, 2.0, max_steps=20, **given).cost
+        key, model, data, start = (given | {what: x}).values()
+        options = {"start": start, "max_steps": 20}
+        if what == "key":
+            return sampling.calibrated_errors(key, KERNEL, model, data, **options).steps
+        return sampling.exact_errors(KERNEL, model, data, **options).steps
 
-    x = {"model": MODEL, "data": DATA, "start": jnp.ones(5), "key": jr.key(0)}[what]
     with pytest.raises(ValueError, match=f"a traced {what} was given. Call it outside"):
-        eqx.filter_jit(cost)(x)
+        eqx.filter_jit(cost)(given[what])
 
 
-def test_a_traced_target(as_for_users):
+def test_a_traced_target(table, as_for_users):
     with pytest.raises(ValueError, match="target_q is a finite .* cannot be traced"):
-        jax.jit(lambda q: tq.plan_budget(KERNEL, MODEL, DATA, q).cost)(2.0)
+        jax.jit(lambda q: tq.plan_budget(table, q).cost)(2.0)
 
 
 class Steep(tq.AbstractEnergyModel):
@@ -369,8 +387,8 @@ class Steep(tq.AbstractEnergyModel):
 def test_a_gradient_that_is_not_finite_is_announced():
     model = Steep(jnp.array(0.5))
     with pytest.raises(eqx.EquinoxRuntimeError, match="gradient of the energy is not"):
-        tq.plan_budget(
-            KERNELS["gibbs"], model, jnp.full(4, 0.25), 2.0, key=jr.key(0), max_steps=20
+        sampling.calibrated_errors(
+            jr.key(0), KERNELS["gibbs"], model, jnp.full(4, 0.25), max_steps=20
         )
 
 

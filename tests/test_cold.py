@@ -47,7 +47,13 @@ def noise(kernel, model):
         return jnp.sum(snr.parameter_mse), snr.parameter_mse
 
     (_, t_o), slopes = eqx.filter_value_and_grad(total, has_aux=True)(model)
-    return t_o, slopes, tq.QOperational(kernel, 50)(model, data).parameter_variance
+    return (
+        t_o,
+        slopes,
+        tq.QOperational(kernel, 50, start=tq.Stationary())(
+            model, data
+        ).parameter_variance,
+    )
 
 
 def assert_right(found, expected, tolerance=RIGHT["float64"]):

@@ -225,8 +225,8 @@ STATIC = {
         r"directions has shape \(n_directions, 4\).* but \(1, 3\) was given",
     ),
     "guess of another model": (
-        lambda: tq.QStruct(GIBBS, 10).warm(
-            rbm(2, 2), LAW, tq.QStruct(GIBBS, 10).cold(rbm(2, 3), LAW)
+        lambda: tq.QStruct(GIBBS, 10).from_guess(
+            rbm(2, 2), LAW, tq.QStruct(GIBBS, 10).zero_guess(rbm(2, 3), LAW)
         ),
         "The guess has shape .* needed: it is of another model",
     ),
@@ -309,8 +309,8 @@ STATIC = {
         "burn_in is a whole number of kernel steps, at least 0, but -1 was given",
     ),
     "no chain": (
-        lambda: tq.QOperational(GIBBS, 5, chains=0),
-        "chains is a whole number, at least 1, but 0 was given",
+        lambda: tq.QOperational(GIBBS, 5, n_chains=0),
+        "n_chains is a whole number, at least 1, but 0 was given",
     ),
     "no data": (
         lambda: tq.QOperational(GIBBS, 5, batch=0),
@@ -331,13 +331,37 @@ STATIC = {
         lambda: tq.QOperational(GIBBS, 5.0),
         "window is a whole number of kernel steps, at least 1, but 5.0",
     ),
-    "start by an unknown name": (
-        lambda: tq.QOperational(GIBBS, 5, start="cold"),
-        "start is \"stationary\".* but 'cold' was given",
-    ),
     "shape of a start": (
-        lambda: tq.QOperational(GIBBS, 5, start=jnp.ones(3))(rbm(2, 2), LAW),
-        r"shape \(16,\), or one state, of shape \(4,\), but \(3,\) was given",
+        lambda: tq.QOperational(GIBBS, 5, start=tq.Law(jnp.ones(3)))(rbm(2, 2), LAW),
+        r"law of a start has shape \(16,\), .* that of this Law has \(3,\)",
+    ),
+    "shape of a start, drawn": (
+        lambda: tq.start_chains(jr.key(0), rbm(2, 2), 3, tq.Law(jnp.ones(3))),
+        r"law of a start has shape \(16,\), .* that of this Law has \(3,\)",
+    ),
+    "state of a start": (
+        lambda: tq.QOperational(GIBBS, 5, start=tq.At(jnp.ones(3)))(rbm(2, 2), LAW),
+        r"States have shape \(\.\.\., 4\).* an array of shape \(3,\)",
+    ),
+    "many states for one": (
+        lambda: tq.start_chains(jr.key(0), rbm(2, 2), 3, tq.At(jnp.ones((3, 4)))),
+        r"one state, of shape \(4,\), but \(3, 4\) .*ChainState.begin",
+    ),
+    "start from no data": (
+        lambda: tq.start_chains(jr.key(0), rbm(2, 2), 3, tq.FromData()),
+        "`FromData` starts chains from the data, but none were given",
+    ),
+    "start from data of another model": (
+        lambda: tq.start_chains(jr.key(0), rbm(2, 2), 3, tq.FromData(), jnp.ones(8)),
+        r"data is a law .* of shape \(2\*\*2,\) = \(4,\), but \(8,\)",
+    ),
+    "start of too many units": (
+        lambda: tq.Uniform().law(UNITS_30),
+        r"2\*\*30 is too many",
+    ),
+    "exact start of too many units": (
+        lambda: tq.start_chains(jr.key(0), UNITS_30, 3, tq.Stationary()),
+        "at most 20 units, but there are 30. Use `Uniform",
     ),
     "law of a window": (
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=LAW),
@@ -438,7 +462,7 @@ FAULTS = {
         "data is not a law",
     ),
     "start that is not a law": (
-        lambda: tq.QOperational(GIBBS, 5, start=jnp.ones(16))(rbm(2, 2), LAW),
+        lambda: tq.QOperational(GIBBS, 5, start=tq.Law(jnp.ones(16)))(rbm(2, 2), LAW),
         "start is not a law",
     ),
     "window from what is not a law": (
@@ -446,7 +470,7 @@ FAULTS = {
         "law is not a law",
     ),
     "start of 0 and 1": (
-        lambda: tq.QOperational(GIBBS, 5, start=jnp.zeros(4))(rbm(2, 2), LAW),
+        lambda: tq.QOperational(GIBBS, 5, start=tq.At(jnp.zeros(4)))(rbm(2, 2), LAW),
         r"Spins are -1 or \+1, but another value was given",
     ),
     "samples of 0 and 1": (
@@ -526,9 +550,9 @@ MISTAKEN = {
         lambda: tq.sampling.QSampled(GIBBS, 10)(jr.key(0), LAW, rbm(1, 1)),
         "model is an energy model .* but an object of type .* was given",
     ),
-    "data before the model in a divergence": (
-        lambda: tq.kl_divergence(LAW, rbm(1, 1)),
-        "model is an energy model .* Look at the order of the arguments",
+    "a model for the data": (
+        lambda: tq.kl_divergence(rbm(1, 1), rbm(1, 1)),
+        "data is a law, as an array, but an object of type RBM was given",
     ),
     "no function": (
         lambda: tq.expectation(rbm(1, 1), 3),
@@ -555,8 +579,24 @@ MISTAKEN = {
         "but an object of type RBM was given",
     ),
     "a model for a kernel, in a budget": (
-        lambda: tq.plan_budget(rbm(1, 1), GIBBS, LAW, 2.0),
+        lambda: tq.sampling.exact_errors(rbm(1, 1), GIBBS, LAW),
         "but an object of type RBM was given",
+    ),
+    "a start by name": (
+        lambda: tq.QOperational(GIBBS, 5, start="uniform"),
+        r"start is an object such as `Uniform\(\)`.* but 'uniform' was given",
+    ),
+    "a class for a start": (
+        lambda: tq.sampling.QSampled(GIBBS, 5, start=tq.Uniform),
+        "start is an object .* but Uniform was given",
+    ),
+    "a state for a start": (
+        lambda: tq.start_chains(jr.key(0), rbm(1, 1), 3, [1, 1]),
+        r"start is an object .* but \[1, 1\] was given",
+    ),
+    "a state for a start, in a table": (
+        lambda: tq.sampling.exact_errors(GIBBS, rbm(1, 1), LAW, start=np.ones(2)),
+        "start is an object",
     ),
     "a model for a kernel, in a run": (
         lambda: tq.sampling.run(rbm(1, 1), GIBBS, None, 3),

@@ -61,8 +61,8 @@ def predictions(kernel, model, data, window, burn_in):
     return (
         tq.QStruct(kernel, window)(model, data),
         tq.QStruct(kernel, window, "sokal")(model, data),
-        tq.QOperational(kernel, window)(model, data),
-        tq.QOperational(kernel, window, burn_in, "uniform")(model, data),
+        tq.QOperational(kernel, window, start=tq.Stationary())(model, data),
+        tq.QOperational(kernel, window, burn_in)(model, data),
     )
 
 

@@ -142,13 +142,13 @@ def test_means_times_and_q_of_a_program_of_thrml_are_those_we_compute():
     np.testing.assert_allclose(found.value, tau, rtol=0.1)
 
     data = random_law(6)
-    q = tq.QOperational(kernel, WINDOW, BURN_IN, "uniform")(model, data)
+    q = tq.QOperational(kernel, WINDOW, BURN_IN)(model, data)
     squares = jnp.sum((exact[None] - means) ** 2, axis=1)
     error = jnp.std(squares) / jnp.sqrt(CHAINS)
     # thrml takes its first value after the burn-in, as we do.
     assert abs(jnp.mean(squares) - q.mse) < SIGMAS * error
     # Half of the burn-in and the window would be told apart.
-    other = tq.QOperational(kernel, WINDOW // 2, 0, "uniform")(model, data)
+    other = tq.QOperational(kernel, WINDOW // 2)(model, data)
     assert abs(jnp.mean(squares) - other.mse) > SIGMAS * error
 
 

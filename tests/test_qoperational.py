@@ -11,6 +11,7 @@ from helpers import (
     DIRECT,
     IDENTITY,
     KERNELS,
+    STARTS,
     assert_close,
     central_difference,
     dense,
@@ -43,24 +44,26 @@ def laws(model, data):
 
 
 BLOCKS = ["random", "palindromic", "alternating"]
-STARTS = ["stationary", "uniform", "data", "law", "point"]
+EVERY_START = ["stationary", "uniform", "data", "law", "point"]
 
 
 def start_of(name, law):
-    return {"law": jnp.asarray(law), "point": jnp.array([1, -1, 1, 1, -1])}.get(
-        name, name
-    )
+    own = {
+        "law": tq.Law(jnp.asarray(law)),
+        "point": tq.At(jnp.array([1, -1, 1, 1, -1])),
+    }
+    return (STARTS | own)[name]
 
 
 @pytest.mark.parametrize(
     ("kernel", "start"),
     [
-        *(("gibbs", start) for start in STARTS),
+        *(("gibbs", start) for start in EVERY_START),
         *((kernel, "stationary") for kernel in BLOCKS),
         *(
             pytest.param(k, s, marks=pytest.mark.slow)
             for k in BLOCKS
-            for s in STARTS[1:]
+            for s in EVERY_START[1:]
         ),
     ],
 )
@@ -70,7 +73,9 @@ def test_the_error_in_all_its_parts(kernel, start):
     pi, matrix = dense(kernel, model)
     f = oracle.rbm_observables(3, 2, biased=True)
     bias, variance = moments(matrix, pi, f, 6, law, 2)
-    q = tq.QOperational(KERNELS[kernel], 6, 2, start_of(start, law), chains=3, batch=10)
+    q = tq.QOperational(
+        KERNELS[kernel], 6, 2, start_of(start, law), n_chains=3, batch=10
+    )
     snr = q(model, data)
     gradient = oracle.kl_gradient(pi, 3, np.asarray(data), f)
     given = pi.reshape(8, 4) / pi.reshape(8, 4).sum(axis=1, keepdims=True)
@@ -85,7 +90,10 @@ def test_the_error_in_all_its_parts(kernel, start):
     assert_close(snr.q, gradient @ gradient / mse, DIRECT)
     assert_close(snr.log_q, np.log(gradient @ gradient / mse), DIRECT)
     # It is the error of an actual estimate, and no time of the chain.
-    assert not hasattr(snr, "t_o") and not hasattr(tq.pool(snr), "t_o")
+    for one in (snr, tq.pool(snr)):
+        with pytest.raises(AttributeError, match="no time of the chain.*QStruct"):
+            _ = one.t_o
+    assert (snr.window, snr.n_chains, snr.stats) == (6, 3, None)
     assert_close(tq.pool(snr).mse, mse, DIRECT)
     assert_close(snr.bias2 + snr.variance + snr.data_variance, mse, DIRECT)
 
@@ -95,7 +103,8 @@ def test_the_error_in_all_its_parts(kernel, start):
 def test_any_model(kernel, model):
     pi, matrix = dense(kernel, model)
     f = np.asarray(tq.observables(model))
-    snr = tq.QOperational(KERNELS[kernel], 5)(model, random_law(3))
+    q = tq.QOperational(KERNELS[kernel], 5, start=tq.Stationary())
+    snr = q(model, random_law(3))
     _, variance = moments(matrix, pi, f, 5, pi, 0)
     assert_close(snr.parameter_mse, variance, DIRECT)
 
@@ -105,7 +114,8 @@ def test_the_sokal_convention_is_its_limit(kernel):
     model, data = rbm(3, 3), random_law(3)
     gaps = []
     for window in (2000, 4000, 8000):
-        exact = tq.QOperational(KERNELS[kernel], window)(model, data)
+        exact = tq.QOperational(KERNELS[kernel], window, start=tq.Stationary())
+        exact = exact(model, data)
         limit = tq.QStruct(KERNELS[kernel], window, "sokal")(model, data)
         gaps.append(float(1 - exact.mse / limit.mse))
     # The relative error is c/K with c > 0, up to what is exponentially small.
@@ -117,7 +127,7 @@ def test_the_sokal_convention_is_its_limit(kernel):
 def test_the_resolvent_convention_keeps_its_factor():
     model, data, kernel = rbm(2, 2), random_law(2), KERNELS["palindromic"]
     window = 10**6
-    snr = tq.QOperational(kernel, window)(model, data)
+    snr = tq.QOperational(kernel, window, start=tq.Stationary())(model, data)
     chain, f = kernel.chain(model), tq.observables(model)
     t_o = tq.markov.resolvent_trace(chain, f)
     variance = jnp.sum(chain.stationary @ chain.centre(f) ** 2)
@@ -137,7 +147,7 @@ def test_the_resolvent_convention_keeps_its_factor():
 )
 def test_gradients(kernel, start):
     model, data = rbm(2, 2, biased=True), random_law(2)
-    q = tq.QOperational(KERNELS[kernel], 13, 3, start, chains=4, batch=20)
+    q = tq.QOperational(KERNELS[kernel], 13, 3, STARTS[start], n_chains=4, batch=20)
     flat, back = flatten(model)
 
     def loss(flat):
@@ -149,7 +159,7 @@ def test_gradients(kernel, start):
 
 
 def test_batches_of_models_and_pooling():
-    q = tq.QOperational(KERNELS["gibbs"], 20)
+    q = tq.QOperational(KERNELS["gibbs"], 20, 3, batch=9)
     models = [rbm(2, 2, seed=seed) for seed in (0, 1)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *models)
     data = random_law(2)
@@ -159,21 +169,25 @@ def test_batches_of_models_and_pooling():
     pooled = tq.pool(snr)
     expected = sum(one.signal for one in singles) / sum(one.mse for one in singles)
     assert_close(pooled.q, expected, IDENTITY)
+    for part in ("bias2", "variance", "data_variance"):
+        expected = sum(getattr(one, part) for one in singles)
+        assert_close(getattr(pooled, part), expected, IDENTITY)
 
 
 def test_a_long_burn_in_is_the_stationary_start():
     model, data = rbm(2, 2), random_law(2)
     for name in ("gibbs", "alternating"):
         kernel = KERNELS[name]
-        late = tq.QOperational(kernel, 30, burn_in=2000, start="uniform")(model, data)
-        assert_close(late.q, tq.QOperational(kernel, 30)(model, data).q, DIRECT)
+        late = tq.QOperational(kernel, 30, burn_in=2000)(model, data)
+        exact = tq.QOperational(kernel, 30, start=tq.Stationary())(model, data)
+        assert_close(late.q, exact.q, DIRECT)
         assert late.bias2 <= IDENTITY
 
 
 def test_more_chains_divide_the_variance_and_never_the_bias():
     model, data = rbm(2, 2), random_law(2)
-    one = tq.QOperational(KERNELS["gibbs"], 5, start="uniform")(model, data)
-    many = tq.QOperational(KERNELS["gibbs"], 5, start="uniform", chains=9)(model, data)
+    one = tq.QOperational(KERNELS["gibbs"], 5)(model, data)
+    many = tq.QOperational(KERNELS["gibbs"], 5, n_chains=9)(model, data)
     assert_close(many.variance * 9, one.variance, IDENTITY)
     assert many.bias2 == one.bias2 > 0
 
@@ -182,7 +196,7 @@ def test_float32():
     model, data = rbm(3, 3), random_law(3)
     single = jax.tree.map(lambda x: x.astype(jnp.float32), model)
     for start in ("stationary", "uniform"):
-        q = tq.QOperational(KERNELS["gibbs"], 100, start=start)
+        q = tq.QOperational(KERNELS["gibbs"], 100, start=STARTS[start])
         found = q(single, data)
         assert found.q.dtype == jnp.float32
         assert_close(found.q, q(model, data).q, 1e-4)
@@ -192,10 +206,10 @@ def test_float32():
 def test_numpy_integers_are_plain_ones(kind):
     # 100² does not fit into the smallest of them.
     model, data = rbm(2, 2), random_law(2)
-    numbers = tq.QOperational(KERNELS["gibbs"], kind(100), kind(7), chains=kind(3))
-    found = (numbers.window, numbers.burn_in, numbers.chains)
+    numbers = tq.QOperational(KERNELS["gibbs"], kind(100), kind(7), n_chains=kind(3))
+    found = (numbers.window, numbers.burn_in, numbers.n_chains)
     assert all(type(n) is int for n in found)
-    plain = tq.QOperational(KERNELS["gibbs"], 100, 7, chains=3)
+    plain = tq.QOperational(KERNELS["gibbs"], 100, 7, n_chains=3)
     assert numbers(model, data).mse == plain(model, data).mse
     chain, f = KERNELS["gibbs"].chain(model), tq.observables(model)
     found = tq.markov.window_moments(chain, f, kind(100), burn_in=kind(2))

@@ -7,13 +7,22 @@ import jax.random as jr
 import jaxtyping
 import numpy as np
 import pytest
-from helpers import DIRECT, IDENTITY, KERNELS, SIGMAS, assert_close, random_law, rbm
-from scipy.signal import lfilter
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    SIGMAS,
+    STARTS,
+    assert_close,
+    random_law,
+    rbm,
+)
 
 import trainq as tq
 from trainq import sampling
 from trainq._spins import spins
-from trainq.sampling._qsampled import data_phase
+from trainq.models import data_phase
+from trainq.sampling._qsampled import signal_and_errors
 
 
 MODEL, DATA = rbm(3, 2), random_law(3)
@@ -22,7 +31,7 @@ TRIALS = 60
 
 @pytest.mark.parametrize("start", ["uniform", "data", "stationary"])
 def test_the_error_is_that_of_the_exact_rung(start):
-    kernel, plan = KERNELS["random"], (20, 5, start, 2)
+    kernel, plan = KERNELS["random"], (20, 5, STARTS[start], 2)
     exact = tq.QOperational(kernel, *plan, batch=30)(MODEL, DATA)
     sampled = sampling.QSampled(kernel, *plan, batch=30, replicates=2000)
     found = sampled(jr.key(1), MODEL, DATA)
@@ -30,15 +39,15 @@ def test_the_error_is_that_of_the_exact_rung(start):
     assert abs(found.mse - exact.mse) < SIGMAS * found.mse_error
     assert_close(found.signal, exact.signal, DIRECT)
     # A negative control: half of the window is another number.
-    half = tq.QOperational(kernel, 10, 5, start, 2, batch=30)(MODEL, DATA)
+    half = tq.QOperational(kernel, 10, 5, STARTS[start], 2, batch=30)(MODEL, DATA)
     assert abs(found.mse - half.mse) > SIGMAS * found.mse_error
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_intervals_cover_as_often_as_they_say(known):
     kernel = KERNELS["palindromic"]
-    sampled = sampling.QSampled(kernel, 20, start="stationary", replicates=32)
-    q = tq.QOperational(kernel, 20)(MODEL, DATA).q
+    sampled = sampling.QSampled(kernel, 20, start=tq.Stationary(), replicates=32)
+    q = tq.QOperational(kernel, 20, start=tq.Stationary())(MODEL, DATA).q
     gradient = tq.kl_gradient(MODEL, DATA) if known else "sampled"
     hits = 0
     for key in jr.split(jr.key(2), TRIALS):
@@ -48,26 +57,9 @@ def test_intervals_cover_as_often_as_they_say(known):
     assert abs(hits - 0.9 * TRIALS) < SIGMAS * np.sqrt(TRIALS * 0.09)
 
 
-def test_intervals_of_t_o_cover_too():
-    kernel = KERNELS["alternating"]
-    chain, f = kernel.chain(MODEL), tq.observables(MODEL)
-    exact = tq.markov.resolvent_trace(chain, f)
-    state = sampling.start_chains(jr.key(3), MODEL, TRIALS)
-    state = sampling.run(kernel, MODEL, state, 100).state
-    values = sampling.run(kernel, MODEL, state, 12_000, keep=True).values
-    found = [sampling.sampled_time(one[None]) for one in values]
-    assert all(one.resolved for one in found)
-    inside = [
-        bool(low <= exact <= high) for low, high in (x.interval(0.9) for x in found)
-    ]
-    assert abs(sum(inside) - 0.9 * TRIALS) < SIGMAS * np.sqrt(TRIALS * 0.09)
-
-
-def test_the_data_phase_of_samples():
+def test_samples_for_data():
     v = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7])]
-    expected = data_phase(MODEL, tq.empirical_distribution(v))
-    assert_close(data_phase(MODEL, v), expected, DIRECT)
-    sampled = sampling.QSampled(KERNELS["gibbs"], 5, start="data", replicates=8)
+    sampled = sampling.QSampled(KERNELS["gibbs"], 5, start=tq.FromData(), replicates=8)
     assert np.isfinite(sampled(jr.key(0), MODEL, v).mse)
 
 
@@ -75,7 +67,7 @@ def test_the_bias_of_the_start_is_in_the_error_where_the_gradient_is_known():
     sampled = sampling.QSampled(KERNELS["gibbs"], 2, replicates=400)
     samples = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7])]
     data = tq.empirical_distribution(samples)
-    exact = tq.QOperational(KERNELS["gibbs"], 2, start="uniform")(MODEL, data)
+    exact = tq.QOperational(KERNELS["gibbs"], 2)(MODEL, data)
     assert exact.bias2 > 0.1 * exact.mse
     for one in (data, samples):
         found = sampled(jr.key(5), MODEL, one)
@@ -93,7 +85,9 @@ def test_the_bias_of_the_start_is_in_the_error_where_the_gradient_is_known():
 
 def test_no_signal_is_told_from_zero():
     data = tq.visible_distribution(MODEL)
-    sampled = sampling.QSampled(KERNELS["gibbs"], 5, start="stationary", replicates=8)
+    sampled = sampling.QSampled(
+        KERNELS["gibbs"], 5, start=tq.Stationary(), replicates=8
+    )
     keys = jr.split(jr.key(4), 6)
     found = [sampled(key, MODEL, data, gradient="sampled") for key in keys]
     negative = [one for one in found if one.signal <= 0]
@@ -112,6 +106,7 @@ def test_no_noise_and_no_signal():
             signal_error=jnp.zeros(()),
             squared_error=jnp.asarray(squares),
             window=5,
+            n_chains=1,
             knows_bias=True,
         )
 
@@ -127,23 +122,22 @@ def test_no_noise_and_no_signal():
 
 def test_the_jackknife_is_what_the_others_say():
     n = 9
-    sampled = sampling.QSampled(KERNELS["gibbs"], 5, replicates=n)
     size = tq.observables(MODEL).shape[1]
     means = np.asarray(jr.normal(jr.key(0), (n, size))) + 1
-    found = sampled._snr(jr.key(0), MODEL, DATA, jnp.asarray(means), None)
     estimates = np.asarray(data_phase(MODEL, DATA)) - means
+    found_signal, error, squares = signal_and_errors(jnp.asarray(estimates), None)
 
     def signal(x):
         noise = np.sum(np.var(x, axis=0, ddof=1)) / len(x)
         return np.sum(x.mean(axis=0) ** 2) - noise
 
-    assert_close(found.signal, signal(estimates), IDENTITY)
-    assert_close(found.mse, np.sum(np.var(estimates, axis=0, ddof=1)), IDENTITY)
+    assert_close(found_signal, signal(estimates), IDENTITY)
+    assert_close(squares.mean(), np.sum(np.var(estimates, axis=0, ddof=1)), IDENTITY)
     others = [signal(np.delete(estimates, i, axis=0)) for i in range(n)]
-    assert_close(found.signal_error, np.sqrt((n - 1) * np.var(others)), IDENTITY)
+    assert_close(error, np.sqrt((n - 1) * np.var(others)), IDENTITY)
     # Errors of each replicate, n / (n - 1) times its distance from their mean.
     far = np.sum((estimates - estimates.mean(axis=0)) ** 2, axis=1)
-    assert_close(found.squared_error, far * n / (n - 1), IDENTITY)
+    assert_close(squares, far * n / (n - 1), IDENTITY)
 
 
 @pytest.mark.parametrize("kind", [list, np.float32, jnp.asarray])
@@ -167,7 +161,7 @@ def test_a_gradient_that_is_not_finite(bad):
 
 @pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8])
 def test_numbers_of_numpy_are_numbers(kind):
-    numbers = {"window": 200, "burn_in": 3, "chains": 2, "batch": 20, "replicates": 8}
+    numbers = {"window": 200, "burn_in": 3, "n_chains": 2, "batch": 20, "replicates": 8}
     given = {name: kind(n) for name, n in numbers.items()}
     sampled = sampling.QSampled(KERNELS["gibbs"], **given)
     assert {name: getattr(sampled, name) for name in numbers} == numbers
@@ -175,131 +169,29 @@ def test_numbers_of_numpy_are_numbers(kind):
     plain = sampling.QSampled(KERNELS["gibbs"], **numbers)
     same, other = (one(jr.key(0), MODEL, DATA).q for one in (sampled, plain))
     assert same == other
-    values = jr.normal(jr.key(0), (2, 400, 2))
-    found = sampling.sampled_time(values, segments=kind(10))
-    assert found.segments.shape == (10,) and found.resolved
-
-
-# T_O of the two is ½ Var (τ + 1).
-SPIN = tq.BoltzmannMachine(jnp.zeros((1, 1)), jnp.array([0.05]))
-
-
-def flipping(seed=0, n_chains=64, n_steps=4000):
-    kernel = KERNELS["metropolis"]
-    state = sampling.start_chains(jr.key(seed), SPIN, n_chains)
-    state = sampling.run(kernel, SPIN, state, 100).state
-    return sampling.run(kernel, SPIN, state, n_steps, keep=True).values
-
-
-def test_t_o_of_a_chain_that_alternates():
-    exact = tq.QStruct(KERNELS["metropolis"], 100)(SPIN, jnp.full(2, 0.5)).t_o
-    assert_close(exact, 0.5236689238287197, DIRECT)
-    # An interval of 95 % at a time.
-    hits = 0
-    for seed in range(8):
-        found = sampling.sampled_time(flipping(seed))
-        assert found.resolved
-        assert abs(found.t_o - exact) < SIGMAS * found.t_o_error
-        low, high = found.interval()
-        hits += bool(low < exact < high)
-    assert hits >= 6
-    values = flipping()
-    for windowing in ("sokal", "geyer"):
-        time = sampling.autocorrelation_time(values, windowing=windowing)
-        tau = 2 * exact / (1 - np.tanh(0.05) ** 2) - 1
-        assert abs(time.value[0] - tau) < SIGMAS * time.error[0]
-
-
-@pytest.mark.parametrize("phi", [-0.9, -0.5, 0.0, 0.9])
-def test_t_o_of_an_autoregression(phi):
-    z = []
-    for seed in range(20):
-        noise = np.random.default_rng(seed).normal(size=(4, 8000, 1))
-        noise[:, 0] /= np.sqrt(1 - phi**2)
-        series = lfilter([1], [1, -phi], noise, axis=1)
-        found = sampling.sampled_time(series, segments=16)
-        assert found.resolved
-        exact = 0.5 * ((1 + phi) / (1 - phi) + 1) / (1 - phi**2)
-        z.append(float((found.t_o - exact) / found.t_o_error))
-    # Student's t of 15 degrees of freedom.
-    assert abs(np.mean(z)) < SIGMAS / np.sqrt(20)
-    assert np.std(z) < 1.8
-
-
-@pytest.mark.parametrize("scale", [2.0**300, 2.0**-300])
-def test_t_o_of_values_of_any_size(scale):
-    values = flipping(n_steps=1000)
-    plain, found = (sampling.sampled_time(x) for x in (values, scale * values))
-    assert found.resolved == plain.resolved
-    assert found.t_o == scale**2 * plain.t_o
-    assert found.t_o_error == scale**2 * plain.t_o_error
-    assert found.variance == scale**2 * plain.variance
-
-
-UNRESOLVED = {
-    "nan": lambda x: x.at[1, 3, 0].set(jnp.nan),
-    "inf": lambda x: x.at[1, 3, 0].set(jnp.inf),
-    "too large to be squared": lambda x: 2.0**700 * x,
-    "too small to be squared": lambda x: 2.0**-700 * x,
-    "constant": lambda x: 0.1 + 0 * x,
-    "constant, but for rounding": lambda x: 0.1 * (1 + 2e-16 * x),
-    "one that does not change": lambda x: jnp.concatenate([x, 0 * x + 0.1], axis=2),
-    "chains apart": lambda x: x + 9 * jnp.arange(float(x.shape[0]))[:, None, None],
-    "alternating": lambda x: jnp.ones_like(x).at[:, ::2].set(-1),
-}
-
-
-@pytest.mark.parametrize("case", UNRESOLVED)
-def test_t_o_that_is_not_resolved(case):
-    values = flipping(n_chains=32)
-    assert sampling.sampled_time(values).resolved
-    found = sampling.sampled_time(UNRESOLVED[case](values))
-    assert not found.resolved
-    low, high = found.interval()
-    assert low <= high and low >= 0
-    if case.startswith("constant"):
-        assert found.t_o == found.variance == 0
 
 
 MISTAKES = {
     "replicates is a whole number, at least 8, but 2": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5, replicates=2
     ),
-    "but 'cold' was given": lambda: sampling.QSampled(
-        KERNELS["gibbs"], 5, start="cold"
-    ),
     r"samples of shape \(samples, 3\), but \(4, 2\) was": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5
     )(jr.key(0), MODEL, jnp.ones((4, 2))),
     "at most 20 units, but there are 22": lambda: sampling.QSampled(
-        KERNELS["gibbs"], 5, start="stationary"
+        KERNELS["gibbs"], 5, start=tq.Stationary()
     )(jr.key(0), rbm(11, 11), jnp.ones((4, 11))),
     "or None, but 'exakt' was given": lambda: sampling.QSampled(KERNELS["gibbs"], 5)(
         jr.key(0), MODEL, DATA, gradient="exakt"
     ),
-    "There are no values: `run` keeps them only if": lambda: sampling.sampled_time(
-        None
-    ),
     r"For one sample add an axis: `data\[None\]`": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5
     )(jr.key(0), MODEL, jnp.ones(3)),
-    "confidence is between 0 and 1, but 1.5": lambda: sampling.SampledTime(
-        jnp.ones(8), jnp.ones(()), jnp.array(True)
-    ).interval(1.5),
-    "20 steps of 1 chains cannot be cut into at least 32 pieces": lambda: (
-        sampling.sampled_time(jnp.ones((1, 20, 2)))
-    ),
-    r"x has shape \(2, 5\), one state for each chain": lambda: sampling.start_chains(
-        jr.key(0), MODEL, 2, jnp.ones((3, 5))
+    r"x has shape \(n_chains, n_units\), but \(5,\)": lambda: sampling.ChainState.begin(
+        jnp.ones(5), jr.key(0)
     ),
     "chains with 5 units, but the model has 4": lambda: sampling.run(
         KERNELS["gibbs"], rbm(2, 2), sampling.start_chains(jr.key(0), MODEL, 2), 5
-    ),
-    r"but \(20, 2\) was given. For one chain add an axis": lambda: (
-        sampling.sampled_time(jnp.ones((20, 2)))
-    ),
-    "segments is a whole number, at least 8, but 4": lambda: sampling.sampled_time(
-        jnp.ones((4, 100, 2)), segments=4
     ),
     "window is a whole number of kernel steps, at least 1, but 5.0": lambda: (
         sampling.QSampled(KERNELS["gibbs"], 5.0)
@@ -307,8 +199,8 @@ MISTAKES = {
     "burn_in is a whole number of kernel steps, at least 0, but -1": lambda: (
         sampling.QSampled(KERNELS["gibbs"], 5, -1)
     ),
-    "chains is a whole number, at least 1, but 0": lambda: sampling.QSampled(
-        KERNELS["gibbs"], 5, chains=0
+    "n_chains is a whole number, at least 1, but 0": lambda: sampling.QSampled(
+        KERNELS["gibbs"], 5, n_chains=0
     ),
     "batch is a whole number, at least 1, but 1.5": lambda: sampling.QSampled(
         KERNELS["gibbs"], 5, batch=1.5

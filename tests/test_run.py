@@ -154,7 +154,7 @@ def test_past_the_numbers_of_one_key(name):
 
 def test_the_first_record_is_the_state_given():
     x = jnp.array([1, -1, 1, 1, -1])
-    state = sampling.start_chains(jr.key(0), MODEL, 3, x)
+    state = sampling.start_chains(jr.key(0), MODEL, 3, tq.At(x))
     assert state.x.shape == (3, 5) and state.n_chains == 3
     run = sampling.run(
         KERNELS["random"], MODEL, state, 2, functions=lambda x: x, keep=True
@@ -258,7 +258,7 @@ def test_a_value_that_is_not_finite_for_a_while_is_announced(as_for_users):
     # In the midst of the run, and of its block.
     state = start()
     moments = sampling.run(KERNELS["gibbs"], MODEL, state, 5).moments
-    broken = eqx.tree_at(lambda m: m.block[1], moments, moments.block[1] * NAN)
+    broken = eqx.tree_at(lambda m: m.recent[1], moments, moments.recent[1] * NAN)
     with pytest.raises(eqx.EquinoxRuntimeError, match="is not finite"):
         run = sampling.run(KERNELS["gibbs"], MODEL, state, 300, moments=broken)
         jax.block_until_ready(run)

@@ -122,7 +122,7 @@ def test_windows_agree_with_powers_of_the_matrix(case):
         expected += (1 if lag == 0 else 2) * (window - lag) * covariance
         power = power @ matrix
     data = random_law(model.n_visible)
-    snr = tq.QOperational(kernel, window)(model, data)
+    snr = tq.QOperational(kernel, window, start=tq.Stationary())(model, data)
     assert_close(snr.parameter_variance, expected / window**2, DIRECT)
 
 
@@ -163,7 +163,7 @@ def test_two_blocks_solve_a_system_of_the_smaller_one():
     kernel = tq.AlternatingBlockGibbs(model.colouring())
     data = tq.visible_distribution(model.tempered(1.2))
     structural = tq.QStruct(kernel, 10_000, convention="sokal")(model, data)
-    exact = tq.QOperational(kernel, 10_000)(model, data)
+    exact = tq.QOperational(kernel, 10_000, start=tq.Stationary())(model, data)
     assert 0 < structural.q < jnp.inf
     # The chain forgets within some ten sweeps: what is left is of order (10 / K)².
     np.testing.assert_allclose(structural.q, exact.q, rtol=1e-3)

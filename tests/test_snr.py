@@ -8,7 +8,17 @@ import trainq as tq
 
 
 def snr(signal, mse, window=10):
-    return tq.GradientSNR(jnp.array(signal), jnp.array(mse), window)
+    """A structural result, for signals and errors of parameters."""
+    signal, mse = jnp.array(signal), jnp.array(mse)
+    return tq.GradientSNR(
+        parameter_signal=signal,
+        parameter_bias=jnp.zeros_like(mse),
+        parameter_variance=mse,
+        parameter_data_variance=jnp.zeros_like(mse),
+        window=window,
+        n_chains=1,
+        parameter_t_o=window * mse / 2,
+    )
 
 
 def test_everything_follows_from_the_contributions_of_the_parameters():
@@ -31,6 +41,49 @@ def test_pool_sums_signals_and_errors():
     assert tq.pool(twice).q == alone.q
 
 
+@eqx.filter_jit
+def exact_results(model, data):
+    kernel = KERNELS["gibbs"]
+    return {
+        "structural": tq.QStruct(kernel, 50)(model, data),
+        "sokal": tq.QStruct(kernel, 50, "sokal")(model, data),
+        "textbook": tq.SingleGap(kernel, 50)(model, data),
+        "relevant": tq.SingleGap(kernel, 50, relevant=True)(model, data),
+        "operational": tq.QOperational(kernel, 50, 2, n_chains=3, batch=4)(model, data),
+    }
+
+
+def test_every_exact_predictor_returns_one_class_in_parts():
+    found = exact_results(rbm(2, 2, biased=True), random_law(2))
+    for name, one in found.items():
+        assert type(one) is tq.GradientSNR and one.window == 50
+        assert_close(one.mse, one.bias2 + one.variance + one.data_variance, IDENTITY)
+        pooled = tq.pool(one)
+        assert type(pooled) is tq.GradientSNR and pooled.n_chains == one.n_chains
+        for part in ("bias2", "variance", "data_variance", "signal"):
+            assert_close(getattr(pooled, part), getattr(one, part), IDENTITY)
+        if name == "operational":
+            assert one.n_chains == 3 and one.bias2 > 0 and one.data_variance > 0
+            assert not hasattr(one, "t_o") and not hasattr(pooled, "t_o")
+        else:
+            assert one.n_chains == 1 and one.bias2 == one.data_variance == 0
+            assert_close(one.t_o, 50 * one.mse / 2, IDENTITY)
+            assert_close(pooled.t_o, one.t_o, IDENTITY)
+    assert found["structural"].stats.ok and found["operational"].stats is None
+
+
+def test_the_pooled_bias_is_the_length_of_all_and_has_a_derivative_where_it_is_zero():
+    def pooled(bias):
+        zero = jnp.zeros_like(bias)
+        one = zero + 1
+        return tq.pool(tq.GradientSNR(one, bias, one, zero, 10, 1))
+
+    bias = jnp.array([[3.0, 0.0], [-4.0, 0.0]])
+    assert pooled(bias).parameter_bias.tolist() == [5, 0] and pooled(bias).bias2 == 25
+    slope = jax.grad(lambda bias: pooled(bias).mse)(bias)
+    assert_close(slope, [[6, 0], [-8, 0]], IDENTITY)
+
+
 def test_zero_signal_and_zero_noise_are_announced_by_infinities():
     assert snr([0.0], [1.0]).log_q == -jnp.inf
     assert snr([0.0], [1.0]).q == 0
@@ -38,7 +91,7 @@ def test_zero_signal_and_zero_noise_are_announced_by_infinities():
     nothing = snr([0.0], [0.0])
     assert nothing.q == 0 and nothing.log_q == -jnp.inf
     assert snr([0.0, 1.0], [0.0, 1.0]).parameter_q.tolist() == [0, 1]
-    slope = jax.grad(lambda s: tq.GradientSNR(s, jnp.ones(1), 1).log_q)(jnp.zeros(1))
+    slope = jax.grad(lambda s: snr(s, jnp.ones(1)).log_q)(jnp.zeros(1))
     assert slope == 0
 
 
@@ -64,7 +117,7 @@ def test_print_tells_q_and_what_it_is_made_of():
     batch = str(snr([[1.0, 4.0], [0.0, 9.0]], [[0.5, 2.0], [1.0, 3.0]]))
     assert "Q = 2 to 2.25" in batch and "signal 5 to 9" in batch
     model, data = rbm(2, 2), random_law(2)
-    exact = tq.QOperational(KERNELS["gibbs"], 5, 1, "uniform", 3, batch=7)(model, data)
+    exact = tq.QOperational(KERNELS["gibbs"], 5, 1, n_chains=3, batch=7)(model, data)
     for part in (exact.q, exact.bias2, exact.variance, exact.data_variance):
         assert f"{part:.4g}" in str(exact)
     assert "3 chains" in str(exact)

@@ -206,9 +206,9 @@ def test_tolerances_are_kept():
 def test_warm_starts_take_fewer_iterations():
     predictor = tq.QStruct(KERNELS["gibbs"], 100, solver=CG)
     model, data = rbm(3, 3), random_law(3)
-    cold, guess = predictor.warm(model, data, predictor.cold(model, data))
-    again, _ = predictor.warm(model, data, guess)
-    near, _ = predictor.warm(model.tempered(1 + 1e-6), data, guess)
+    cold, guess = predictor.from_guess(model, data, predictor.zero_guess(model, data))
+    again, _ = predictor.from_guess(model, data, guess)
+    near, _ = predictor.from_guess(model.tempered(1 + 1e-6), data, guess)
     assert again.stats.iterations.max() == 0
     assert 0 < near.stats.iterations.max() < cold.stats.iterations.max()
     expected = predictor(model.tempered(1 + 1e-6), data)
@@ -222,7 +222,7 @@ def test_warm_starts_in_a_training_loop():
 
     @eqx.filter_value_and_grad(has_aux=True)
     def loss(model, guess):
-        snr, guess = predictor.warm(model, data, guess)
+        snr, guess = predictor.from_guess(model, data, guess)
         return -snr.log_q, (snr.stats.iterations, guess)
 
     def step(carry, _):
@@ -231,7 +231,7 @@ def test_warm_starts_in_a_training_loop():
         model = jax.tree.map(lambda p, g: p - 1e-4 * g, model, grads)
         return (model, guess), (value, count.max())
 
-    start = (model, predictor.cold(model, data))
+    start = (model, predictor.zero_guess(model, data))
     _, (values, counts) = jax.jit(lambda s: jax.lax.scan(step, s, length=5))(start)
     assert jnp.all(jnp.diff(values) < 0)
     assert jnp.all(counts[1:] < counts[0])

@@ -20,8 +20,13 @@ from .markov import (
 from .models import (
     RBM as RBM,
     AbstractEnergyModel as AbstractEnergyModel,
+    At as At,
     BoltzmannMachine as BoltzmannMachine,
     CouplingNetwork as CouplingNetwork,
+    FromData as FromData,
+    Law as Law,
+    Stationary as Stationary,
+    Uniform as Uniform,
     empirical_distribution as empirical_distribution,
     entropy as entropy,
     expectation as expectation,
@@ -37,7 +42,6 @@ from .models import (
 )
 from .predictors import (
     GradientSNR as GradientSNR,
-    OperationalSNR as OperationalSNR,
     QOperational as QOperational,
     QStruct as QStruct,
     SingleGap as SingleGap,

@@ -10,8 +10,7 @@ from thrml import AbstractNode, Block, SpinNode
 from thrml.models import IsingEBM
 
 from ..markov import AlternatingBlockGibbs
-from ..models import BoltzmannMachine
-from ..models._base import AbstractEnergyModel, Tempered
+from ..models import AbstractEnergyModel, BoltzmannMachine, Tempered
 
 
 SuperBlocks = Sequence[Block | tuple[Block, ...]]

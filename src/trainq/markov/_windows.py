@@ -6,8 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._numbers import whole_number
-from ..models._laws import require_law
+from .._checks import require_law, whole_number
 from ..solvers import Form, WindowPolynomial, columns_in, polynomial_form
 from .chains import (
     AbstractChain,

@@ -1,4 +1,4 @@
-"""Energy-based models and their exact laws."""
+"""Energy-based models, their exact laws, data to learn from, and starts of chains."""
 
 from ._base import (
     AbstractEnergyModel as AbstractEnergyModel,
@@ -8,14 +8,24 @@ from ._base import (
     require_model as require_model,
 )
 from ._boltzmann import BoltzmannMachine as BoltzmannMachine
+from ._data import (
+    Data as Data,
+    VisibleLaw as VisibleLaw,
+    check_data as check_data,
+    check_law as check_law,
+    data_phase as data_phase,
+    data_variance as data_variance,
+    draw_visible as draw_visible,
+    empirical_distribution as empirical_distribution,
+    gradient_of_kl as gradient_of_kl,
+    kl_divergence as kl_divergence,
+    kl_gradient as kl_gradient,
+)
 from ._hypernetwork import CouplingNetwork as CouplingNetwork
 from ._laws import (
-    empirical_distribution as empirical_distribution,
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
-    kl_divergence as kl_divergence,
-    kl_gradient as kl_gradient,
     log_laws as log_laws,
     log_partition as log_partition,
     log_stationary as log_stationary,
@@ -25,3 +35,14 @@ from ._laws import (
 )
 from ._planted import planted_rbm as planted_rbm
 from ._rbm import RBM as RBM
+from ._starts import (
+    AbstractStart as AbstractStart,
+    At as At,
+    FromData as FromData,
+    Law as Law,
+    Stationary as Stationary,
+    Uniform as Uniform,
+    check_start as check_start,
+    initial_law as initial_law,
+    initial_states as initial_states,
+)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
-from .._numbers import whole_number
+from .._checks import require_precision, whole_number
 from .._spins import as_spins, check_enumerable, map_states, merge, spins
 
 
@@ -330,15 +330,6 @@ def inverse_temperature(beta: Any) -> Float[Array, ""]:
             array, ~jnp.isfinite(array), "beta, an inverse temperature, is not finite."
         )
     return array
-
-
-def require_precision(dtype: Any, what: str) -> None:
-    """Raise a `ValueError` for other numbers than those of float32 and float64."""
-    if dtype not in (jnp.float32, jnp.float64):
-        raise ValueError(
-            f"{what} is in float32 or float64, but {dtype} was given. Convert it with "
-            f"`x{'.real' * (dtype.kind == 'c')}.astype(jnp.float32)`."
-        )
 
 
 def energy_of(

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Num
 
-from .._numbers import whole_number
+from .._checks import whole_number
 from .._spins import as_spins, check_enumerable, merge, spins
 from ._base import AbstractEnergyModel, inverse_temperature
 from ._graph import Graph, colour_graph

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
-from .._numbers import whole_number
+from .._checks import whole_number
 from ._rbm import RBM
 
 

@@ -1,6 +1,5 @@
 """Exact laws of a model, and what is measured on them, in log space."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,20 +10,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
-from .._spins import (
-    check_enumerable,
-    check_spins,
-    map_states,
-    spins,
-    spread,
-    state_index,
-)
-from ._base import (
-    AbstractEnergyModel,
-    checked,
-    require_model,
-    require_precision,
-)
+from .._spins import check_enumerable, map_states, spins, spread
+from ._base import AbstractEnergyModel, checked
 
 
 @eqx.filter_jit
@@ -65,50 +52,6 @@ def log_laws(
     visible, hidden = model.free_energies(), model.hidden_free_energies()
     log_z = jax.nn.logsumexp(-visible)
     return -model.energies() - log_z, -visible - log_z, -hidden - log_z
-
-
-@eqx.filter_jit
-def kl_divergence(
-    model: AbstractEnergyModel, data: Float[Array, " visible_states"]
-) -> Float[Array, ""]:
-    """`KL(data ‖ model) = Σ_v p(v) log(p(v) / π(v))` of the visible laws, nats.
-
-    **Arguments:**
-
-    - `model`: the model.
-    - `data`: `(2**n_visible,)` probabilities, in order.
-
-    **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
-    or a parameter is not finite.
-    """
-    return _kl(checked(model), check_law(data, model))
-
-
-def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
-    log_model = jax.nn.log_softmax(-model.free_energies())
-    # Where p = 0 the summand is 0, and so is its derivative in the model.
-    positive = data > 0
-    log_data = jnp.log(jnp.where(positive, data, 1))
-    return jnp.sum(jnp.where(positive, data * (log_data - log_model), 0))
-
-
-@eqx.filter_jit
-def kl_gradient(
-    model: AbstractEnergyModel, data: Float[Array, " visible_states"]
-) -> Float[Array, " n_parameters"]:
-    """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
-
-    Parameters are in the order of `observables`. Arguments and errors are those of
-    `kl_divergence`.
-    """
-    return gradient_of_kl(checked(model), check_law(data, model))
-
-
-def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
-    """`kl_gradient` of what has been checked."""
-    params, static = eqx.partition(model, eqx.is_inexact_array)
-    gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
-    return ravel_pytree(gradient)[0]
 
 
 @eqx.filter_jit
@@ -181,67 +124,3 @@ def expectation(
         return jnp.tensordot(law.astype(dtype), f, 1)
 
     return jax.tree.map(mean, values)
-
-
-@eqx.filter_jit
-def empirical_distribution(
-    samples: Num[Array, "*batch n_visible"],
-) -> Float[Array, " visible_states"]:
-    """The law of a data set: the share of each visible state among the samples.
-
-    **Arguments:**
-
-    - `samples`: ±1 spins of any leading shape.
-
-    **Raises:** `ValueError` if there are none; a run-time error for another value than
-    ±1.
-    """
-    samples = check_spins(jnp.asarray(samples), None)
-    n_visible = samples.shape[-1]
-    check_enumerable(n_visible)
-    flat = samples.reshape(-1, n_visible)
-    if flat.shape[0] == 0 or n_visible == 0:
-        raise ValueError(
-            "At least one sample of one unit is needed, but the shape is "
-            f"{samples.shape}."
-        )
-    counts = jnp.bincount(state_index(flat), length=2**n_visible)
-    return counts.astype(jnp.result_type(float)) / flat.shape[0]
-
-
-def check_law(
-    data: Float[Array, " visible_states"], model: AbstractEnergyModel
-) -> Float[Array, " visible_states"]:
-    """Return `data` in the model's dtype, having checked that it is a visible law."""
-    if isinstance(data, AbstractEnergyModel):
-        raise TypeError(
-            f"data is a law, as an array, but an object of type {type(data).__name__} "
-            "was given. Look at the order of the arguments."
-        )
-    require_model(model)
-    data, n = jnp.asarray(data), model.n_visible
-    if data.shape != (2**n,):
-        size = f"(2**{n},)" + (f" = ({2**n},)" if n < 64 else "")
-        raise ValueError(
-            f"data is a law of the {n} visible units, of shape {size}, but "
-            f"{data.shape} was given. `trainq.empirical_distribution` makes one from "
-            "samples."
-        )
-    return require_law(data, model.dtype, "data")
-
-
-def require_law(law: Array, dtype: Any, what: str) -> Array:
-    """Return `law` in another dtype, having checked that it is one."""
-    if not jnp.issubdtype(law.dtype, jnp.inexact):
-        law = law.astype(dtype)
-    require_precision(law.dtype, what)
-    # A law that was computed in float32 sums to one in float32.
-    tolerance = math.sqrt(max(jnp.finfo(t).eps for t in (law.dtype, dtype)))
-    law = law.astype(dtype)
-    is_law = (jnp.abs(jnp.sum(law) - 1) <= tolerance) & jnp.all(law >= 0)
-    return eqx.error_if(
-        law,
-        ~is_law,
-        f"{what} is not a law: its entries must be at least 0 and sum to 1. "
-        "Divide counts by their sum.",
-    )

@@ -5,7 +5,7 @@ import math
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
-from .._numbers import whole_number
+from .._checks import whole_number
 from ._base import inverse_temperature
 from ._rbm import RBM
 

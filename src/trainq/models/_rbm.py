@@ -7,13 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
+from .._checks import require_precision
 from .._spins import as_spins, check_enumerable, draw_spins, merge, spins
-from ._base import (
-    AbstractEnergyModel,
-    Block,
-    inverse_temperature,
-    require_precision,
-)
+from ._base import AbstractEnergyModel, Block, inverse_temperature
 
 
 def log_2cosh(field: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -6,7 +6,6 @@ from ._single_gap import SingleGap as SingleGap
 from ._snr import (
     AbstractSNR as AbstractSNR,
     GradientSNR as GradientSNR,
-    OperationalSNR as OperationalSNR,
     RandomisedSNR as RandomisedSNR,
     pool as pool,
 )

@@ -5,9 +5,10 @@ from typing import SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from .._numbers import positive_number, whole_number
+from .._checks import positive_number, whole_number
 from ..markov import (
     AbstractKernel,
     Convention,
@@ -17,10 +18,15 @@ from ..markov import (
     resolvent_form,
     variance,
 )
-from ..models import AbstractEnergyModel, kl_gradient
-from ..models._laws import check_law, gradient_of_kl
-from ..solvers import AbstractSolver, checked_solver
-from ._snr import GradientSNR, RandomisedSNR
+from ..models import (
+    AbstractEnergyModel,
+    VisibleLaw,
+    check_law,
+    gradient_of_kl,
+    kl_gradient,
+)
+from ..solvers import AbstractSolver, SolverStats, checked_solver
+from ._snr import GradientSNR, RandomisedSNR, structural
 
 
 class QStruct(eqx.Module):
@@ -35,7 +41,8 @@ class QStruct(eqx.Module):
 
     Two conventions for the noise `E‖ĝ - g‖²`, which differ when the window is not much
     longer than the autocorrelation: see
-    [three noises](../mathematics.md#three-noises-that-must-never-be-confused).
+    [three noises](../mathematics.md#three-noises-that-must-never-be-confused). Another
+    window compiles nothing anew.
     """
 
     kernel: AbstractKernel
@@ -69,9 +76,10 @@ class QStruct(eqx.Module):
         self.convention = convention
         self.solver = checked_solver(solver)
 
-    @eqx.filter_jit
     def __call__(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> GradientSNR:
         """**Arguments:**
 
@@ -84,14 +92,14 @@ class QStruct(eqx.Module):
         if `data` is not a law, a parameter is not finite, or the chain is reducible in
         floating point.
         """
-        return self._snr(model, data, EnergyGradients(model))[0]
+        return self._snr(model, data)[0]
 
-    @eqx.filter_jit
     def along(
         self,
         model: AbstractEnergyModel,
-        data: Float[Array, " visible_states"],
-        directions: Float[Array, "n_directions n_parameters"] | None = None,
+        data: VisibleLaw,
+        directions: Float[Array | np.ndarray, "n_directions n_parameters"]
+        | None = None,
     ) -> GradientSNR:
         """The signal and the noise of projections of the gradient, one right-hand side
         each in place of one for every parameter.
@@ -118,14 +126,14 @@ class QStruct(eqx.Module):
                 f"directions has shape (n_directions, {size}), one entry for each "
                 f"parameter, but {directions.shape} was given."
             )
-        directions = directions.astype(model.dtype)
-        return self._snr(model, data, EnergyGradients(model, directions))[0]
+        directions = jnp.asarray(directions, model.dtype)
+        return self._snr(model, data, directions)[0]
 
     def randomised(
         self,
         key: Key[Array, ""],
         model: AbstractEnergyModel,
-        data: Float[Array, " visible_states"],
+        data: VisibleLaw,
         n_probes: SupportsIndex = 16,
     ) -> RandomisedSNR:
         """An unbiased estimate of the noise from a few random combinations of the
@@ -154,75 +162,83 @@ class QStruct(eqx.Module):
             Hutchinson, *A stochastic estimator of the trace of the influence matrix for
             Laplacian smoothing splines*, Commun. Stat. Simul. Comput. 19, 433, 1990.
         """
-        number = whole_number("n_probes", n_probes, 2)
-        return self._randomised(key, model, data, number)
-
-    @eqx.filter_jit
-    def _randomised(
-        self, key: Array, model: AbstractEnergyModel, data: Array, n_probes: int
-    ) -> RandomisedSNR:
-        shape = (n_probes, EnergyGradients(model).n_functions)
-        signs = jax.random.rademacher(key, shape, model.dtype)
-        probes, _ = self._snr(model, data, EnergyGradients(model, signs))
+        n_probes = whole_number("n_probes", n_probes, 2)
+        gradient = kl_gradient(model, data)  # which checks both
+        signs = jax.random.rademacher(key, (n_probes, gradient.size), gradient.dtype)
+        probes, _ = self._snr(model, data, signs)
         return RandomisedSNR(
-            parameter_signal=kl_gradient(model, data) ** 2,
+            parameter_signal=gradient**2,
             probe_mse=probes.parameter_mse,
             window=self.window,
             stats=probes.stats,
         )
 
-    @eqx.filter_jit
-    def warm(
+    def from_guess(
         self,
         model: AbstractEnergyModel,
-        data: Float[Array, " visible_states"],
+        data: VisibleLaw,
         guess: PyTree = None,
     ) -> tuple[GradientSNR, PyTree]:
-        """As a call, from the solutions for a model nearby, such as the last one of a
-        training loop: conjugate gradients then need fewer iterations. A factorisation,
-        which [`trainq.Auto`][] takes for small models, has no use for it.
+        """As a call, from an initial guess of the solutions, such as those for the last
+        model of a training loop: conjugate gradients then need fewer iterations. A
+        factorisation, which [`trainq.Auto`][] takes for small models, has no use for
+        it.
 
         **Arguments:**
 
         - `model`, `data`: as above.
         - `guess`: what this returned for the other model, in the same shapes; None to
-            start from zero. `cold` makes one to start a loop with: it is compiled once,
-            and `jax.lax.scan` needs it.
+            start from zero. `zero_guess` makes one to start a loop with: it is compiled
+            once, and `jax.lax.scan` needs it.
 
         **Returns:** a [`trainq.GradientSNR`][], and the guess for the next call.
         """
-        return self._snr(model, data, EnergyGradients(model), guess)
+        return self._snr(model, data, guess=guess)
 
-    def cold(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+    def zero_guess(
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> PyTree:
-        """The guess to start `warm` with: zeros."""
-        _, shapes = eqx.filter_eval_shape(self.warm, model, data)
+        """The guess to start `from_guess` with: zeros."""
+        _, shapes = eqx.filter_eval_shape(self.from_guess, model, data)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def _snr(
         self,
         model: AbstractEnergyModel,
-        data: Array,
-        f: EnergyGradients,
+        data: VisibleLaw,
+        directions: Array | None = None,
         guess: PyTree = None,
     ) -> tuple[GradientSNR, PyTree]:
-        chain = self.kernel.chain(model)
-        # The observables of a symmetric model are even at every value of its
-        # parameters.
-        sector = "even" if model.is_symmetric and chain.is_symmetric else None
-        form = resolvent_form(chain, f, solver=self.solver, sector=sector, guess=guess)
-        noise = 2 * form.value
-        if self.convention == "sokal":
-            noise = jnp.maximum(noise - variance(chain, f), 0)
-        # The chain has checked the model.
-        gradient = gradient_of_kl(model, check_law(data, model))
-        if f.directions is not None:
-            gradient = f.directions @ gradient
-        snr = GradientSNR(
-            parameter_signal=gradient**2,
-            parameter_mse=noise / self.window,
-            window=self.window,
-            stats=form.stats,
+        gradient, t_o, stats, guess = _gradient_and_time(
+            self.kernel, model, data, self.convention, self.solver, directions, guess
         )
-        return snr, form.guess
+        return structural(gradient, t_o, self.window, stats), guess
+
+
+@eqx.filter_jit
+def _gradient_and_time(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    data: VisibleLaw,
+    convention: Convention,
+    solver: AbstractSolver,
+    directions: Array | None,
+    guess: PyTree,
+) -> tuple[Array, Array, SolverStats | None, PyTree]:
+    """The gradient and `T_O` by parameters or directions, how well they were solved,
+    and the guess for another model. No window: it would be compiled for each."""
+    chain = kernel.chain(model)
+    f = EnergyGradients(model, directions)
+    # The observables of a symmetric model are even at every value of its parameters.
+    sector = "even" if model.is_symmetric and chain.is_symmetric else None
+    form = resolvent_form(chain, f, solver=solver, sector=sector, guess=guess)
+    t_o = form.value
+    if convention == "sokal":
+        t_o = jnp.maximum(2 * t_o - variance(chain, f), 0) / 2
+    # The chain has checked the model.
+    gradient = gradient_of_kl(model, check_law(data, model))
+    if directions is not None:
+        gradient = directions @ gradient
+    return gradient, t_o, form.stats, form.guess

@@ -3,12 +3,12 @@
 from typing import SupportsIndex
 
 import equinox as eqx
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from .._numbers import positive_number
+from .._checks import positive_number
 from ..markov import AbstractKernel, checked_kernel, slowest_mode, spectral_gap
-from ..models import AbstractEnergyModel, kl_gradient, observables
-from ._snr import GradientSNR
+from ..models import AbstractEnergyModel, VisibleLaw, kl_gradient, observables
+from ._snr import GradientSNR, structural
 
 
 class SingleGap(eqx.Module):
@@ -48,23 +48,28 @@ class SingleGap(eqx.Module):
         self.window = positive_number("window", window, of="kernel steps")
         self.relevant = relevant
 
-    @eqx.filter_jit
     def __call__(
-        self, model: AbstractEnergyModel, data: Float[Array, " visible_states"]
+        self,
+        model: AbstractEnergyModel,
+        data: VisibleLaw,
     ) -> GradientSNR:
         """Arguments and errors are those of [`trainq.QStruct`][]; also a `ValueError`
         if the kernel is not reversible."""
-        chain = self.kernel.chain(model)
-        f = chain.centre(observables(model))
-        gradient = kl_gradient(model, data)
-        if self.relevant:
-            sector = "even" if model.is_symmetric and chain.is_symmetric else None
-            variance = chain.stationary @ f**2
-            mse = 2 / self.window * variance / spectral_gap(chain, sector)
-        else:
-            slowest = slowest_mode(chain)
-            overlap = (chain.stationary * slowest.mode) @ f
-            mse = 2 / self.window * overlap**2 / slowest.gap
-        return GradientSNR(
-            parameter_signal=gradient**2, parameter_mse=mse, window=self.window
-        )
+        gradient, t_o = _gradient_and_time(self.kernel, model, data, self.relevant)
+        return structural(gradient, t_o, self.window)
+
+
+@eqx.filter_jit
+def _gradient_and_time(
+    kernel: AbstractKernel, model: AbstractEnergyModel, data: VisibleLaw, relevant: bool
+) -> tuple[Array, Array]:
+    """The gradient, and for each parameter what stands for `T_O`."""
+    chain = kernel.chain(model)
+    f = chain.centre(observables(model))
+    gradient = kl_gradient(model, data)
+    if relevant:
+        sector = "even" if model.is_symmetric and chain.is_symmetric else None
+        return gradient, chain.stationary @ f**2 / spectral_gap(chain, sector)
+    slowest = slowest_mode(chain)
+    overlap = (chain.stationary * slowest.mode) @ f
+    return gradient, overlap**2 / slowest.gap

@@ -2,19 +2,20 @@
 
 import abc
 import math
-from typing import TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown, count, number
 from ..solvers import SolverStats
 
 
-class AbstractSNR(eqx.Module):
-    """The signal and the noise of an estimated gradient: `Q = ‖g‖² / E‖ĝ - g‖²`."""
+class AbstractSNR(AbstractShown):
+    """The signal and the noise of an estimated gradient: `Q = ‖g‖² / E‖ĝ - g‖²`.
+
+    Another way to find these needs `signal`, `mse` and `window`.
+    """
 
     window: eqx.AbstractVar[int | float]
 
@@ -30,7 +31,8 @@ class AbstractSNR(eqx.Module):
 
     @property
     def q(self) -> Float[Array, "*batch"]:
-        """`Q = signal / mse`. Above one, a single estimate points the right way."""
+        """`Q = signal / mse`. Above one, a single estimate points the right way. It is
+        zero where the estimate of a signal is negative, not told from zero."""
         return _ratio(self.signal, self.mse)
 
     @property
@@ -39,72 +41,45 @@ class AbstractSNR(eqx.Module):
         noise is, and its derivative is taken to be zero there."""
         return _log_ratio(self.signal, self.mse)
 
-    def __str__(self) -> str:
-        """`Q` and what it is made of; of a batch, the ranges."""
-        if isinstance(self.q, Tracer):
-            return repr(self)
-        text = f"Q = {shown(self.q)}: signal {shown(self.signal)}"
-        text += f" over noise {shown(self.mse)}"
+    def _text(self) -> str:
+        text = f"Q = {number(self.q)}: signal {number(self.signal)}"
+        text += f" over noise {number(self.mse)}"
         return ", ".join([text, f"window of {self.window} steps", *self._remarks()])
 
+    @abc.abstractmethod
     def _remarks(self) -> list[str]:
         """What `print` says besides."""
-        return []
 
 
 class GradientSNR(AbstractSNR):
-    """The signal and the noise of a gradient `ĝ` estimated from a window of a chain.
+    """The signal of a gradient, and the error of an estimate `ĝ` of it from chains, in
+    parts: `E‖ĝ - g‖² = Σ_a bias_a² + variance_a + data variance_a`.
 
-    A batch of models, by `eqx.filter_vmap`, has leading axes. Attributes are derived
-    from the contributions of each parameter, which are in the order of
-    [`trainq.observables`][]. `stats` tells how well the system of each was solved.
+    Everything is derived from the contributions of each parameter, which are in the
+    order of [`trainq.observables`][], and are those of the estimate from all of its
+    `n_chains` chains of `window` kernel steps and all of its data. A batch of models,
+    by `eqx.filter_vmap`, has leading axes.
+
+    A structural predictor, of one chain from its stationary law and of an exact data
+    phase, has all of its error in the variance. Its result has the time `t_o` as well,
+    and `stats` tells how well the system of each parameter was solved, if any was.
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
-    parameter_mse: Float[Array, "*batch n_parameters"]
-    window: int | float = eqx.field(static=True)
-    stats: SolverStats | None = None
-
-    @property
-    def signal(self) -> Float[Array, "*batch"]:
-        """`‖g‖²`."""
-        return jnp.sum(self.parameter_signal, axis=-1)
-
-    @property
-    def mse(self) -> Float[Array, "*batch"]:
-        """`E‖ĝ - g‖²`, the mean squared error of one estimate."""
-        return jnp.sum(self.parameter_mse, axis=-1)
-
-    @property
-    def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
-        """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
-        return _ratio(self.parameter_signal, self.parameter_mse)
-
-    @property
-    def t_o(self) -> Float[Array, "*batch"]:
-        """`T_O = window · mse / 2`, in kernel steps, so that `Q = (K/2) ‖g‖² / T_O`:
-        `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of the variances less
-        in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`."""
-        return self.window * self.mse / 2
-
-    def _remarks(self) -> list[str]:
-        unsolved = self.stats is not None and not self.stats.ok.all()
-        return ["NOT SOLVED: see `stats`"] if unsolved else []
-
-
-class OperationalSNR(AbstractSNR):
-    """The signal of a gradient, and the error of an actual estimate of it, in parts:
-    `E‖ĝ - g‖² = Σ_a bias_a² + variance_a / chains + data variance_a / batch`.
-
-    A batch of models, by `eqx.filter_vmap`, has leading axes.
-    """
-
-    parameter_signal: Float[Array, "*batch n_parameters"]
+    """`g_a²`."""
     parameter_bias: Float[Array, "*batch n_parameters"]
+    """`E ĝ_a - g_a`, which no number of chains takes away."""
     parameter_variance: Float[Array, "*batch n_parameters"]
+    """`Var ĝ_a` from the chains: that of one, over their number."""
     parameter_data_variance: Float[Array, "*batch n_parameters"]
-    window: int = eqx.field(static=True)
-    chains: int = eqx.field(static=True)
+    """`Var ĝ_a` from a finite batch of data."""
+    window: int | float = eqx.field(static=True)
+    """Kernel steps that each chain averages over."""
+    n_chains: int = eqx.field(static=True)
+    """The number of independent chains."""
+    stats: SolverStats | None = None
+    parameter_t_o: Float[Array, "*batch n_parameters"] | None = None
+    """Of a structural predictor, what each parameter contributes to `t_o`."""
 
     @property
     def signal(self) -> Float[Array, "*batch"]:
@@ -142,13 +117,51 @@ class OperationalSNR(AbstractSNR):
         """`g_a² / E(ĝ_a - g_a)²` for each parameter."""
         return _ratio(self.parameter_signal, self.parameter_mse)
 
+    @property
+    def t_o(self) -> Float[Array, "*batch"]:
+        """`T_O` in kernel steps, so that `Q = (K/2) ‖g‖² / T_O`: of a structural
+        predictor alone. `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of
+        the variances less in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`.
+
+        **Raises:** `AttributeError` for the error of an actual estimate.
+        """
+        if self.parameter_t_o is None:
+            raise AttributeError(
+                "This is the error of an actual estimate, which is no time of the "
+                "chain: it depends on the window, the start, the chains and the data. "
+                "`trainq.QStruct(kernel, window)(model, data).t_o` is T_O."
+            )
+        return jnp.sum(self.parameter_t_o, axis=-1)
+
     def _remarks(self) -> list[str]:
+        if self.parameter_t_o is not None:
+            unsolved = self.stats is not None and not self.stats.ok.all()
+            return ["NOT SOLVED: see `stats`"] if unsolved else []
         parts = (
-            f"of which squared bias {shown(self.bias2)}, "
-            f"variance {shown(self.variance)}, data {shown(self.data_variance)}"
+            f"of which squared bias {number(self.bias2)}, "
+            f"variance {number(self.variance)}, data {number(self.data_variance)}"
         )
-        chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
-        return [chains, parts]
+        return [count(self.n_chains, "chain"), parts]
+
+
+def structural(
+    gradient: Float[Array, " n_parameters"],
+    t_o: Float[Array, " n_parameters"],
+    window: int | float,
+    stats: SolverStats | None = None,
+) -> GradientSNR:
+    """The result of a structural predictor, whose error is `2 T_O / K`."""
+    nothing = jnp.zeros_like(t_o)
+    return GradientSNR(
+        parameter_signal=gradient**2,
+        parameter_bias=nothing,
+        parameter_variance=2 * t_o / float(window),
+        parameter_data_variance=nothing,
+        window=window,
+        n_chains=1,
+        stats=stats,
+        parameter_t_o=t_o,
+    )
 
 
 class RandomisedSNR(AbstractSNR):
@@ -197,22 +210,13 @@ class RandomisedSNR(AbstractSNR):
         return self.window * self.mse_error / 2
 
     def _remarks(self) -> list[str]:
-        return [f"noise known to {shown(self.mse_error)}"]
+        return [f"noise known to {number(self.mse_error)}"]
 
 
-def shown(x: Float[Array, "*batch"]) -> str:
-    """A number, or the range of many."""
-    low, high = np.min(x), np.max(x)
-    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-
-
-_SNR = TypeVar("_SNR", GradientSNR, OperationalSNR)
-
-
-def pool(snr: _SNR) -> _SNR:
+def pool(snr: GradientSNR) -> GradientSNR:
     """The signal-to-noise ratio of a batch of models taken together.
 
-    Signals and mean squared errors are summed over all leading axes:
+    Signals and mean squared errors are summed over all leading axes, part by part:
     `Q_pool = Σ signal / Σ mse` is that of one gradient with a block for each model.
     The statistics of the solver are not kept: look at them before. Squared biases are
     summed as well, so that the bias of the result is the length of those of the models.
@@ -222,28 +226,30 @@ def pool(snr: _SNR) -> _SNR:
     def total(x):
         return jnp.sum(x.reshape(-1, n_parameters), axis=0)
 
-    if isinstance(snr, OperationalSNR):
-        return OperationalSNR(
-            parameter_signal=total(snr.parameter_signal),
-            parameter_bias=jnp.sqrt(total(snr.parameter_bias**2)),
-            parameter_variance=total(snr.parameter_variance),
-            parameter_data_variance=total(snr.parameter_data_variance),
-            window=snr.window,
-            chains=snr.chains,
-        )
     return GradientSNR(
         parameter_signal=total(snr.parameter_signal),
-        parameter_mse=total(snr.parameter_mse),
+        parameter_bias=_root(total(snr.parameter_bias**2)),
+        parameter_variance=total(snr.parameter_variance),
+        parameter_data_variance=total(snr.parameter_data_variance),
         window=snr.window,
+        n_chains=snr.n_chains,
+        parameter_t_o=None if snr.parameter_t_o is None else total(snr.parameter_t_o),
     )
+
+
+def _root(x: Array) -> Array:
+    """The square root, with a derivative of zero at zero: no bias has none."""
+    some = x > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, x, 1)), 0)
 
 
 def _ratio(signal: Array, mse: Array) -> Array:
     # Nothing over nothing is a parameter that the energy does not depend on: no signal.
     noisy = mse > 0
-    return jnp.where(
+    ratio = jnp.where(
         noisy, signal / jnp.where(noisy, mse, 1), jnp.where(signal > 0, jnp.inf, 0)
     )
+    return jnp.where(signal < 0, 0, ratio)
 
 
 def _log_ratio(signal: Array, mse: Array) -> Array:

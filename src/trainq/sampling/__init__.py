@@ -12,18 +12,15 @@ from ._budget import (
     compare_budgets as compare_budgets,
     plan_budget as plan_budget,
 )
+from ._calibrated_errors import calibrated_errors as calibrated_errors
 from ._error_table import (
     Budget as Budget,
     BudgetError as BudgetError,
     ErrorTable as ErrorTable,
-    LeftOut as LeftOut,
+    TableJackknife as TableJackknife,
 )
-from ._qsampled import (
-    QSampled as QSampled,
-    SampledSNR as SampledSNR,
-    SampledTime as SampledTime,
-    sampled_time as sampled_time,
-)
+from ._exact_errors import exact_errors as exact_errors
+from ._qsampled import QSampled as QSampled, SampledSNR as SampledSNR
 from ._run import (
     ChainState as ChainState,
     Moments as Moments,
@@ -31,4 +28,4 @@ from ._run import (
     run as run,
     start_chains as start_chains,
 )
-from ._tabulate import error_table as error_table
+from ._sampled_time import SampledTime as SampledTime, sampled_time as sampled_time

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._show import AbstractShown, number
+
 
 Windowing = Literal["sokal", "geyer"]
 STATUS = {
@@ -28,7 +30,7 @@ _SIGNIFICANT = 4
 _ROUNDINGS = 8
 
 
-class AutocorrelationTime(eqx.Module):
+class AutocorrelationTime(AbstractShown):
     """Integrated autocorrelation times `τ = 1 + 2 Σ_{t≥1} ρ(t)`, in steps of the series
     that they were estimated from, with a status each: see
     [`trainq.sampling.STATUS`][].
@@ -39,7 +41,7 @@ class AutocorrelationTime(eqx.Module):
 
     value: Float[Array, "*obs"]
     error: Float[Array, "*obs"]
-    window: Int[Array, "*obs"]
+    lags: Int[Array, "*obs"]
     status: Int[Array, "*obs"]
     n_samples: int = eqx.field(static=True)
 
@@ -55,15 +57,14 @@ class AutocorrelationTime(eqx.Module):
         taken to be `n log10(n)` at most (Vehtari et al. 2021)."""
         return self.n_samples / jnp.maximum(self.value, 1 / math.log10(self.n_samples))
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         counts = [int(jnp.sum(self.status == code)) for code in STATUS]
         what = ", ".join(
             f"{n} {text.partition(':')[0]}"
             for n, text in zip(counts, STATUS.values(), strict=True)
             if n
         )
-        low, high = float(jnp.min(self.value)), float(jnp.max(self.value))
-        return f"autocorrelation times {low:.3g} to {high:.3g} ({what})"
+        return f"autocorrelation times of {number(self.value)} steps ({what})"
 
 
 def autocovariance(
@@ -108,7 +109,7 @@ class Series(eqx.Module):
         self.scale = jnp.ldexp(jnp.ones_like(largest), exponent.clip(-most, most))
         self.values = values / self.scale[None, None]
 
-    def spread(self, axis: int | tuple[int, int] = (0, 1)) -> Float[Array, "..."]:
+    def extent(self, axis: int | tuple[int, int] = (0, 1)) -> Float[Array, "..."]:
         """The largest value less the smallest one, or zero if this is rounding."""
         high, low = jnp.max(self.values, axis), jnp.min(self.values, axis)
         rounding = _ROUNDINGS * jnp.finfo(high.dtype).eps
@@ -118,7 +119,7 @@ class Series(eqx.Module):
     @property
     def moves(self) -> Bool[Array, "*obs"]:
         """Whether the values are finite, and change at all."""
-        return self.finite & (self.spread() > 0)
+        return self.finite & (self.extent() > 0)
 
     def covariance(self) -> Float[Array, "chains steps *obs"]:
         """The autocovariance of each chain about the common mean."""
@@ -189,7 +190,7 @@ def autocorrelation_time(
     ).value
     other = summed(rho, n_chains * n).value
     value = jnp.where(series.moves, whole.value, n)
-    error = jnp.sqrt(2 * whole.spread / (n_chains * n))
+    error = jnp.sqrt(2 * whole.noise / (n_chains * n))
     # Each has to be shown: a comparison with NaN shows nothing.
     long = series.moves & (n >= _ENOUGH * jnp.maximum(value, whole.span))
     sharp = error <= _PRECISION * value
@@ -197,7 +198,7 @@ def autocorrelation_time(
         sharp = sharp & (jnp.abs(value - same) <= 3 * error)
     status = jnp.where(long, jnp.where(sharp, 0, 1), jnp.where(series.finite, 2, 3))
     value, error = (jnp.where(series.finite, x, jnp.inf) for x in (value, error))
-    return AutocorrelationTime(value, error, whole.window, status, n_chains * n)
+    return AutocorrelationTime(value, error, whole.lags, status, n_chains * n)
 
 
 class Sum(eqx.Module):
@@ -206,9 +207,9 @@ class Sum(eqx.Module):
     for `n` samples."""
 
     value: Float[Array, "*obs"]
-    window: Int[Array, "*obs"]
+    lags: Int[Array, "*obs"]
     span: Float[Array, "*obs"]
-    spread: Float[Array, "*obs"]
+    noise: Float[Array, "*obs"]
 
 
 def summed(
@@ -237,10 +238,10 @@ def summed(
         value = _at(times, window) - _at(rho, window)
     # Anticorrelated series have a time below one, which cannot fall to zero.
     value = jnp.maximum(value, 1 / len(rho))
-    return Sum(value, window, _at(spans, window), _spread(rho, value, window))
+    return Sum(value, window, _at(spans, window), _noise(rho, value, window))
 
 
-def window_weights(
+def lag_weights(
     rho: Float[Array, "lags *obs"], window: Int[Array, "*obs"]
 ) -> Float[Array, "lags *obs"]:
     """What each lag counts in a sum: the last one half."""
@@ -251,7 +252,7 @@ def window_weights(
     return weights.astype(rho.dtype)
 
 
-def _spread(rho: Array, value: Array, window: Array) -> Array:
+def _noise(rho: Array, value: Array, window: Array) -> Array:
     """`½ n Var τ`, for `n` samples.
 
     The sum over a window is the spectrum seen through it, `(1/2π) ∫ K I dω`, with `K`
@@ -261,7 +262,7 @@ def _spread(rho: Array, value: Array, window: Array) -> Array:
     of a series that oscillates is large elsewhere.
     """
     n, size = len(rho), 2 * len(rho)
-    weights = window_weights(rho, window)
+    weights = lag_weights(rho, window)
     cut = jnp.where(weights > 0, rho, 0)
     both = 1.0
     for sequence in (weights, cut):
@@ -309,7 +310,7 @@ def r_hat(values: Float[Array, "chains steps *obs"]) -> Float[Array, "*obs"]:
         )
     halves = jnp.concatenate([series.values[:, :n], series.values[:, -n:]])
     halves = eqx.tree_at(lambda s: s.values, series, halves)
-    moving = jnp.any(halves.spread(axis=1) > 0, axis=0)
+    moving = jnp.any(halves.extent(axis=1) > 0, axis=0)
     within = jnp.mean(jnp.var(halves.values, axis=1, ddof=1), axis=0)
     between = jnp.var(jnp.mean(halves.values, axis=1), axis=0, ddof=1)
     ratio = (n - 1) / n + between / jnp.where(moving, within, 1)

@@ -1,112 +1,90 @@
 """How many burn-in steps, steps and chains an estimate of the gradient needs."""
 
-from collections.abc import Mapping
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Iterable, Mapping
+from typing import SupportsIndex
 
-import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float, Key, Num
 
+from .._checks import positive_number
+from .._show import AbstractShown, aligned
 from ..markov import AbstractKernel
-from ..models import AbstractEnergyModel
-from ..predictors._qoperational import Start
-from ._error_table import Budget, BudgetError, ErrorTable, checked_target
-from ._tabulate import checked_sizes, error_table, exact_table, is_named
+from ._error_table import Budget, BudgetError, ErrorTable
 
 
-# Numbers of chains around whose cheapest budgets the grid is refined.
-_STARTS = 16
+# Numbers of chains around whose cheapest budgets a table is refined, and how much finer
+# it gets at a time.
+_CENTRES = 16
+_FINER = 4
 
 
 def plan_budget(
-    kernel: AbstractKernel,
-    model: AbstractEnergyModel,
-    data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
-    target_q: float,
-    *,
-    start: Start | Num[Array, " start"] = "uniform",
-    batch: SupportsIndex | None = None,
-    max_steps: SupportsIndex = 10_000,
-    max_chains: SupportsIndex | None = None,
-    key: Key[Array, ""] | None = None,
-    replicates: SupportsIndex = 256,
-    progress: bool = False,
+    table: ErrorTable, target_q: float, max_chains: SupportsIndex | None = None
 ) -> Budget:
     """The cheapest burn-in, window and number of chains whose gradient reaches a `Q`.
 
-    Exactly, for a model of up to 14 units: on a grid of burn-ins and windows, refined
-    down to single steps around its best for several numbers of chains. With a key, for
-    any model, from a calibration run, on the grid alone: the target is then reached
+    From an exact table it is refined down to single steps around the best of its grid.
+    From a calibration it is one of the entries of the table, and reaches the target
     with a confidence of 95 %.
 
-    **Arguments:** those of [`trainq.sampling.error_table`][], and
+    **Arguments:**
 
+    - `table`: what [`trainq.sampling.exact_errors`][] returns for a model of up to 14
+        units, or [`trainq.sampling.calibrated_errors`][] for any model.
     - `target_q`: the `Q` to reach.
     - `max_chains`: the largest number of chains, if there is one.
 
     **Returns:** a [`trainq.sampling.Budget`][].
 
     **Raises:** [`trainq.sampling.BudgetError`][], a `ValueError`, if the target cannot
-    be reached, saying what stands in the way; and as `error_table`.
+    be reached, saying what stands in the way.
 
     !!! example
 
         ```python
-        print(tq.plan_budget(tq.AlternatingBlockGibbs(), model, data, target_q=10))
+        table = tq.sampling.exact_errors(tq.AlternatingBlockGibbs(), model, data)
+        print(tq.plan_budget(table, target_q=10))
         ```
     """
-    target_q, max_chains = checked_target(target_q, max_chains)
-    max_steps, batch = checked_sizes(max_steps, batch)
-    table = error_table(
-        kernel,
-        model,
-        data,
-        start=start,
-        batch=batch,
-        max_steps=max_steps,
-        key=key,
-        replicates=replicates,
-        progress=progress,
-    )
     found = table.cheapest_by_chains(target_q, max_chains)
-    if key is not None:
+    if table.finer is None:
         return found[0]
-    # Between the times of the grid, finer and finer, around the best of each number of
-    # chains that may still win.
-    stride = max(max(b.burn_in, b.window) for b in found[:_STARTS])
+    # For some number of chains M the cost, M (burn-in + window), is least at one place,
+    # and smooth around it but for whole steps: it is found by looking around the best
+    # so far, at distances that shrink down to one step. That has to be done for several
+    # M, since a grid of times does not tell which of them wins between its times: their
+    # costs are nearly the same, and M is whole.
+    stride = max(max(b.burn_in, b.window) for b in found[:_CENTRES])
     while stride > 1:
-        stride = -(-stride // 4)
-        # As many times, always: a table of another size is compiled anew.
-        centres = (found * _STARTS)[:_STARTS]
-        near = stride * np.arange(-4, 5)
-        burn_ins = np.add.outer([b.burn_in for b in centres], near).clip(0, max_steps)
-        windows = np.add.outer([b.window for b in centres], near).clip(1, max_steps)
-        if is_named(start, "stationary"):
-            burn_ins = np.zeros(1, int)
-        finer = exact_table(
-            kernel,
-            model,
-            data,
-            start,
-            batch,
-            np.sort(burn_ins, axis=None),
-            np.sort(windows, axis=None),
-            max_steps,
+        stride = -(-stride // _FINER)
+        finer = table.finer(*_around(found, stride, int(table.steps.max())))
+        found = _best_by_chains(
+            [*found, *finer.cheapest_by_chains(target_q, max_chains)]
         )
-        best: dict[int, Budget] = {}
-        for budget in [*found, *finer.cheapest_by_chains(target_q, max_chains)]:
-            other = best.setdefault(budget.chains, budget)
-            best[budget.chains] = min(budget, other, key=_cost)
-        found = sorted(best.values(), key=_cost)
     return found[0]
 
 
-def _cost(budget: Budget) -> tuple[float, float]:
-    """What budgets are sorted by: of equal costs, the larger `Q` comes first."""
-    return budget.cost, -budget.q
+def _around(
+    budgets: list[Budget], stride: int, max_steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Burn-ins and windows up to four strides away from those of some budgets."""
+    # As many of them, always: a table of another size is compiled anew.
+    centres = (budgets * _CENTRES)[:_CENTRES]
+    near = stride * np.arange(-_FINER, _FINER + 1)
+    burn_ins = np.add.outer([b.burn_in for b in centres], near).clip(0, max_steps)
+    windows = np.add.outer([b.window for b in centres], near).clip(1, max_steps)
+    return np.sort(burn_ins, axis=None), np.sort(windows, axis=None)
 
 
-class Comparison(eqx.Module):
+def _best_by_chains(budgets: Iterable[Budget]) -> list[Budget]:
+    """The cheapest for each number of chains, the cheapest of all first; of equal costs
+    the one with the larger `Q`."""
+    best: dict[int, Budget] = {}
+    for budget in sorted(budgets, key=lambda b: (b.cost, -b.q)):
+        best.setdefault(budget.n_chains, budget)
+    return list(best.values())
+
+
+class Comparison(AbstractShown):
     """What kernels need for the same target, and the `Q` that each of them reaches for
     the cost of the cheapest. A kernel that does not reach it has a reason."""
 
@@ -115,7 +93,7 @@ class Comparison(eqx.Module):
     budgets: dict[str, Budget | str]
     at_equal_cost: dict[str, Budget | str]
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         rows: list[tuple[str, ...]] = []
         rows.append(("kernel", "cheapest", "cost", "at equal cost", "Q"))
         for name, budget in self.budgets.items():
@@ -128,47 +106,57 @@ class Comparison(eqx.Module):
                 low = "" if equal.q_low is None else f" (at least {equal.q_low:.4g})"
                 spent = (equal.plan, f"{equal.q:.4g}{low}")
             rows.append(row + spent)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
-            for row in rows
-        ]
         why = [f"{k}: {b}" for k, b in self.budgets.items() if isinstance(b, str)]
         title = (
             f"Q = {self.target_q:g}, on a grid of steps; at equal cost, at most "
             f"{self.cost:.4g} unit updates"
         )
-        return "\n".join([title, *(line.rstrip() for line in lines), *why])
+        return "\n".join([title, *aligned(rows), *why])
 
 
 def compare_budgets(
     kernels: Mapping[str, AbstractKernel],
-    model: AbstractEnergyModel,
-    data: Float[Array, " visible_states"] | Num[Array, "samples n_visible"],
+    errors: Callable[[AbstractKernel], ErrorTable],
     target_q: float,
-    *,
     max_chains: SupportsIndex | None = None,
-    **options: Any,
 ) -> Comparison:
     """Kernels side by side: what each of them needs to reach a `Q`, and the `Q` that it
-    reaches for what the cheapest of them costs.
+    reaches for what the cheapest of them costs. All numbers are entries of the tables.
 
-    **Arguments:** `kernels` by name; the rest as for [`trainq.plan_budget`][]. All
-    numbers are those of the grid of [`trainq.sampling.error_table`][].
+    **Arguments:**
 
-    **Raises:** [`trainq.sampling.BudgetError`][] if none of them reaches the target.
+    - `kernels`: kernels by name.
+    - `errors`: takes a kernel and returns its table of errors. A kernel whose table is
+        refused, as that of a calibration which has not mixed, is out of reach.
+    - `target_q`, `max_chains`: as for [`trainq.plan_budget`][].
+
+    **Returns:** a [`trainq.sampling.Comparison`][].
+
+    **Raises:** [`trainq.sampling.BudgetError`][] if none of them reaches the target;
+    `ValueError` for kernels without names.
+
+    !!! example
+
+        ```python
+        kernels = {"Gibbs": tq.RandomScanGibbs(), "blocks": tq.AlternatingBlockGibbs()}
+        print(
+            tq.sampling.compare_budgets(
+                kernels, lambda k: tq.sampling.exact_errors(k, model, data), target_q=10
+            )
+        )
+        ```
     """
     if not isinstance(kernels, Mapping) or not kernels:
         raise ValueError(
             'kernels are given by name, as in {"Gibbs": tq.RandomScanGibbs()}, but '
             f"{kernels!r} was given."
         )
-    target_q, max_chains = checked_target(target_q, max_chains)
+    target_q = positive_number("target_q", target_q)
     tables: dict[str, ErrorTable] = {}
     budgets: dict[str, Budget | str] = {}
     for name, kernel in kernels.items():
         try:
-            tables[name] = error_table(kernel, model, data, **options)
+            tables[name] = errors(kernel)
             budgets[name] = tables[name].cheapest(target_q, max_chains)
         except BudgetError as error:
             budgets[name] = str(error)

@@ -1,24 +1,28 @@
 """Tables of the error of the gradient, and budgets read off them."""
 
 import math
+from collections.abc import Callable
 from typing import SupportsIndex
 
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from .._numbers import positive_number, whole_number
+from .._checks import positive_number, whole_number
+from .._show import AbstractShown, count, number
+from ._statistics import jackknife_error, student_quantile
 
 
 # With which a calibration reaches its target.
 _CONFIDENCE = 0.95
+_GROWTH = 4 / 3
 
 
 class BudgetError(ValueError):
     """No number of steps and chains within the limits reaches the target."""
 
 
-class Budget(eqx.Module):
+class Budget(AbstractShown):
     """Numbers of burn-in steps, steps of the window and chains; the `Q` of the gradient
     estimated from them; and their cost in single-unit updates.
 
@@ -28,7 +32,7 @@ class Budget(eqx.Module):
 
     burn_in: int
     window: int
-    chains: int
+    n_chains: int
     q: float
     cost: float
     q_low: float | None = None
@@ -36,52 +40,65 @@ class Budget(eqx.Module):
     @property
     def plan(self) -> str:
         """The numbers in words."""
-        chains = "1 chain" if self.chains == 1 else f"{self.chains} chains"
+        chains = count(self.n_chains, "chain")
         return f"burn-in {self.burn_in}, window {self.window}, {chains}"
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         text = f"{self.plan}: Q = {self.q:.4g} for {self.cost:.4g} unit updates"
         if self.q_low is None:
             return text
         return f"{text} (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
 
 
-def checked_target(
-    target_q: float, max_chains: SupportsIndex | None
-) -> tuple[float, int | None]:
-    """Return a target as Python numbers, having checked it."""
-    return positive_number("target_q", target_q), checked_limit(max_chains)
-
-
-def checked_limit(max_chains: SupportsIndex | None) -> int | None:
-    return None if max_chains is None else whole_number("max_chains", max_chains)
-
-
-class LeftOut(eqx.Module):
+class TableJackknife(eqx.Module):
     """What a calibration finds without one of its replicates, for each of them: the
-    jackknife, whose scatter is the error of all that is computed from the table."""
+    scatter of whatever is computed from these is the error of the same from the whole
+    table."""
 
     bias2: Float[np.ndarray, "replicates candidates"]
     variance: Float[np.ndarray, "replicates candidates"]
     signal: Float[np.ndarray, " replicates"]
 
 
-class ErrorTable(eqx.Module):
+class ErrorTable(AbstractShown):
     """The error of an estimate of the gradient for many burn-ins and windows: with `M`
     chains it is `E‖ĝ - g‖² = bias2 + variance / M + data_variance`.
 
-    From a calibration run every entry is an estimate, and `bias2` one on the large
-    side: what its chains can tell. `left_out` then holds what gives their errors.
+    Of an exact table `finer` makes one for other burn-ins and windows. From a
+    calibration run every entry is an estimate, and `bias2` one on the large side: what
+    its chains can tell. `jackknife` then holds what gives their errors.
     """
 
     burn_in: Int[np.ndarray, " candidates"]
+    """Kernel steps that are dropped."""
     window: Int[np.ndarray, " candidates"]
+    """Kernel steps that are averaged over."""
     bias2: Float[np.ndarray, " candidates"]
+    """The squared bias of the start."""
     variance: Float[np.ndarray, " candidates"]
+    """The variance from one chain."""
     signal: float
+    """`‖g‖²`."""
     data_variance: float
+    """The variance from the batch of data."""
     site_updates: float
-    left_out: LeftOut | None = None
+    """Single-unit updates in one kernel step."""
+    finer: (
+        Callable[
+            [Int[np.ndarray, " burn_ins"], Int[np.ndarray, " windows"]], "ErrorTable"
+        ]
+        | None
+    ) = None
+    jackknife: TableJackknife | None = None
+
+    def _text(self) -> str:
+        how = "exact" if self.jackknife is None else "from a calibration"
+        return (
+            f"errors for {len(self.steps)} pairs of burn-in and window of up to "
+            f"{self.steps.max()} steps, {how}: signal {self.signal:.4g}, variance of "
+            f"the data {self.data_variance:.4g}; of one chain squared bias "
+            f"{number(self.bias2)}, variance {number(self.variance)}"
+        )
 
     @property
     def steps(self) -> Int[np.ndarray, " candidates"]:
@@ -91,8 +108,13 @@ class ErrorTable(eqx.Module):
     def cheapest(
         self, target_q: float, max_chains: SupportsIndex | None = None
     ) -> Budget:
-        """The budget of the least cost that reaches a target: in a calibration, with
-        `q_low`.
+        """The budget of the least cost that reaches a target, among the entries of the
+        table: in a calibration, with `q_low`.
+
+        **Arguments:**
+
+        - `target_q`: the `Q` to reach.
+        - `max_chains`: the largest number of chains, if there is one.
 
         **Raises:** [`trainq.sampling.BudgetError`][] if there is none, saying why.
         """
@@ -106,7 +128,8 @@ class ErrorTable(eqx.Module):
 
         **Raises:** as `cheapest`.
         """
-        target_q, max_chains = checked_target(target_q, max_chains)
+        target_q = positive_number("target_q", target_q)
+        max_chains = _checked_limit(max_chains)
         self._require_signal()
         left = self.signal / target_q - self.data_variance
         if left <= 0:
@@ -147,7 +170,7 @@ class ErrorTable(eqx.Module):
         **Raises:** [`trainq.sampling.BudgetError`][] if it does not pay for one chain.
         """
         cost = positive_number("cost", cost, "unit updates")
-        max_chains = checked_limit(max_chains)
+        max_chains = _checked_limit(max_chains)
         self._require_signal()
         chains = np.floor(cost / (self.steps * self.site_updates) * (1 + 1e-12))
         if max_chains is not None:
@@ -162,7 +185,7 @@ class ErrorTable(eqx.Module):
         return self._budget(int(np.argmin(error)), chains)
 
     def _require_signal(self) -> None:
-        signals = [] if self.left_out is None else self.left_out.signal
+        signals = [] if self.jackknife is None else self.jackknife.signal
         if min([self.signal, *signals]) <= 0:
             raise BudgetError(
                 "The gradient is zero, or not told from zero: Q is then zero for any "
@@ -171,7 +194,7 @@ class ErrorTable(eqx.Module):
 
     @property
     def _advice(self) -> str:
-        if self.left_out is None:
+        if self.jackknife is None:
             return ""
         return " This comes from a calibration, and more replicates tell more."
 
@@ -183,48 +206,70 @@ class ErrorTable(eqx.Module):
             return self.signal / self._errors(chains)
 
     def _lower(self, chains: np.ndarray) -> np.ndarray:
-        """What the `Q` of each candidate with its number of chains is at least."""
+        """What the `Q` of each candidate with its number of chains is at least: one
+        side of an interval by Student's `t` on the logarithm."""
         q = self._q(chains)
-        if self.left_out is None:
+        if self.jackknife is None:
             return q
-        left = self.left_out
-        error = left.bias2 + left.variance / chains + self.data_variance
+        without = self.jackknife
+        error = without.bias2 + without.variance / chains + self.data_variance
         # Where a replicate says that there is no error at all, nothing is known of it.
         known = np.all(error > 0, axis=0)
-        log_q = np.log(left.signal)[:, None] - np.log(np.where(known, error, 1))
-        from scipy.special import stdtrit  # slow to load
-
-        n = len(left.signal)
-        reach = stdtrit(n - 1, _CONFIDENCE) * math.sqrt(n - 1)
-        low = np.exp(-reach * np.std(log_q, axis=0))
-        return np.where(known, q, 0) * low
+        log_q = np.log(without.signal)[:, None] - np.log(np.where(known, error, 1))
+        reach = student_quantile(_CONFIDENCE, len(without.signal) - 1)
+        return np.where(known, q, 0) * np.exp(-reach * jackknife_error(log_q))
 
     def _needed(self, target_q: float) -> np.ndarray:
         """The smallest number of chains with which each candidate reaches a target;
         infinite if none does."""
+        # M chains reach Q where signal / Q >= bias² + variance / M + data variance. In
+        # a calibration the lower end of the interval has to reach it, and so Q itself
+        # has to be above by their ratio. This depends on M, but little: some rounds
+        # settle it.
         target = np.full(len(self.steps), target_q)
         chains = low = np.zeros(len(self.steps))
-        # How far the estimate must be above the target depends on the number of chains,
-        # but little: some rounds settle it.
-        for _ in range(1 if self.left_out is None else 20):
+        for _ in range(1 if self.jackknife is None else 20):
             spare = self.signal / target - self.data_variance - self.bias2
             needed = self.variance / np.where(spare > 0, spare, 1)
             needed = np.ceil(needed * (1 - 1e-12))  # rounding asks for no chain more
             chains = np.where(spare > 0, np.maximum(needed, 1), np.inf)
             low = self._lower(chains)
-            spare = np.where(low > 0, self._q(chains), np.inf)
-            target = target_q * spare / np.where(low > 0, low, 1)
+            above = np.where(low > 0, self._q(chains), np.inf)
+            target = target_q * above / np.where(low > 0, low, 1)
         return np.where(low >= target_q * (1 - 1e-9), chains, np.inf)
 
     def _budget(self, i: int, chains: np.ndarray) -> Budget:
-        m = int(chains[i])
+        """The budget of one candidate."""
+        n_chains = int(chains[i])
         chains = np.maximum(chains, 1)
-        low = None if self.left_out is None else float(self._lower(chains)[i])
+        low = None if self.jackknife is None else float(self._lower(chains)[i])
         return Budget(
             burn_in=int(self.burn_in[i]),
             window=int(self.window[i]),
-            chains=m,
+            n_chains=n_chains,
             q=float(self._q(chains)[i]),
-            cost=float(m * self.steps[i] * self.site_updates),
+            cost=float(n_chains * self.steps[i] * self.site_updates),
             q_low=low,
         )
+
+
+def _checked_limit(max_chains: SupportsIndex | None) -> int | None:
+    return None if max_chains is None else whole_number("max_chains", max_chains)
+
+
+def checked_sizes(
+    max_steps: SupportsIndex, batch: SupportsIndex | None
+) -> tuple[int, int | None]:
+    """Return the numbers that set the size of a table as Python numbers, having checked
+    them."""
+    max_steps = whole_number("max_steps", max_steps, of="kernel steps")
+    if max_steps >= 2**31:
+        raise ValueError(f"max_steps is below 2**31, but {max_steps} was given.")
+    return max_steps, None if batch is None else whole_number("batch", batch)
+
+
+def time_grid(max_steps: int) -> Int[np.ndarray, " times"]:
+    """Times from 1 to `max_steps` that grow by about a third."""
+    powers = _GROWTH ** np.arange(math.ceil(math.log(max_steps, _GROWTH)) + 1)
+    times = np.append(np.round(powers), max_steps).astype(int)
+    return np.unique(times[times <= max_steps])

@@ -9,18 +9,27 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key, Num, UInt
+from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt
 
-from .._numbers import whole_number
+from .._checks import check_key, whole_number
 from .._spins import check_spins
 from ..markov import AbstractKernel, checked_kernel
-from ..models import AbstractEnergyModel
-from ..models._base import checked, require_model
+from ..models import (
+    AbstractEnergyModel,
+    AbstractStart,
+    Data,
+    Uniform,
+    check_data,
+    check_start,
+    checked,
+    initial_states,
+    require_model,
+)
 from ._sums import add_up
 
 
 # Values whose sums are short enough to be plain, and so cost half as much.
-_BLOCK = 128
+_RECENT = 128
 
 Functions = Callable[[Num[Array, "chains n_units"]], Float[Array, "chains n_obs"]]
 
@@ -39,10 +48,19 @@ class ChainState(eqx.Module):
     key_impl: Hashable = eqx.field(static=True)
 
     @classmethod
-    def begin(
-        cls, x: Num[Array, "chains n_units"], key: Key[Array, ""]
-    ) -> "ChainState":
-        """Chains at the states `x`, before their first step."""
+    def begin(cls, x: Shaped[Array, "..."], key: Key[Array, ""]) -> "ChainState":
+        """Chains at the states `x`, `(n_chains, n_units)` spins, before their first
+        step.
+
+        **Raises:** `ValueError` for a wrong shape; a run-time error for another value
+        than ±1.
+        """
+        x = check_spins(x, None)
+        if x.ndim != 2:
+            raise ValueError(
+                f"x has shape (n_chains, n_units), but {x.shape} was given. For one "
+                "chain add an axis: `x[None]`."
+            )
         data = jr.key_data(key)
         return cls(x, data, jnp.zeros((), jnp.uint32), jr.key_impl(key))
 
@@ -61,15 +79,15 @@ class Moments(eqx.Module):
     """Means and variances over time, for each chain, without the values themselves.
 
     A run that goes on from them counts in what came before. They are as good after a
-    billion steps as after one: `block` holds the first of the last few values, and sums
-    of what the others differ from it and of the squares of that, which are short;
-    `totals` has the mean of all values before and the sum of their squares about it,
-    each with what rounding has taken from it.
+    billion steps as after one: `recent` holds the first of the last few values, and
+    sums of what the others differ from it and of the squares of that, which are short;
+    `totals` has the mean of all values before and the sum of squared deviations from
+    it, each with what rounding has taken from it.
     """
 
     count: Int[Array, ""]
     totals: tuple[Float[Array, "chains n_obs"], ...]
-    block: tuple[Float[Array, "chains n_obs"], ...]
+    recent: tuple[Float[Array, "chains n_obs"], ...]
 
     @classmethod
     def begin(cls, shape: tuple[int, ...], dtype: Any) -> "Moments":
@@ -94,38 +112,39 @@ class Moments(eqx.Module):
 
     @property
     def _room(self) -> Int[Array, ""]:
-        """How many more values the block takes."""
-        return _BLOCK - self.count % _BLOCK
+        """How many more values fit into the recent ones."""
+        return _RECENT - self.count % _RECENT
 
     def _open(self, values: Array) -> "Moments":
-        """With a first value for the block, if it is empty."""
-        first = jnp.where(self._room == _BLOCK, values, self.block[0])
-        return Moments(self.count, self.totals, (first, *self.block[1:]))
+        """With a first value for the recent ones, if there are none."""
+        first = jnp.where(self._room == _RECENT, values, self.recent[0])
+        return Moments(self.count, self.totals, (first, *self.recent[1:]))
 
     def _add(self, values: Array) -> "Moments":
-        """With values in a block that is open. It may have to be closed."""
-        first, total, squares = self.block
+        """With one more of the recent values, of which there is a first."""
+        first, total, deviations = self.recent
         change = values - first
-        block = first, total + change, squares + change**2
-        return Moments(self.count + 1, self.totals, block)
+        recent = first, total + change, deviations + change**2
+        return Moments(self.count + 1, self.totals, recent)
 
     def _close(self) -> "Moments":
-        """With the block counted in and empty, if it is full."""
-        full = self._room == _BLOCK
-        first, *sums = self.block
+        """With the recent values counted in, if these are as many as fit."""
+        full = self._room == _RECENT
+        first, *sums = self.recent
         totals = (
             jnp.where(full, new, old)
-            for new, old in zip(self._merged(_BLOCK), self.totals, strict=True)
+            for new, old in zip(self._merged(_RECENT), self.totals, strict=True)
         )
-        block = first, *(jnp.where(full, 0, x) for x in sums)
-        return Moments(self.count, tuple(totals), block)
+        recent = first, *(jnp.where(full, 0, x) for x in sums)
+        return Moments(self.count, tuple(totals), recent)
 
     def _merged(self, size: int | None = None) -> tuple[Array, ...]:
-        """The totals with the block, of some size (Chan, Golub and LeVeque 1983)."""
-        mean, lost, squares, less = self.totals
-        first, total, about = self.block
+        """The totals with the recent values, so many of them (Chan, Golub and LeVeque
+        1983)."""
+        mean, lost, deviations, less = self.totals
+        first, total, about = self.recent
         dtype = mean.dtype
-        within = self.count % _BLOCK if size is None else jnp.array(size)
+        within = self.count % _RECENT if size is None else jnp.array(size)
         before = (self.count - within).astype(dtype)
         size_ = within.astype(dtype)
         change = total / jnp.maximum(size_, 1)
@@ -133,8 +152,10 @@ class Moments(eqx.Module):
         change = first - mean + change
         share = size_ / jnp.maximum(before + size_, 1)
         mean, lost = add_up(mean, lost, change * share)
-        squares, less = add_up(squares, less, about + change**2 * (before * share))
-        return mean, lost, squares, less
+        deviations, less = add_up(
+            deviations, less, about + change**2 * (before * share)
+        )
+        return mean, lost, deviations, less
 
 
 class Run(eqx.Module):
@@ -146,53 +167,37 @@ class Run(eqx.Module):
     values: Float[Array, "chains records n_obs"] | None
 
 
-def check_key(key: Any) -> None:
-    """Raise a `TypeError` if this is not one random key."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed and key.ndim == 0 or dtype == jnp.uint32 and key.ndim == 1):
-        raise TypeError(
-            "key is one random key, such as `jax.random.key(0)`, but "
-            f"{f'shape {key.shape}' if typed else repr(key)} was given."
-        )
-
-
 def start_chains(
     key: Key[Array, ""],
     model: AbstractEnergyModel,
     n_chains: SupportsIndex,
-    x: Num[Array, "*chains n_units"] | None = None,
+    start: AbstractStart = Uniform(),
+    data: Data | None = None,
 ) -> ChainState:
-    """A batch of chains at their start.
+    """A batch of chains at their start. For states of your own, one for each chain, use
+    `ChainState.begin`.
 
     **Arguments:**
 
     - `key`: random key, of the start and of everything after.
     - `model`: the model.
     - `n_chains`: number of independent chains.
-    - `x`: ±1 spins of shape `(n_units,)`, for all chains to start from, or
-        `(n_chains, n_units)`. By default each chain starts from a state drawn
-        uniformly.
+    - `start`: where they start, as for [`trainq.QOperational`][].
+    - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins,
+        for a start that takes them, as [`trainq.FromData`][] does.
 
-    **Raises:** `ValueError` for a wrong shape, or a number of chains that is not whole
-    or not positive; a run-time error for another value than ±1.
+    **Raises:** `ValueError` for a wrong shape, a number of chains that is not whole or
+    not positive, or data that are missing; `TypeError` for another thing than a start;
+    a run-time error for data or a start that are not what they should be.
     """
     check_key(key)
     require_model(model)
     n_chains = whole_number("n_chains", n_chains)
-    shape = (n_chains, model.n_units)
-    start, rest = jr.split(key)
-    if x is None:
-        x = jr.rademacher(start, shape, model.dtype)
-    else:
-        x = check_spins(jnp.asarray(x), model.n_units)
-        if x.shape not in (shape, shape[1:]):
-            raise ValueError(
-                f"x has shape {shape}, one state for each chain, or {shape[1:]}, but "
-                f"{x.shape} was given."
-            )
-        x = jnp.broadcast_to(x.astype(model.dtype), shape)
-    return ChainState.begin(x, rest)
+    start = check_start(start)
+    first, rest = jr.split(key)
+    if data is not None:
+        data = check_data(data, model)
+    return ChainState.begin(initial_states(first, start, model, data, n_chains), rest)
 
 
 def run(
@@ -363,9 +368,9 @@ def _records(
     if moments is None:
         precise = jnp.finfo(values.dtype).bits >= 32
         moments = Moments.begin(shape, values.dtype if precise else jnp.float32)
-    elif moments.block[0].shape != shape:
+    elif moments.recent[0].shape != shape:
         raise ValueError(
-            f"moments to go on from have shape {moments.block[0].shape}, but values "
+            f"moments to go on from have shape {moments.recent[0].shape}, but values "
             f"have shape {shape}: these are of other functions, or of other chains."
         )
 
@@ -378,7 +383,7 @@ def _records(
     keys = jr.wrap_key_data(both[era], impl=state.key_impl)
     keys = jax.vmap(jr.fold_in)(keys, numbers).reshape(records, every)
 
-    dtype = moments.block[0].dtype
+    dtype = moments.recent[0].dtype
 
     def record(i, carry):
         x, moments, kept = carry
@@ -416,7 +421,7 @@ def _checked_moments(moments: Moments, wrong: Array, message: str) -> Moments:
     """The moments, or a run-time error. It hangs on their number, which every reading
     takes: what passes such a check comes together on one device."""
     count = eqx.error_if(moments.count, wrong, message)
-    return Moments(count, moments.totals, moments.block)
+    return Moments(count, moments.totals, moments.recent)
 
 
 def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:

@@ -158,9 +158,7 @@ class LinearSolve:
                 has_aux=True,
             )
         fixed = self.fixed.transposed() if transpose else self.fixed
-        y, stats = _judged(
-            fixed, self.solver, y, b, floor, count, error, bulk, beside
-        )
+        y, stats = _judged(fixed, self.solver, y, b, floor, count, error, bulk, beside)
         return Solution(y, stats, _freeze(guess))
 
     def _solve(

@@ -1,0 +1,125 @@
+"""Checks of arguments: numbers, keys, types of floats and laws.
+
+Everything that sets the shape of a program is fixed while it is traced. A NumPy integer
+is welcome and becomes a plain `int` at the boundary: kept as it is, it would wrap round
+in arithmetic, and compare equal to the plain number that a cache holds another program
+for.
+"""
+
+import math
+import operator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array, Num
+
+
+def whole_number(name: str, value: Any, least: int = 1, of: str = "") -> int:
+    """Return a whole number as an `int`.
+
+    **Arguments:**
+
+    - `name`: the name of the argument, for the message.
+    - `value`: what was given.
+    - `least`: the smallest value allowed.
+    - `of`: what it counts, as in `"kernel steps"`.
+
+    **Raises:** `ValueError` for anything else: a float, a boolean, a traced number, or
+    one that is too small.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        counted = f" of {of}" if of else ""
+        raise ValueError(
+            f"{name} is a whole number{counted}, at least {least}, but {value!r} was "
+            "given. It is fixed when a program is compiled, and cannot be traced."
+        )
+    return number
+
+
+def positive_number(name: str, value: Any, of: str = "") -> int | float:
+    """Return a finite positive number as an `int` or a `float`.
+
+    **Raises:** `ValueError` for anything else, a traced number included.
+    """
+    try:
+        if isinstance(value, bool | str):
+            raise TypeError
+        try:
+            number = operator.index(value)
+        except TypeError:
+            number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        counted = f" of {of}" if of else ""
+        raise ValueError(
+            f"{name} is a finite positive number{counted}, but {value!r} was given. It "
+            "is fixed when a program is compiled, and cannot be traced."
+        )
+    return number
+
+
+def check_key(key: Any) -> None:
+    """Raise a `TypeError` if this is not one random key."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and key.ndim == 0 or dtype == jnp.uint32 and key.ndim == 1):
+        raise TypeError(
+            "key is one random key, such as `jax.random.key(0)`, but "
+            f"{f'shape {key.shape}' if typed else repr(key)} was given."
+        )
+
+
+def require_precision(dtype: Any, what: str) -> None:
+    """Raise a `ValueError` for other numbers than those of float32 and float64."""
+    if dtype not in (jnp.float32, jnp.float64):
+        raise ValueError(
+            f"{what} is in float32 or float64, but {dtype} was given. Convert it with "
+            f"`x{'.real' * (dtype.kind == 'c')}.astype(jnp.float32)`."
+        )
+
+
+def require_law(law: Num[Array, " states"], dtype: Any, what: str) -> Array:
+    """Return `law` in another dtype, having checked that it is one.
+
+    **Raises:** `ValueError` for numbers that are not in float32 or float64; a run-time
+    error for a negative entry, or a sum that is not one.
+    """
+    if not jnp.issubdtype(law.dtype, jnp.inexact):
+        law = law.astype(dtype)
+    require_precision(law.dtype, what)
+    # A law that was computed in float32 sums to one in float32.
+    tolerance = math.sqrt(max(jnp.finfo(t).eps for t in (law.dtype, dtype)))
+    law = law.astype(dtype)
+    is_law = (jnp.abs(jnp.sum(law) - 1) <= tolerance) & jnp.all(law >= 0)
+    return eqx.error_if(
+        law,
+        ~is_law,
+        f"{what} is not a law: its entries must be at least 0 and sum to 1. "
+        "Divide counts by their sum.",
+    )
+
+
+def require_concrete(what: str, **given: Any) -> None:
+    """Raise a `ValueError` that names the arguments which are traced, for `what` is
+    made of numbers that have to be there."""
+    traced = [
+        name
+        for name, value in given.items()
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
+    ]
+    if traced:
+        raise ValueError(
+            f"{what} is made of numbers, which are not there while a function is "
+            f"traced, but a traced {' and '.join(traced)} was given. Call it outside "
+            "of `jax.jit`, `jax.vmap` and `jax.grad`."
+        )

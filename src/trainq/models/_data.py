@@ -1,0 +1,182 @@
+"""Data, as a law or as samples, and the phase of the gradient that they are."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Key, Num
+
+from .._checks import require_law
+from .._spins import check_enumerable, check_spins, state_index, state_spins
+from ._base import AbstractEnergyModel, checked, require_model
+from ._laws import mean_observables
+
+
+VisibleLaw = Float[Array | np.ndarray, " visible_states"]
+"""Probabilities of the `2**n_visible` visible states, in order."""
+Data = VisibleLaw | Num[Array | np.ndarray, "samples n_visible"]
+"""The law of the visible states, or samples of them. What has been checked is an
+array of the model's type."""
+
+
+@eqx.filter_jit
+def kl_divergence(model: AbstractEnergyModel, data: VisibleLaw) -> Float[Array, ""]:
+    """`KL(data ‖ model) = Σ_v p(v) log(p(v) / π(v))` of the visible laws, nats.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `data`: `(2**n_visible,)` probabilities, in order.
+
+    **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
+    or a parameter is not finite.
+    """
+    return _kl(checked(model), check_law(data, model))
+
+
+def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
+    log_model = jax.nn.log_softmax(-model.free_energies())
+    # Where p = 0 the summand is 0, and so is its derivative in the model.
+    positive = data > 0
+    log_data = jnp.log(jnp.where(positive, data, 1))
+    return jnp.sum(jnp.where(positive, data * (log_data - log_model), 0))
+
+
+@eqx.filter_jit
+def kl_gradient(
+    model: AbstractEnergyModel, data: VisibleLaw
+) -> Float[Array, " n_parameters"]:
+    """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
+
+    Parameters are in the order of `observables`. Arguments and errors are those of
+    `kl_divergence`.
+    """
+    return gradient_of_kl(checked(model), check_law(data, model))
+
+
+def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
+    """`g_a = E_data[f_a] - E_π[f_a]` for a law or samples that have been checked.
+
+    Of samples it is the difference of two averages. Of a law it is taken by summing the
+    difference of two laws, which keeps more digits of a gradient that is small.
+    """
+    if data.ndim == 2:
+        return data_phase(model, data) - mean_observables(model)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
+    return ravel_pytree(gradient)[0]
+
+
+@eqx.filter_jit
+def empirical_distribution(
+    samples: Num[Array, "*batch n_visible"],
+) -> Float[Array, " visible_states"]:
+    """The law of a data set: the share of each visible state among the samples.
+
+    **Arguments:**
+
+    - `samples`: ±1 spins of any leading shape.
+
+    **Raises:** `ValueError` if there are none; a run-time error for another value than
+    ±1.
+    """
+    samples = check_spins(jnp.asarray(samples), None)
+    n_visible = samples.shape[-1]
+    check_enumerable(n_visible)
+    flat = samples.reshape(-1, n_visible)
+    if flat.shape[0] == 0 or n_visible == 0:
+        raise ValueError(
+            "At least one sample of one unit is needed, but the shape is "
+            f"{samples.shape}."
+        )
+    counts = jnp.bincount(state_index(flat), length=2**n_visible)
+    return counts.astype(jnp.result_type(float)) / flat.shape[0]
+
+
+def check_law(
+    data: VisibleLaw, model: AbstractEnergyModel
+) -> Float[Array, " visible_states"]:
+    """Return `data` in the model's dtype, having checked that it is a visible law."""
+    if isinstance(data, AbstractEnergyModel):
+        raise TypeError(
+            f"data is a law, as an array, but an object of type {type(data).__name__} "
+            "was given. Look at the order of the arguments."
+        )
+    require_model(model)
+    data, n = jnp.asarray(data), model.n_visible
+    if data.shape != (2**n,):
+        size = f"(2**{n},)" + (f" = ({2**n},)" if n < 64 else "")
+        raise ValueError(
+            f"data is a law of the {n} visible units, of shape {size}, but "
+            f"{data.shape} was given. `trainq.empirical_distribution` makes one from "
+            "samples."
+        )
+    return require_law(data, model.dtype, "data")
+
+
+def check_data(data: Any, model: AbstractEnergyModel) -> Array:
+    """Return `data` in the model's dtype, having checked that it is a visible law or
+    samples of visible states.
+
+    **Raises:** `ValueError` for a wrong shape; a run-time error if it is not a law, or
+    a spin is neither -1 nor +1.
+    """
+    data = jnp.asarray(data)
+    if data.ndim == 1 and data.shape != (model.n_visible,):
+        return check_law(data, model)
+    if data.ndim != 2 or data.shape[1] != model.n_visible or data.shape[0] == 0:
+        raise ValueError(
+            f"data is a law of shape (2**{model.n_visible},), or samples of shape "
+            f"(samples, {model.n_visible}), but {data.shape} was given. For one sample "
+            "add an axis: `data[None]`."
+        )
+    return check_spins(data, model.n_visible).astype(model.dtype)
+
+
+def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_parameters"]:
+    """`E_data[f_a]`, for a law of the visible states or for samples, that have been
+    checked: the derivative of the mean free energy."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def mean(p):
+        whole = eqx.combine(p, static)
+        if data.ndim == 1:
+            return data @ whole.free_energies()
+        return jnp.mean(whole.free_energy(data))
+
+    return ravel_pytree(jax.grad(mean)(params))[0]
+
+
+@eqx.filter_jit
+def data_variance(
+    model: AbstractEnergyModel, data: Array
+) -> Float[Array, " n_parameters"]:
+    """`Var_data E[f_a | v]`: the variance of the data phase of one sample, for a law of
+    the visible states or for samples, that have been checked. That of a batch of
+    independent samples is this over their number."""
+    if data.ndim == 2:
+        phases = jax.lax.map(lambda v: data_phase(model, v[None]), data, batch_size=256)
+        return jnp.var(phases, axis=0)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    flat, unravel = ravel_pytree(params)
+
+    def free_energies(flat):
+        return eqx.combine(unravel(flat), static).free_energies()
+
+    means = jax.jacfwd(free_energies)(flat)  # E[f | v] = ∂F(v)
+    return data @ (means - (data @ means)[None]) ** 2
+
+
+def draw_visible(
+    key: Key[Array, ""], model: AbstractEnergyModel, data: Array, shape: tuple[int, ...]
+) -> Num[Array, "*shape n_visible"]:
+    """Independent visible states from data that have been checked: from their law, or
+    from samples with replacement."""
+    if data.ndim == 1:
+        index = jr.choice(key, data.shape[0], shape, p=data)
+        return state_spins(index, model.n_visible, model.dtype)
+    return data[jr.randint(key, shape, 0, data.shape[0])]

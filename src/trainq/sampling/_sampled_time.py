@@ -1,0 +1,124 @@
+"""The time `T_O` from a trajectory, with confidence intervals."""
+
+from typing import SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import whole_number
+from .._show import AbstractShown, number
+from ._autocorrelation import Series, check_series, lag_weights, summed
+from ._statistics import log_interval, standard_error
+
+
+class SampledTime(AbstractShown):
+    """`T_O` estimated from a trajectory, in steps of the series.
+
+    `segments` are the estimates from the pieces that it was cut into, whose scatter
+    gives the error. It is `resolved` if every observable changes, but for rounding, a
+    piece is at least 10 times as long as the longest window of their autocorrelation,
+    and the estimate is finite and positive.
+    """
+
+    segments: Float[Array, " segments"]
+    variance: Float[Array, ""]
+    resolved: Array
+
+    def _text(self) -> str:
+        low, high = self.interval()
+        known = "" if self.resolved else ", NOT RESOLVED"
+        return (
+            f"T_O = {number(self.t_o)} steps, {low:.4g} to {high:.4g} with 95 % "
+            f"confidence{known}"
+        )
+
+    @property
+    def t_o(self) -> Float[Array, ""]:
+        """`T_O = Σ_a ⟨f̃_a, R f̃_a⟩_π`."""
+        return jnp.mean(self.segments)
+
+    @property
+    def t_o_error(self) -> Float[Array, ""]:
+        """The standard error of `t_o`."""
+        return standard_error(self.segments)
+
+    def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
+        """A confidence interval for `T_O`, from Student's `t` on the logarithm."""
+        positive = self.t_o > 0
+        relative = self.t_o_error / jnp.where(positive, self.t_o, 1)
+        relative = jnp.where(positive, relative, jnp.inf)
+        return log_interval(self.t_o, relative, self.segments.size - 1, confidence)
+
+
+def sampled_time(
+    values: Float[Array | np.ndarray, "chains steps n_obs"],
+    *,
+    segments: SupportsIndex = 32,
+) -> SampledTime:
+    """`T_O` from the values of the observables along chains that have burnt in:
+    `½ Σ_a Var f_a (τ_a + 1)`, with the window of each sum set by Sokal's rule from all
+    of the data, as in [`trainq.sampling.autocorrelation_time`][], and the error from
+    pieces of the trajectory.
+
+    **Arguments:**
+
+    - `values`: `(chains, steps, n_obs)`.
+    - `segments`: the number of pieces for the error, at least 8. Each chain is cut into
+        equal ones, so that there may be more.
+
+    **Returns:** a [`trainq.sampling.SampledTime`][]. Look at `resolved`.
+
+    **Raises:** `ValueError` for a wrong shape, or if a piece would have fewer than 8
+    steps.
+    """
+    values = check_series(values)
+    if values.ndim != 3:
+        raise ValueError(
+            "values have shape (chains, steps, n_obs), as `run(..., keep=True).values`,"
+            f" but {values.shape} was given. For one chain add an axis, `values[None]`,"
+            " for one observable `values[..., None]`."
+        )
+    segments = whole_number("segments", segments, least=8)
+    n_chains, n_steps, _ = values.shape
+    pieces = -(-segments // n_chains)
+    if n_steps // pieces < 8:
+        raise ValueError(
+            f"{n_steps} steps of {n_chains} chains cannot be cut into at least "
+            f"{segments} pieces of at least 8 steps each."
+        )
+    return _sampled_time(values, pieces)
+
+
+@eqx.filter_jit
+def _sampled_time(values: Array, pieces: int) -> SampledTime:
+    n_chains, n_steps, n_obs = values.shape
+    length = n_steps // pieces
+    series = Series(values)
+    covariance = jnp.mean(series.covariance(), axis=0)
+    lags = summed(series.correlation(), n_chains * n_steps).lags
+    parts = series.values[:, : pieces * length]
+    parts = parts.reshape(n_chains * pieces, length, n_obs)
+    local = eqx.tree_at(lambda s: s.values, series, parts).covariance()
+    # Fewer pairs of times have a larger lag, and the common mean takes away a little of
+    # every one of them.
+    pairs = length / (length - jnp.arange(length)).astype(values.dtype)
+    weights = lag_weights(covariance[:length], lags) * pairs[:, None]
+    sums = jnp.sum(weights[None] * local, axis=1)
+    lost = (2 * lags + 1).astype(values.dtype) / (n_chains * n_steps)
+    sums = sums / (1 - jnp.minimum(lost, 0.5))[None]
+
+    def total(x):
+        # What only rounding moves has no variance; what is not finite is not hidden.
+        still = series.finite & ~series.moves
+        return jnp.sum(jnp.where(still, 0, x) * series.scale * series.scale)
+
+    found = SampledTime(
+        segments=jax.vmap(total)(sums),
+        variance=total(covariance[0]),
+        resolved=jnp.all(series.moves) & (10 * jnp.max(lags) <= length),
+    )
+    known = jnp.isfinite(found.t_o_error) & (found.t_o > 0)
+    return eqx.tree_at(lambda f: f.resolved, found, found.resolved & known)

@@ -1,0 +1,84 @@
+"""Objects show their numbers at a prompt, and their shapes where they have none."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+from helpers import KERNELS, random_law, rbm
+
+import trainq as tq
+from trainq import sampling
+from trainq._show import aligned, count, number
+
+
+MODEL, DATA, KERNEL = rbm(2, 2), random_law(2), KERNELS["gibbs"]
+TABLE = sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=20)
+STATE = sampling.start_chains(jr.key(0), MODEL, 8)
+VALUES = sampling.run(KERNEL, MODEL, STATE, 400, keep=True).values
+SHOWN = {
+    "structural": (tq.QStruct(KERNEL, 10)(MODEL, DATA), "Q = "),
+    "operational": (tq.QOperational(KERNEL, 10)(MODEL, DATA), "squared bias"),
+    "randomised": (
+        tq.QStruct(KERNEL, 10).randomised(jr.key(0), MODEL, DATA, 4),
+        "noise known to",
+    ),
+    "sampled": (
+        sampling.QSampled(KERNEL, 10, n_chains=2)(jr.key(0), MODEL, DATA),
+        "64 replicates of 2 chains",
+    ),
+    "table": (TABLE, "pairs of burn-in and window of up to 20 steps, exact"),
+    "budget": (tq.plan_budget(TABLE, 0.5), "unit updates"),
+    "comparison": (
+        sampling.compare_budgets({"Gibbs": KERNEL}, lambda _: TABLE, 0.5),
+        "at equal cost",
+    ),
+    "times": (sampling.autocorrelation_time(VALUES), "autocorrelation times of"),
+    "time": (sampling.sampled_time(VALUES), "with 95 % confidence"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_prompt_shows_what_print_does(name):
+    one, text = SHOWN[name]
+    assert text in str(one) and repr(one) == str(one)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_shapes_where_there_are_no_numbers(name):
+    one, _ = SHOWN[name]
+    seen = []
+
+    @eqx.filter_jit
+    def look(one):
+        seen.append(repr(one))
+        return one
+
+    look(one)
+    if jax.tree.leaves(eqx.filter(one, eqx.is_array)):
+        assert seen[0].startswith(type(one).__name__)
+    else:  # numbers of Python are there
+        assert seen[0] == str(one)
+    shapes = eqx.filter_eval_shape(lambda x: x, one)
+    assert isinstance(repr(shapes), str)
+    assert isinstance(repr(jax.tree.map(lambda _: object(), one)), str)
+
+
+def test_a_batch_shows_ranges():
+    data = jnp.stack([random_law(2, seed) for seed in (0, 1)])
+    batch = eqx.filter_vmap(tq.QStruct(KERNEL, 10), in_axes=(None, 0))(MODEL, data)
+    low, high = sorted(batch.q.tolist())
+    assert f"Q = {low:.4g} to {high:.4g}" in repr(batch)
+
+
+def test_what_is_deleted_is_not_read():
+    one = tq.QStruct(KERNEL, 10)(MODEL, random_law(2, 3))
+    one.parameter_signal.delete()
+    assert "parameter_signal" in repr(one)
+
+
+def test_text():
+    assert number(jnp.array(0.123456)) == "0.1235"
+    assert number(jnp.array([1.0, 3.0])) == "1 to 3"
+    assert count(1, "chain") == "1 chain" and count(2, "chain") == "2 chains"
+    assert aligned([("a", "bcd"), ("ef", "g")]) == ["a   bcd", "ef  g"]
