@@ -147,7 +147,7 @@ def compare(
 ) -> Cell:
     """All rungs for one cell. The gradient is exact where Q is sampled, as it is in the
     definition of Q, and chains start from the exact law."""
-    steps = window * model.n_units
+    steps = KERNEL.steps(model, sweeps=window)
     # Predictions are proportional to the window: of one step, each is compiled once.
     predictors = {
         "single gap": tq.SingleGap(KERNEL, 1),

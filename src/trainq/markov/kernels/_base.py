@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsIndex, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType
 from jaxtyping import Array, Int, Key, Num
 
+from ..._numbers import positive_number
 from ..._spins import check_spins, draw_spins, happens
 from ...models import AbstractEnergyModel, log_stationary
 from ...models._base import checked
@@ -95,6 +96,21 @@ class AbstractKernel(eqx.Module):
     @abc.abstractmethod
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         """Number of single-unit updates in one step, on average."""
+
+    def steps(self, model: AbstractEnergyModel, sweeps: SupportsIndex | float) -> int:
+        """A number of sweeps in kernel steps: what windows and burn-ins are counted in.
+
+        **Arguments:**
+
+        - `model`: the model.
+        - `sweeps`: number of sweeps. One is `n_units` single-unit updates.
+
+        **Returns:** the nearest whole number of steps, at least 1.
+
+        **Raises:** `ValueError` if `sweeps` is not positive.
+        """
+        sweeps = positive_number("sweeps", sweeps)
+        return max(1, round(sweeps * model.n_units / self.site_updates(model)))
 
 
 def on_any_mesh(stepper: _Method) -> _Method:
