@@ -159,7 +159,7 @@ DEFINITIONS = {
     "Outcome 3": "P1, P3 and P4 pass, and P2 does not.",
     "Outcome 4": "P1 passes, no certificate fails, and P3 fails: an arm never "
     "crosses c25, so that its pair and its certificates there are missing.",
-    "D11.i": "Decomposition: every ratio of Q is a ratio of signals over one of noises.",
+    "D11.i": "Decomposition: each ratio of Q is a ratio of signals over one of noises.",
     "D11.iv": "Dose response: the ratios of Q against λ.",
 }
 
@@ -981,7 +981,7 @@ def save_run(path: Path, run: Run, constants: Constants) -> None:
 def load_run(path: Path, constants: Constants) -> Run | None:
     """A finished run; None, with a warning, if the file is not what its name says."""
     try:
-        with np.load(path) as file:
+        with path.open("rb") as stream, np.load(stream) as file:
             meta = json.loads(str(file["meta"]))
             curves = {name: file[name] for name in file.files if name != "meta"}
         run = Run(**meta["run"], curves=curves)
@@ -997,7 +997,7 @@ def load_run(path: Path, constants: Constants) -> Run | None:
         return run
     except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
         warnings.warn(
-            f"{path} is not used, its run is made anew: {error}", stacklevel=2
+            f"{path} is not used, its run is made anew: {error!r}", stacklevel=2
         )
         return None
 
@@ -1170,7 +1170,7 @@ def pair_table(summary: dict[str, Any], constants: Constants) -> Table:
     for row in (*summary["decomposition"]["pairs"], *summary["finals"]["pairs"]):
         ratios = [row[key] for key in ("ratio", "signal_ratio", "noise_ratio")]
         if row["missing"]:
-            ratios = ["missing:", row["missing"], ""]
+            ratios = ["missing", "", ""]
         numbers = [row[key] for key in ("q", "q_baseline", "kl", "kl_baseline")]
         rows.append((pair_name(row), f"{row['weight']:g}", *ratios, *numbers))
     columns = "pair,λ,Q ratio,= signals,/ noises,Q,base's,KL,base's".split(",")
