@@ -63,6 +63,9 @@ import trainq as tq
 jax.config.update("jax_enable_x64", True)
 
 Cell = tuple[int, int]
+Array = jax.Array
+Network = tq.CouplingNetwork
+Fields = dict[str, Any]
 
 
 # ---------------------------------------------------------------------------- constants
@@ -194,12 +197,12 @@ PUBLISHED_DOSES = {0.1: (1.125, "7 of 8"), 0.01: (1.0002, "4 of 8")}  # median, 
 class Task(eqx.Module):
     """Four teachers, each a one-hot code and a visible law, and how Q is computed."""
 
-    codes: jax.Array
-    laws: jax.Array
+    codes: Array
+    laws: Array
     predictor: tq.QStruct
 
 
-def seed_key(seed: int, cell: Cell, stream: int) -> jax.Array:
+def seed_key(seed: int, cell: Cell, stream: int) -> Array:
     """The key of one purpose in one cell."""
     key = jax.random.key(seed)
     for index in (*cell, stream):
@@ -207,7 +210,7 @@ def seed_key(seed: int, cell: Cell, stream: int) -> jax.Array:
     return key
 
 
-def make_teacher(key: jax.Array, cell: Cell, family: str) -> tq.RBM:
+def make_teacher(key: Array, cell: Cell, family: str) -> tq.RBM:
     """One teacher with s planted patterns, in either reading of the protocol.
 
     "two-layer": m hidden units and patterns in both layers, `W = (β/m) Σ_μ ξ_μ η_μᵀ`.
@@ -222,13 +225,13 @@ def make_teacher(key: jax.Array, cell: Cell, family: str) -> tq.RBM:
     return tq.RBM(PROTOCOL.teacher_beta / m * xi @ eta.T)
 
 
-def make_task(seed: int, cell: Cell, family: str) -> tuple[Task, tq.CouplingNetwork]:
+def make_task(seed: int, cell: Cell, family: str) -> tuple[Task, Network]:
     """The teachers of one cell and the untrained network, shared by all its arms."""
     keys = seed_key(seed, cell, PROTOCOL.stream_teachers)
     keys = jax.random.split(keys, PROTOCOL.teachers)
     teachers = [make_teacher(key, cell, family) for key in keys]
     codes = jnp.eye(PROTOCOL.teachers)
-    network = tq.CouplingNetwork(
+    network = Network(
         code_size=PROTOCOL.teachers,
         n_visible=cell[0],
         n_hidden=cell[0],
@@ -244,34 +247,30 @@ def make_task(seed: int, cell: Cell, family: str) -> tuple[Task, tq.CouplingNetw
 
 # ------------------------------------------------------------------------------- losses
 
-Record = dict[str, jax.Array]
-Objective = Callable[[tq.CouplingNetwork, Task, jax.Array], tuple[jax.Array, Record]]
+Record = dict[str, Array]
+Objective = Callable[[Network, Task, Array], tuple[Array, Record]]
 
 
-def mean_kl(network: tq.CouplingNetwork, task: Task) -> jax.Array:
+def mean_kl(network: Network, task: Task) -> Array:
     """L_KL: the mean over teachers of KL(teacher ‖ student)."""
     kl = eqx.filter_vmap(lambda code, law: tq.kl_divergence(network(code), law))
     return jnp.mean(kl(task.codes, task.laws))
 
 
-def pooled_snr(network: tq.CouplingNetwork, task: Task) -> tq.GradientSNR:
+def pooled_snr(network: Network, task: Task) -> tq.GradientSNR:
     """Q over all teachers at once: sum of signals over sum of noises."""
     snr = eqx.filter_vmap(lambda code, law: task.predictor(network(code), law))
     return tq.pool(snr(task.codes, task.laws))
 
 
-def plain_loss(
-    network: tq.CouplingNetwork, task: Task, weight: jax.Array
-) -> tuple[jax.Array, Record]:
+def plain_loss(network: Network, task: Task, weight: Array) -> tuple[Array, Record]:
     """The baseline: L_KL alone. Q is not even computed."""
     del weight
     kl = mean_kl(network, task)
     return kl, {"kl": kl}
 
 
-def augmented_loss(
-    network: tq.CouplingNetwork, task: Task, weight: jax.Array
-) -> tuple[jax.Array, Record]:
+def augmented_loss(network: Network, task: Task, weight: Array) -> tuple[Array, Record]:
     """L_KL − λ log Q_pool. λ is a traced scalar: one compilation serves every arm."""
     kl, snr = mean_kl(network, task), pooled_snr(network, task)
     record = {"kl": kl, "q": snr.q, "signal": snr.signal, "noise": snr.mse}
@@ -281,12 +280,12 @@ def augmented_loss(
 # ----------------------------------------------------------------------------- training
 
 
-def flat(network: tq.CouplingNetwork) -> jax.Array:
+def flat(network: Network) -> Array:
     """All parameters of a network, or of its gradient, as one vector."""
     return ravel_pytree(eqx.filter(network, eqx.is_inexact_array))[0]
 
 
-def unflat(vector: jax.Array, like: tq.CouplingNetwork) -> tq.CouplingNetwork:
+def unflat(vector: Array, like: Network) -> Network:
     """The network again."""
     arrays, static = eqx.partition(like, eqx.is_inexact_array)
     return eqx.combine(ravel_pytree(arrays)[1](vector), static)
@@ -294,13 +293,13 @@ def unflat(vector: jax.Array, like: tq.CouplingNetwork) -> tq.CouplingNetwork:
 
 @eqx.filter_jit
 def advance(
-    network: tq.CouplingNetwork,
+    network: Network,
     optimiser: optax.OptState,
     task: Task,
-    weight: jax.Array,
+    weight: Array,
     objective: Objective,
-    length: jax.Array,
-) -> tuple[tq.CouplingNetwork, optax.OptState, Record]:
+    length: Array,
+) -> tuple[Network, optax.OptState, Record]:
     """`length` steps of Adam, at most CHUNK, and what was recorded at each of them.
 
     All that is recorded at step t, its parameters too, is from before its update.
@@ -319,7 +318,7 @@ def advance(
         after = eqx.apply_updates(network, updates), optimiser
         return eqx.filter(after, eqx.is_array), record
 
-    def write(i: jax.Array, carry: Any) -> Any:
+    def write(i: Array, carry: Any) -> Any:
         arrays, rows = carry
         arrays, record = step(arrays)
         return arrays, jax.tree.map(lambda row, x: row.at[i].set(x), rows, record)
@@ -331,11 +330,11 @@ def advance(
     return network, optimiser, rows
 
 
-def start(network: tq.CouplingNetwork) -> optax.OptState:
+def start(network: Network) -> optax.OptState:
     return OPTIMISER.init(eqx.filter(network, eqx.is_inexact_array))
 
 
-def measure(network: tq.CouplingNetwork, task: Task, weight: float) -> dict[str, Any]:
+def measure(network: Network, task: Task, weight: float) -> Fields:
     """Loss, KL, Q and gradient: the record of one training step that is thrown away.
 
     So nothing is compiled that was not compiled for training.
@@ -378,11 +377,11 @@ def reason(error: eqx.EquinoxRuntimeError) -> str:
 def train(
     clock: Clock,
     task: Task,
-    network: tq.CouplingNetwork,
+    network: Network,
     weight: float,
     steps: int,
     on_step: Callable[[int], None],
-) -> tuple[tq.CouplingNetwork, dict[str, np.ndarray], str | None]:
+) -> tuple[Network, dict[str, np.ndarray], str | None]:
     """Trains until the cap.
 
     Returns the last network, the curves, and why it stopped early, if it did.
@@ -394,7 +393,7 @@ def train(
     objective = augmented_loss if weight > 0 else plain_loss
     optimiser = start(network)
     chunks: list[dict[str, np.ndarray]] = []
-    probes: list[dict[str, Any]] = []
+    probes: list[Fields] = []
     done, stopped = 0, None
     while done < steps and stopped is None:
         length = min(CHUNK, steps - done)
@@ -573,14 +572,14 @@ def certify(weights: np.ndarray, where: str) -> Certified:
 
 
 def difference_errors(
-    network: tq.CouplingNetwork, task: Task, weight: float, key: jax.Array
+    network: Network, task: Task, weight: float, key: Array
 ) -> np.ndarray:
     """Relative error of autodiff against central differences: (step sizes, directions).
 
     The directions are unit vectors in the space of all network parameters.
     """
 
-    def loss(vector: jax.Array) -> float:
+    def loss(vector: Array) -> float:
         return float(measure(unflat(vector, network), task, weight)["loss"])
 
     centre = flat(network)
@@ -693,7 +692,7 @@ class Pair:
     def ratio(self) -> float | None:
         return self.over(lambda point: point.q)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Fields:
         arm, baseline = self.arm, self.baseline
         return {
             "cell": self.cell,
@@ -743,7 +742,7 @@ def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
     return (min(found), max(found)) if found else None
 
 
-def summarise(pairs: list[Pair], weight: float) -> dict[str, Any]:
+def summarise(pairs: list[Pair], weight: float) -> Fields:
     """The ratios of one arm."""
     ours = [pair for pair in pairs if pair.weight == weight]
     ratios = known(pair.ratio for pair in ours)
@@ -758,7 +757,7 @@ def summarise(pairs: list[Pair], weight: float) -> dict[str, Any]:
     }
 
 
-def feasibility(runs: list[Run], constants: Constants) -> dict[str, Any]:
+def feasibility(runs: list[Run], constants: Constants) -> Fields:
     """P1: finite throughout, Q as in NumPy, autodiff as in central differences.
 
     What is missing cannot fail; but with nothing left to compare, nothing is shown.
@@ -789,7 +788,7 @@ def feasibility(runs: list[Run], constants: Constants) -> dict[str, Any]:
     }
 
 
-def steering(pairs: list[Pair], constants: Constants) -> dict[str, Any]:
+def steering(pairs: list[Pair], constants: Constants) -> Fields:
     """P2: does the verdict arm have a better Q than the baseline at equal KL?"""
     found = summarise(pairs, constants.primary)
     median, above, expected = found["median"], found["above_one"], found["expected"]
@@ -802,7 +801,7 @@ def steering(pairs: list[Pair], constants: Constants) -> dict[str, Any]:
     }
 
 
-def compatibility(runs: list[Run], constants: Constants) -> dict[str, Any]:
+def compatibility(runs: list[Run], constants: Constants) -> Fields:
     """P3: every arm reaches the last crossing within the cap.
 
     It asks no more, so an arm that crosses and then loses what it has learnt passes.
@@ -837,9 +836,7 @@ def compatibility(runs: list[Run], constants: Constants) -> dict[str, Any]:
     }
 
 
-def diagnostics(
-    runs: list[Run], constants: Constants, halt: Halt | None
-) -> dict[str, Any]:
+def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
     """P4: detailed balance, Cheeger margin and symmetry of every student.
 
     A certificate that fails halts the experiment, so every one that is here has passed.
@@ -874,7 +871,7 @@ def diagnostics(
     }
 
 
-def decomposition(pairs: list[Pair], constants: Constants) -> dict[str, Any]:
+def decomposition(pairs: list[Pair], constants: Constants) -> Fields:
     """D11.i: does a ratio come from the signal or from the noise?"""
     rows = [pair.summary() for pair in pairs]
     ours = [row for row in rows if row["weight"] == constants.primary]
@@ -887,12 +884,12 @@ def decomposition(pairs: list[Pair], constants: Constants) -> dict[str, Any]:
     }
 
 
-def dose_response(pairs: list[Pair], constants: Constants) -> list[dict[str, Any]]:
+def dose_response(pairs: list[Pair], constants: Constants) -> list[Fields]:
     """D11.iv: the ratios as a function of λ."""
     return [summarise(pairs, weight) for weight in sorted(constants.lambdas[1:])]
 
 
-def finals(runs: list[Run], constants: Constants) -> dict[str, Any]:
+def finals(runs: list[Run], constants: Constants) -> Fields:
     """The trap: what one would read off the last step. Never part of the verdict."""
     pairs = make_pairs(runs, constants, "final")
     rows = [pair.summary() for pair in pairs if pair.weight == constants.primary]
@@ -904,7 +901,7 @@ def finals(runs: list[Run], constants: Constants) -> dict[str, Any]:
     }
 
 
-def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> dict[str, Any]:
+def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
     """All gates and the outcome, for the runs of one seed."""
     pairs = make_pairs(runs, constants)
     p1 = feasibility(runs, constants)
@@ -966,7 +963,7 @@ def strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def run_fields(run: Run) -> dict[str, Any]:
+def run_fields(run: Run) -> Fields:
     """Everything but the curves."""
     return {k: v for k, v in asdict(replace(run, curves={})).items() if k != "curves"}
 
@@ -974,7 +971,7 @@ def run_fields(run: Run) -> dict[str, Any]:
 def save_run(path: Path, run: Run, constants: Constants) -> None:
     stamp = {"constants": constants.sha256, **versions()}
     meta = json.dumps({"stamp": stamp, "run": run_fields(run)})
-    columns: dict[str, Any] = {"meta": meta, **run.curves}
+    columns: Fields = {"meta": meta, **run.curves}
     write_atomically(path, lambda p: np.savez(p, **columns))
 
 
@@ -1038,7 +1035,7 @@ def label(constants: Constants) -> str:
 
 def conclude(
     out: Path, constants: Constants, runs: list[Run], clock: Clock, halt: Halt | None
-) -> dict[str, Any]:
+) -> Fields:
     """Judges the runs there are; writes `summary.json` and `trajectories.npz`.
 
     The top level of the summary is the verdict of the first seed.
@@ -1065,7 +1062,7 @@ def conclude(
         "runs": [run_fields(run) for run in runs],
     }
     text = json.dumps(strict(summary), indent=2, allow_nan=False) + "\n"
-    curves: dict[str, Any] = {"constants": json.dumps(summary["constants"])}
+    curves: Fields = {"constants": json.dumps(summary["constants"])}
     for run in runs:
         curves |= {f"{run.name}/{k}": curve for k, curve in run.curves.items()}
     write_atomically(out / "summary.json", lambda path: path.write_text(text))
@@ -1106,12 +1103,12 @@ def table(
     return made
 
 
-def pair_name(row: dict[str, Any]) -> str:
+def pair_name(row: Fields) -> str:
     m, s = row["cell"]
     return f"({m},{s}) {row['checkpoint']}"
 
 
-def gate_table(summary: dict[str, Any]) -> Table:
+def gate_table(summary: Fields) -> Table:
     titles = ("P1 fidelity", "P2 steering", "P3 KL progress", "P4 diagnostics")
     rows = []
     for title, gate in zip(
@@ -1123,7 +1120,7 @@ def gate_table(summary: dict[str, Any]) -> Table:
     return table("Gates", ("gate", "verdict", "what was found"), rows)
 
 
-def published_table(summary: dict[str, Any], constants: Constants) -> Table:
+def published_table(summary: Fields, constants: Constants) -> Table:
     """The published numbers, each only beside what it is of, and ours."""
     p1, p3, p4 = summary["p1"], summary["p3"], summary["p4"]
     d11, last = summary["decomposition"], summary["finals"]
@@ -1165,7 +1162,7 @@ def published_table(summary: dict[str, Any], constants: Constants) -> Table:
     return table(title, ("", "published", "here"), rows)
 
 
-def pair_table(summary: dict[str, Any], constants: Constants) -> Table:
+def pair_table(summary: Fields, constants: Constants) -> Table:
     rows = []
     for row in (*summary["decomposition"]["pairs"], *summary["finals"]["pairs"]):
         ratios = [row[key] for key in ("ratio", "signal_ratio", "noise_ratio")]
@@ -1182,7 +1179,7 @@ less holds a larger gradient, hence a larger Q."""
     return table(title, columns, rows, caption)
 
 
-def dose_table(summary: dict[str, Any]) -> Table:
+def dose_table(summary: Fields) -> Table:
     rows = []
     for dose in summary["dose_response"]:
         median, above = PUBLISHED_DOSES.get(dose["weight"], (None, None))
@@ -1194,7 +1191,7 @@ def dose_table(summary: dict[str, Any]) -> Table:
     return table("D11.iv: dose response, the Q ratios against λ", columns, rows)
 
 
-def seed_table(summary: dict[str, Any]) -> Table:
+def seed_table(summary: Fields) -> Table:
     rows, medians = [], known(row["median"] for row in summary["seeds"])
     for row in summary["seeds"]:
         p3 = "pass" if row["p3"] else "fail"
@@ -1209,7 +1206,7 @@ def seed_table(summary: dict[str, Any]) -> Table:
     return table("Over seed tables", columns, rows, caption)
 
 
-def show(summary: dict[str, Any], constants: Constants, files: list[Path]) -> None:
+def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
     """The whole report; after a halt, why there is none."""
     if halted := summary["p4"]["halted"]:
         console.print(
@@ -1261,7 +1258,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def arm_style(constants: Constants, weight: float) -> dict[str, Any]:
+def arm_style(constants: Constants, weight: float) -> Fields:
     """Label, colour and dashes of an arm."""
     index = constants.lambdas.index(weight)
     place = index and 1 + (index - 1) % (len(COLOURS) - 1)
@@ -1362,7 +1359,7 @@ def figure_doses(pairs: list[Pair], constants: Constants) -> Figure:
         points = [(weights.index(w), r) for w, r in ratios.items() if r is not None]
         axis.plot(*zip((0, 1.0), *sorted(points), strict=True), **style)
 
-    thin: dict[str, Any] = {"lw": 1, "ms": 4, "alpha": 0.8}
+    thin: Fields = {"lw": 1, "ms": 4, "alpha": 0.8}
     for cell, at in product(constants.cells, constants.matched):
         ours = [pair for pair in pairs if (pair.cell, pair.checkpoint) == (cell, at)]
         place = 6 if at == constants.matched[0] else 2
@@ -1409,12 +1406,12 @@ def figure_finals(runs: list[Run], constants: Constants) -> Figure:
     return figure
 
 
-def figure_seeds(rows: list[dict[str, Any]], constants: Constants) -> Figure:
+def figure_seeds(rows: list[Fields], constants: Constants) -> Figure:
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axis = figure.subplots()
     for row, weight in product(rows, constants.lambdas[1:]):
         if row["medians"][weight] is not None:
-            style: dict[str, Any] = arm_style(constants, weight) | {"ls": ""}
+            style: Fields = arm_style(constants, weight) | {"ls": ""}
             marker = MARKERS[constants.lambdas.index(weight) % len(MARKERS)]
             axis.plot(row["seed"], row["medians"][weight], **style, marker=marker)
     axis.set_xlabel("seed")
@@ -1426,7 +1423,7 @@ def figure_seeds(rows: list[dict[str, Any]], constants: Constants) -> Figure:
 
 
 def draw(
-    out: Path, summary: dict[str, Any], runs: list[Run], constants: Constants
+    out: Path, summary: Fields, runs: list[Run], constants: Constants
 ) -> list[Path]:
     """All figures, for the first seed; one more if there are several seeds."""
     first = [run for run in runs if run.seed == runs[0].seed]
@@ -1443,7 +1440,7 @@ def draw(
             figures["seeds"] = figure_seeds(summary["seeds"], constants)
         for name, figure in figures.items():
             legend(figure)
-            figure.supxlabel(summary["label"], size=8, x=0.99, ha="right")
+            figure.suptitle(f"{figure.get_suptitle()}\n({summary['label']})")
             paths.append(out / f"{name}.png")
             figure.savefig(paths[-1], metadata={"Constants": constants.sha256})
     return paths
@@ -1454,7 +1451,7 @@ def draw(
 
 def run_protocol(
     constants: Constants, n_seeds: int, out: Path, resume: bool
-) -> tuple[dict[str, Any], list[Run]]:
+) -> tuple[Fields, list[Run]]:
     """All runs, in order; each is on disk as soon as it is finished.
 
     A failed certificate ends them, and what there is up to then is judged.
