@@ -760,7 +760,8 @@ def summarise(pairs: list[Pair], weight: float) -> Fields:
 def feasibility(runs: list[Run], constants: Constants) -> Fields:
     """P1: finite throughout, Q as in NumPy, autodiff as in central differences.
 
-    What is missing cannot fail; but with nothing left to compare, nothing is shown.
+    What is missing cannot fail; but with nothing left to compare, nothing is shown, and
+    P1 fails: if no verdict arm reaches c50, for one.
     """
     finite = len(runs) == len(constants.arms) and all(run.finite for run in runs)
     stopped = {run.name: run.stopped for run in runs if run.stopped}
@@ -771,7 +772,8 @@ def feasibility(runs: list[Run], constants: Constants) -> Fields:
         run = find(runs, (m, s), constants.primary)
         errors = run.differences if run else None
         differences[f"({m},{s})"] = None if errors is None else worst(errors)
-    value, slope = worst(values), worst(known(differences.values()))
+    slopes = known(differences.values())
+    value, slope = worst(values), worst(slopes)
     value_bar, slope_bar = constants.value_tolerance, constants.difference_tolerance
     expected = len(constants.arms) * len(constants.matched)
     return {
@@ -784,7 +786,8 @@ def feasibility(runs: list[Run], constants: Constants) -> Fields:
         + "".join(f"{name} stopped, {why}\n" for name, why in stopped.items())
         + f"Q against NumPy: worst {text(value)} of {len(values)} (of {expected}) "
         f"comparisons, bar {value_bar:g}\n"
-        f"autodiff against differences: worst {text(slope)}, bar {slope_bar:g}",
+        f"autodiff against differences: worst {text(slope)} in {len(slopes)} of "
+        f"{len(differences)} cells, bar {slope_bar:g}",
     }
 
 

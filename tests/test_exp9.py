@@ -21,8 +21,7 @@ from rich.console import Console
 import trainq as tq
 
 
-ROOT = pathlib.Path(__file__).parents[1]
-GOLDEN = json.loads((ROOT / "tests/data/golden.json").read_text())
+GOLDEN = pathlib.Path(__file__).parent / "data/golden.json"
 PROTOCOL = exp9.PROTOCOL
 CELL = (2, 2)
 FIGURES = ("trajectories", "ratios", "dose_response", "finals")
@@ -50,7 +49,7 @@ def test_teachers_are_those_of_either_reading():
 
 
 def test_the_oracle_agrees_with_stored_values():
-    for cell in GOLDEN:
+    for cell in json.loads(GOLDEN.read_text()):
         if cell["kernel"] == "gibbs" and not cell["biased"]:
             weights, data = np.array(cell["weights"]), np.array(cell["data"])
             signal, noise = exp9.structural_q(weights, data, cell["window"])
@@ -61,6 +60,7 @@ def test_the_oracle_agrees_with_stored_values():
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 def test_a_run_is_that_of_a_plain_loop(weight, monkeypatch):
     constants = dataclasses.replace(PROTOCOL, steps=90, crossings=(0.9, 0.8))
+    constants = dataclasses.replace(constants, difference_checkpoint="c90")
     monkeypatch.setattr(exp9, "PROTOCOL", constants)
     run = exp9.run_arm(exp9.Clock(), constants, 0, CELL, weight)
     task, network = exp9.make_task(0, CELL, "two-layer")
@@ -78,13 +78,13 @@ def test_a_run_is_that_of_a_plain_loop(weight, monkeypatch):
     # The baseline draws its Q between chunks, and does not evaluate it in its loop.
     assert len(run.curves["q"]) == (90 if weight else 5)
     assert run.finite and run.evaluations == (90 if weight else 0)
+    assert max(run.differences) < 1e-6 if weight else run.differences is None
     # Checkpoints are the networks before the first step below each level.
     steps = [int(np.argmax(np.array(kl) <= level * kl[0])) for level in (0.9, 0.8)]
     assert 0 < steps[0] < steps[1]
     laws, window = np.asarray(task.laws), task.predictor.window
-    for (name, point), step in zip(
-        run.checkpoints.items(), (0, *steps, 90), strict=True
-    ):
+    points = zip(run.checkpoints.items(), (0, *steps, 90), strict=True)
+    for (name, point), step in points:
         weights = np.stack([networks[step](code).weights for code in task.codes])
         assert_close(run.curves[f"weights_{name}"], weights, DIRECT)
         q = exp9.pooled_structural_q(weights, laws, window)
@@ -110,11 +110,8 @@ def test_what_has_no_answer_is_survived_and_told(before, after, monkeypatch):
     assert run.checkpoints["init"] and not run.checkpoints["final"]
 
 
-def test_differences_are_small_and_a_wrong_gradient_is_seen(monkeypatch):
-    task, network = exp9.make_task(0, CELL, "two-layer")
-    args = network, task, 0.1, jax.random.key(0)
-    assert exp9.difference_errors(*args).min(axis=0).max() < 1e-6
-    right = exp9.augmented_loss
+def test_a_wrong_gradient_is_seen(monkeypatch):
+    right, (task, network) = exp9.augmented_loss, exp9.make_task(0, CELL, "two-layer")
 
     def wrong(network, task, weight):
         loss, record = right(network, task, weight)
@@ -122,8 +119,8 @@ def test_differences_are_small_and_a_wrong_gradient_is_seen(monkeypatch):
         return loss + extra - jax.lax.stop_gradient(extra), record
 
     monkeypatch.setattr(exp9, "augmented_loss", wrong)
-    worst = exp9.difference_errors(*args).min(axis=0).max()
-    assert worst > PROTOCOL.difference_tolerance
+    errors = exp9.difference_errors(network, task, 0.1, jax.random.key(0))
+    assert errors.min(axis=0).max() > PROTOCOL.difference_tolerance
 
 
 # ------------------------------------------------------ the gates, on runs made by hand
@@ -154,41 +151,34 @@ def at(runs, weight, name):
     return exp9.find(runs, (4, 3), weight).checkpoints[name]
 
 
-def judge(runs):
-    return exp9.judge(runs, PROTOCOL, None)
-
-
-@pytest.mark.parametrize(
-    "ratios, median, above_one, outcome",
-    [
+def test_steering_needs_the_median_and_the_count():
+    for ratios, median, above_one, outcome in (
         ((2.0,) * 6 + (0.5,) * 2, 2.0, 6, 2),
         ((1.6,) * 5 + (0.9,) * 3, 1.6, 5, 3),
         ((1.4, 1.4, 1.4, 1.4, 1.5, 9.0, 9.0, 9.0), 1.45, 8, 3),
-    ],
-)
-def test_steering_needs_the_median_and_the_count(ratios, median, above_one, outcome):
-    found = judge(make_runs(ratios))
-    p1, p2, p3, p4 = (found[f"p{i}"] for i in (1, 2, 3, 4))
-    assert p2["median"] == pytest.approx(median, rel=IDENTITY)
-    assert (p2["above_one"], p2["present"], p2["expected"]) == (above_one, 8, 8)
-    assert p2["pass"] == (outcome == 2) and found["outcome"] == outcome
+    ):
+        found = exp9.judge(make_runs(ratios), PROTOCOL, None)
+        p2, row = found["p2"], found["decomposition"]["pairs"][0]
+        assert p2["median"] == pytest.approx(median, rel=IDENTITY)
+        assert (p2["above_one"], p2["present"], p2["expected"]) == (above_one, 8, 8)
+        assert p2["pass"] == (outcome == 2) and found["outcome"] == outcome
+        assert (row["checkpoint"], row["ratio"]) == ("c50", pytest.approx(ratios[0]))
+        assert row["signal_ratio"] == pytest.approx(1.25 * ratios[0])
+        assert found["decomposition"]["noise_ratios"] == (1.0, 1.25)
+    p1, p3, p4 = found["p1"], found["p3"], found["p4"]
     assert p1["pass"] and p1["values"]["compared"] == p1["values"]["expected"] == 24
     assert p3["pass"] and p3["crossed"] == p3["expected"] == 12
     assert p4["verdict"] == "verified" and p4["certified"] == p4["expected"] == 192
-    row, d11 = found["decomposition"]["pairs"][0], found["decomposition"]
-    assert (row["checkpoint"], row["ratio"]) == ("c50", pytest.approx(ratios[0]))
-    assert (row["noise_ratio"], d11["noise_ratios"]) == (1.25, (1.0, 1.25))
-    assert row["signal_ratio"] == pytest.approx(1.25 * ratios[0])
     low, high = found["dose_response"]
     assert (low["weight"], low["median"], low["above_one"]) == (0.01, 1.0, 4)
-    assert high["median"] == p2["median"]
+    assert high["median"] == found["p2"]["median"]
 
 
 @pytest.mark.parametrize("weight, missing", [(0.1, "arm"), (0.0, "baseline")])
 def test_a_missing_pair_is_reported_and_not_replaced(weight, missing):
     runs = make_runs((1.1, 1.2, 1.3, 1.4, 1.5, 9.9, 1.6, 1.7))
     exp9.find(runs, (5, 2), weight).checkpoints["c25"] = None
-    found = judge(runs)
+    found = exp9.judge(runs, PROTOCOL, None)
     p2, p3, p4, d11 = (found[key] for key in ("p2", "p3", "p4", "decomposition"))
     gaps = [row for row in d11["pairs"] if row["missing"] and row["weight"] == 0.1]
     assert [(row["cell"], row["missing"]) for row in gaps] == [((5, 2), missing)]
@@ -201,59 +191,60 @@ def test_a_missing_pair_is_reported_and_not_replaced(weight, missing):
     assert found["outcome"] == 4 and found["p1"]["pass"]
 
 
-SPOILERS = {
-    "value": lambda runs: setattr(at(runs, 0.01, "c25"), "q_numpy", 2 + 3e-10),
-    "reference": lambda runs: setattr(at(runs, 0.0, "c50"), "q_numpy", math.nan),
-    "difference": lambda runs: runs[4].differences.append(1.01e-4),
-    "direction": lambda runs: runs[4].differences.append(math.nan),
-    "curve": lambda runs: runs[3].curves.update(kl=np.array([np.inf])),
-    "final": lambda runs: setattr(at(runs, 0.1, "final"), "kl", math.nan),
-    "stopped": lambda runs: setattr(runs[4], "stopped", "step 0 to 10: diverged"),
-    "absent": lambda runs: runs.pop(4),
-    "nothing": lambda runs: [r.checkpoints.update(c50=None, c25=None) for r in runs],
-    "p4": lambda runs: setattr(at(runs, 0.1, "init").certificates[2], "symmetry", None),
-}
-
-
-@pytest.mark.parametrize("name", SPOILERS)
-def test_what_is_not_shown_is_outcome_1(name):
-    runs = make_runs((2.0,) * 8)
-    SPOILERS[name](runs)
-    found = judge(runs)
-    assert not found["p4" if name == "p4" else "p1"]["pass"] and found["outcome"] == 1
-    exp9.find(runs, (5, 3), 0.0).checkpoints["c25"] = None
-    assert judge(runs)["outcome"] == 1
+def test_what_is_not_shown_is_outcome_1():
+    for name, spoil in {
+        "value": lambda runs: setattr(at(runs, 0.01, "c25"), "q_numpy", 2 + 3e-10),
+        "reference": lambda runs: setattr(at(runs, 0.0, "c50"), "q_numpy", math.nan),
+        "difference": lambda runs: runs[4].differences.append(1.01e-4),
+        "curve": lambda runs: runs[3].curves.update(kl=np.array([np.inf])),
+        "final": lambda runs: setattr(at(runs, 0.1, "final"), "kl", math.nan),
+        "stopped": lambda runs: setattr(runs[4], "stopped", "step 0 to 10: diverged"),
+        "absent": lambda runs: runs.pop(4),
+        "nothing": lambda runs: [
+            r.checkpoints.update(c50=None, c25=None) for r in runs
+        ],
+        "p4": lambda runs: setattr(
+            at(runs, 0.1, "init").certificates[2], "symmetry", None
+        ),
+    }.items():
+        runs = make_runs((2.0,) * 8)
+        spoil(runs)
+        found = exp9.judge(runs, PROTOCOL, None)
+        assert not found["p4" if name == "p4" else "p1"]["pass"], name
+        exp9.find(runs, (5, 3), 0.0).checkpoints["c25"] = None
+        later = exp9.judge(runs, PROTOCOL, None)
+        assert found["outcome"] == later["outcome"] == 1, name
 
 
 def test_the_last_step_never_enters_the_verdict_but_a_relapse_is_told():
     runs = make_runs()
-    before = judge(runs)
+    before = exp9.judge(runs, PROTOCOL, None)
     for run in runs:
         run.checkpoints["final"].q *= 1e-12 if run.weight else 1e12
     at(runs, 0.1, "final").kl = 0.51  # of 2.0 at first
-    after = judge(runs)
+    after = exp9.judge(runs, PROTOCOL, None)
     assert before["p3"].pop("relapsed") == []
     assert after["p3"].pop("relapsed") == ["(4,3) λ = 0.1"] and after["p3"]["pass"]
     assert "KL 0.510" in after["p3"].pop("found") != before["p3"].pop("found")
     assert before.pop("finals") != after.pop("finals") and before == after
 
 
-def test_published_numbers_stand_beside_what_they_are_of_alone(monkeypatch):
+def test_published_numbers_stand_beside_what_they_are_of(tmp_path, monkeypatch):
     def shown(*lambdas):
         page, runs = io.StringIO(), make_runs()
         monkeypatch.setattr(exp9, "console", Console(file=page, width=80))
         constants = dataclasses.replace(PROTOCOL, lambdas=(0.0, *lambdas))
         for run, weight in zip(runs, 4 * constants.lambdas, strict=True):
             run.weight = weight
+        # What is missing leaves gaps in tables and figures.
         runs[1].checkpoints["c25"] = runs[0].checkpoints["c50"] = None
-        extra = {
-            "wall_seconds": 1.0,
-            "reused_seconds": 0.0,
-            "timing": {},
-            "seeds": None,
-        }
-        summary = exp9.judge(runs, constants, None) | extra | {"label": ""}
+        runs[4].checkpoints = dict.fromkeys(PROTOCOL.checkpoints)
+        runs[4].curves, runs[6].checkpoints["final"] = {"q_step": np.arange(0)}, None
+        extra = {"wall_seconds": 1.0, "reused_seconds": 0.0, "timing": {}, "label": ""}
+        summary = exp9.judge(runs, constants, None) | extra | {"seeds": None}
         exp9.show(summary, constants, [])
+        if lambdas == (0.1, 0.3):
+            exp9.draw(tmp_path, summary, runs, constants)
         lines = page.getvalue().splitlines()
         assert max(map(len, lines)) <= 80 and "…" not in page.getvalue()
         numbers = ("1.1250", "1.0002", "0.96 to 2.05", "2.26e-14")
@@ -264,15 +255,6 @@ def test_published_numbers_stand_beside_what_they_are_of_alone(monkeypatch):
     assert shown(0.01, 0.1) == [True, True, False, False]
 
 
-def test_figures_leave_out_what_is_missing(tmp_path):
-    runs = make_runs()
-    for run in runs:
-        run.checkpoints["c25"] = run.checkpoints["final"] = None
-    runs[4].checkpoints = dict.fromkeys(PROTOCOL.checkpoints)
-    runs[4].curves = {"q_step": np.arange(0)}
-    exp9.draw(tmp_path, {"label": "", "seeds": None}, runs[:7], PROTOCOL)
-
-
 # ------------------------------------------------- the command line, on two tiny cells
 
 
@@ -281,14 +263,6 @@ def tiny(monkeypatch):
     """Two cells of one size, so that everything is compiled only once."""
     constants = dataclasses.replace(PROTOCOL, cells=((2, 1), (2, 2)))
     monkeypatch.setattr(exp9, "PROTOCOL", constants)
-
-
-@pytest.fixture
-def finished(tmp_path, tiny, monkeypatch):
-    """The folder of a finished run, without figures, which take the longest."""
-    monkeypatch.setattr(exp9, "draw", lambda *_: [])
-    assert main(tmp_path / "out") == 0
-    return tmp_path / "out"
 
 
 def main(out, *options):
@@ -328,9 +302,8 @@ def test_a_short_run_leaves_everything_it_should(tmp_path, tiny, capsys):
     assert summary["p4"]["verdict"] == "incomplete" and summary["p4"]["certified"] == 48
 
 
-def test_resuming_after_an_interrupt_gives_the_same_bits(
-    finished, tmp_path, monkeypatch, capsys
-):
+def test_resuming_gives_the_same_bits(tmp_path, tiny, monkeypatch, capsys):
+    monkeypatch.setattr(exp9, "draw", lambda *_: [])  # figures take the longest
     out, run_arm = tmp_path / "interrupted", exp9.run_arm
 
     def interrupted(*args):
@@ -342,26 +315,25 @@ def test_resuming_after_an_interrupt_gives_the_same_bits(
     assert main(out) == 130
     assert f"exp9.py --steps 3 --out {out} --resume" in capsys.readouterr().out
     monkeypatch.setattr(exp9, "run_arm", run_arm)
-    assert main(out, "--resume") == 0
+    assert main(tmp_path / "whole") == main(out, "--resume") == 0
     assert capsys.readouterr().out.count("from disk") == 2
-    assert read(out) == read(finished)
+    whole = read(tmp_path / "whole")
+    assert read(out) == whole
     with pytest.raises(SystemExit, match="2"):
         exp9.main(["--steps", "4", "--out", str(out), "--resume"])
     assert "(steps: 3 there, 4 here)" in " ".join(capsys.readouterr().err.split())
 
-
-def test_a_damaged_or_misnamed_file_is_named_and_made_anew(finished, monkeypatch):
-    before, files = read(finished), sorted(finished.glob("runs/*/*.npz"))
+    # A damaged or misnamed file is named, and its run made anew.
+    files = sorted(out.glob("runs/*/*.npz"))
     files[0].write_bytes(files[0].read_bytes()[:1000])
     files[1].write_bytes(b"")
     np.savez(files[2], meta=np.array("{}"))
     shutil.copy(files[4], files[3])
     with pytest.warns(UserWarning, match="is not used") as warned:
-        assert main(finished, "--resume") == 0
+        assert main(out, "--resume") == 0
     messages = sorted(str(one.message) for one in warned)
     assert [one.split(" is not")[0] for one in messages] == [*map(str, files[:4])]
-    assert f"it holds the run {files[4].stem}" in messages[3]
-    assert read(finished) == before
+    assert f"it holds the run {files[4].stem}" in messages[3] and read(out) == whole
     monkeypatch.setattr(exp9, "versions", lambda: {"jax": "another"})
     with pytest.warns(UserWarning, match="other software"):
         constants = dataclasses.replace(exp9.PROTOCOL, steps=3)
@@ -376,41 +348,32 @@ def test_a_failed_certificate_halts_the_experiment(tmp_path, tiny, monkeypatch, 
     where = "seed0_m2_s1_lambda0 at init, teacher 0: failed"
     assert "HALT" in shown and where in shown and summary["outcome"] == 1
     p4 = summary["p4"]
-    assert (p4["verdict"], p4["failed"], p4["symmetry_failures"]) == (
-        "not verified",
-        1,
-        0,
-    )
+    assert p4["verdict"] == "not verified" and p4["symmetry_failures"] == 0
     assert p4["halted"].startswith(where) and "detailed_balance (" in p4["halted"]
     assert not list(tmp_path.glob("runs/*/*.npz"))
 
 
-BAD = """--steps 0 | --steps must be at least 1, got 0
---seeds 21 | --seeds must lie between 1 and 20
---lambdas nan | --lambdas must be finite and not negative, got [nan]
---lambdas 0.1 0.10000001 | --lambdas must be positive and distinct
---lambdas 0 | --lambdas must be positive and distinct
---teachers three | invalid choice: 'three'
---out {file} | --out must be a folder"""
-
-
-@pytest.mark.parametrize("line", BAD.splitlines())
-def test_a_bad_option_exits_with_2_and_says_why(line, tmp_path, capsys):
+def test_a_bad_option_exits_with_2_and_says_why(tmp_path, capsys):
     (tmp_path / "file").touch()
-    options, message = line.format(file=tmp_path / "file").split(" | ")
-    with pytest.raises(SystemExit, match="2"):
-        exp9.main(["--out", str(tmp_path / "out"), *options.split()])
-    assert message in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
+    for options, message in {
+        "--steps 0": "--steps must be at least 1, got 0",
+        "--seeds 21": "--seeds must lie between 1 and 20",
+        "--lambdas nan": "--lambdas must be finite and not negative, got [nan]",
+        "--lambdas 0.1 0.10000001": "--lambdas must be positive and distinct",
+        "--teachers three": "invalid choice: 'three'",
+        f"--out {tmp_path}/file": "--out must be a folder",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            exp9.main(["--out", str(tmp_path / "out"), *options.split()])
+        assert message in " ".join(capsys.readouterr().err.split())
+        assert not (tmp_path / "out").exists()
 
 
 def test_options_replace_three_constants_and_the_hash_is_of_all():
     argv = "--steps 7 --lambdas 0 0.3 --seeds 5 --teachers hidden".split()
-    args, constants = exp9.parse(argv)
     changed = {"steps": 7, "lambdas": (0.0, 0.3), "teacher_family": "hidden"}
-    assert constants == dataclasses.replace(PROTOCOL, **changed) and args.seeds == 5
-    assert exp9.parse([])[1] == PROTOCOL
-    assert exp9.label(PROTOCOL) == "the protocol; two-layer teachers"
+    assert exp9.parse(argv)[1] == dataclasses.replace(PROTOCOL, **changed)
+    assert exp9.label(exp9.parse([])[1]) == "the protocol; two-layer teachers"
     for field, value in dataclasses.asdict(PROTOCOL).items():
         other = value[:-1] if isinstance(value, tuple | str) else value + 1
         changed = dataclasses.replace(PROTOCOL, **{field: other})
