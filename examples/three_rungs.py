@@ -124,12 +124,14 @@ def exp9_systems(folder: Path) -> Iterator[tuple[str, float, Any, Any, int]]:
     if not path.exists():
         raise SystemExit(f"{path} is missing: run examples/exp9.py first.")
     weights = np.load(path)
-    seed = exp9.PROTOCOL.seeds[0]
-    tasks = {cell: exp9.make_task(seed, *cell)[0] for cell in exp9.PROTOCOL.cells}
+    constants = json.loads(str(weights["constants"]))
+    seed, family = constants["seeds"][0], constants["teacher_family"]
+    cells = [(m, s) for m, s in constants["cells"]]
+    tasks = {cell: exp9.make_task(seed, cell, family)[0] for cell in cells}
     for window in CONSTANTS.exp9_windows:
         for cell, task in tasks.items():
-            for weight in exp9.PROTOCOL.lambdas:
-                name = exp9.verdict.run_name(seed, cell, weight)
+            for weight in constants["lambdas"]:
+                name = exp9.run_name(seed, cell, weight)
                 for label in exp9.PROTOCOL.checkpoints:
                     key = f"{name}/weights_{label}"
                     if key in weights:
@@ -147,7 +149,7 @@ def compare(
 ) -> Cell:
     """All rungs for one cell. The gradient is exact where Q is sampled, as it is in the
     definition of Q, and chains start from the exact law."""
-    steps = window * model.n_units
+    steps = KERNEL.steps(model, sweeps=window)
     predictors = {
         "single gap": tq.SingleGap(KERNEL, steps),
         "relevant gap": tq.SingleGap(KERNEL, steps, relevant=True),

@@ -119,6 +119,22 @@ def test_site_updates():
     }
 
 
+def test_sweeps_are_counted_in_steps():
+    model = rbm(3, 2)
+    steps = {name: kernel.steps(model, 250) for name, kernel in KERNELS.items()}
+    assert steps == {
+        "gibbs": 1250,
+        "metropolis": 1250,
+        "random": 500,
+        "palindromic": 156,  # of 156.25
+        "alternating": 250,
+    }
+    assert tq.RandomScanGibbs().steps(rbm(2, 1), sweeps=0.1 + 0.2) == 1
+    assert tq.PalindromicBlockGibbs().steps(model, sweeps=0.1) == 1
+    with pytest.raises(ValueError, match="sweeps is a finite positive number, but 0"):
+        tq.RandomScanGibbs().steps(model, sweeps=0)
+
+
 def test_kernels_hold_no_parameters_and_compare_equal():
     for kernel in KERNELS.values():
         assert not jax.tree.leaves(kernel)

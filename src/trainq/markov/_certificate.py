@@ -64,6 +64,18 @@ class Certificate(eqx.Module):
         passed = [c.passed for c in self.checks.values() if c.passed is not None]
         return jnp.all(jnp.stack(passed), axis=0)
 
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the checks that have failed, in a batch for any of its chains.
+
+        For values: under `jit` look at `ok`.
+        """
+        return tuple(
+            name
+            for name, check in self.checks.items()
+            if check.passed is not None and not np.all(check.passed)
+        )
+
     def require(self) -> "Certificate":
         """Return the certificate if every check has passed.
 

@@ -62,7 +62,7 @@ class QStruct(eqx.Module):
 
         - `kernel`: the kernel that samples the model.
         - `window`: length `K` of the average, in kernel steps. For a window in sweeps:
-            `sweeps * model.n_units / kernel.site_updates(model)`.
+            `kernel.steps(model, sweeps=250)`.
         - `convention`: `"resolvent"` for a noise of `2 T_O / K`, or `"sokal"` for the
             asymptotic variance `(2 T_O - V) / K`, with `V = Σ_a Var f_a`.
         - `solver`: how to solve, [`trainq.Auto`][] by default.

@@ -3,13 +3,14 @@
 import abc
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import equinox as eqx
 import jax
 from jax.sharding import AxisType
 from jaxtyping import Array, Key, Num
 
+from ..._checks import positive_number
 from ..._spins import check_spins
 from ...models import AbstractEnergyModel, checked
 from ..chains import AbstractChain
@@ -82,6 +83,21 @@ class AbstractKernel(eqx.Module):
     @abc.abstractmethod
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         """Number of single-unit updates in one step, on average."""
+
+    def steps(self, model: AbstractEnergyModel, sweeps: SupportsIndex | float) -> int:
+        """A number of sweeps in kernel steps: what windows and burn-ins are counted in.
+
+        **Arguments:**
+
+        - `model`: the model.
+        - `sweeps`: number of sweeps. One is `n_units` single-unit updates.
+
+        **Returns:** the nearest whole number of steps, at least 1.
+
+        **Raises:** `ValueError` if `sweeps` is not positive.
+        """
+        sweeps = positive_number("sweeps", sweeps)
+        return max(1, round(sweeps * model.n_units / self.site_updates(model)))
 
 
 def on_any_mesh(stepper: _Method) -> _Method:
