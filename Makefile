@@ -52,9 +52,10 @@ bench-all: $(VENV)/.installed-bench ## check all of them, and write docs/perform
 	for name in $(SHORT) $(LONG); do $(BENCH) benchmarks/$$name.py --all || exit 1; done
 	$(BENCH) benchmarks/table.py
 
-lint: $(VENV)/.installed-dev ## check style and formatting
+lint: $(VENV)/.installed-dev ## check style, formatting, and what imports what
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.installed-dev ## apply the formatting and the safe fixes
 	$(BIN)/ruff check --fix

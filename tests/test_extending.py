@@ -1,0 +1,179 @@
+"""What a user writes to add something, and what the library writes itself."""
+
+import ast
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import oracle
+import pytest
+from helpers import DIRECT, KERNELS, assert_close, dense, machine, random_law, rbm
+
+import trainq as tq
+
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+CLASSES = {
+    node.name: node
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    for node in ast.parse(block).body
+    if isinstance(node, ast.ClassDef)
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_skeletons_are_short_and_of_public_names(name):
+    node = CLASSES[name]
+    assert node.end_lineno - node.lineno + 1 <= 20
+    used = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+    assert not [attribute for attribute in used if attribute.startswith("_")]
+
+
+def test_private_modules_stay_in_their_package():
+    for path in (ROOT / "src" / "trainq").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or node.level < 2:
+                continue
+            # `..` is the package above: what is private there belongs to all below it,
+            # and what is private in a package beside ours does not.
+            parts = (node.module or "").split(".")
+            assert not any(part.startswith("_") for part in parts[1:]), path
+
+
+class EitherWay(tq.markov.AbstractScan):
+    def orders(self, n_blocks):
+        forth = tuple(range(n_blocks))
+        return tq.markov.Order(0.5, forth), tq.markov.Order(0.5, forth[::-1])
+
+
+class Uneven(tq.markov.AbstractScan):
+    def orders(self, n_blocks):
+        return tq.markov.Order(0.25, (0,)), tq.markov.Order(0.75, (1, 0, 1))
+
+
+class Twice(tq.markov.AbstractScan):
+    def orders(self, n_blocks):
+        return (tq.markov.Order(1.0, 2 * tuple(range(n_blocks))),)
+
+
+PAIR = rbm(2, 3, biased=True)
+
+
+@pytest.mark.parametrize(
+    ("scan", "words", "is_reversible"),
+    [
+        (EitherWay(), [(0.5, "vh"), (0.5, "hv")], True),
+        (Uneven(), [(0.25, "v"), (0.75, "hvh")], True),
+        (Twice(), [(1.0, "vhvh")], False),
+    ],
+    ids=["either way", "uneven", "twice"],
+)
+def test_a_scan_is_the_mixture_of_its_orders(scan, words, is_reversible):
+    kernel = tq.markov.BlockGibbs(scan)
+    pi = dense("random", PAIR)[0]
+    joint = pi.reshape(4, 8)
+    eye = np.eye(32).reshape(4, 8, 32)
+    given_h = np.einsum("vh,vhk->hk", joint / joint.sum(0), eye)
+    given_v = np.einsum("vh,vhk->vk", joint / joint.sum(1)[:, None], eye)
+    redraw = {
+        "v": np.broadcast_to(given_h[None], eye.shape).reshape(32, 32),
+        "h": np.broadcast_to(given_v[:, None], eye.shape).reshape(32, 32),
+    }
+    expected = sum(
+        p * np.linalg.multi_dot([np.eye(32), *(redraw[b] for b in word), np.eye(32)])
+        for p, word in words
+    )
+    chain = kernel.chain(PAIR)
+    assert_close(chain.matrix(), expected, DIRECT)
+    assert kernel.is_reversible == chain.is_reversible == is_reversible
+    cost = sum(p * sum({"v": 2, "h": 3}[b] for b in word) for p, word in words)
+    assert abs(kernel.site_updates(PAIR) - cost) < 1e-12
+    noise = np.diag(oracle.noise_matrix(expected, pi, np.asarray(tq.observables(PAIR))))
+    snr = tq.QStruct(kernel, 2)(PAIR, random_law(2))
+    assert_close(snr.parameter_mse, noise, DIRECT)
+
+
+@pytest.mark.parametrize("name", ["random", "palindromic", "alternating"])
+def test_a_kernel_steps_as_its_chain_on_any_blocks(name):
+    # From one state, the law of the next is a row of the matrix.
+    ring = tq.BoltzmannMachine(
+        jnp.full(5, 0.6), edges=[(i, (i + 1) % 5) for i in range(5)]
+    )
+    kernel = type(KERNELS[name])(ring.colouring())
+    row = np.asarray(kernel.chain(ring).matrix())[7]
+    x = jnp.broadcast_to(jnp.asarray(oracle.states(5)[7]), (40_000, 5))
+    after = kernel.step(jr.key(0), ring, x)
+    found = np.asarray(tq.empirical_distribution(after))
+    error = np.sqrt(row * (1 - row) / len(x))
+    assert np.all(np.abs(found - row) <= 5 * error + 1e-12)
+
+
+class Late(tq.solvers.AbstractSolver):
+    """A solver that is one per cent off."""
+
+    throw: bool = True
+
+    def init(self, system):
+        return system.matrix()
+
+    def compute(self, state, b, options):
+        return 1.01 * jnp.linalg.solve(state, b), jnp.zeros(b.shape[1], int)
+
+    def transpose(self, state):
+        return state.T
+
+
+class Right(Late):
+    def compute(self, state, b, options):
+        return jnp.linalg.solve(state, b), jnp.zeros(b.shape[1], int)
+
+
+@pytest.mark.parametrize("kernel", ["gibbs", "alternating"])
+def test_a_solver_that_is_wrong_is_not_believed(kernel):
+    model, data = machine(4, 2, biased=True), random_law(2)
+    wrong = tq.QStruct(KERNELS[kernel], 2, solver=Late(throw=False))(model, data)
+    assert (wrong.stats.result == 2).all()
+
+    def noise(model, solver):
+        return tq.QStruct(KERNELS[kernel], 2, solver=solver)(model, data).mse
+
+    for fn in (noise, jax.grad(noise, allow_int=True)):
+        found, expected = fn(model, Right()), fn(model, tq.Direct())
+        for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            assert_close(a, b, DIRECT)
+
+
+class Claims(tq.markov.AbstractChain):
+    """A chain, with what it claims to be."""
+
+    transition: jax.Array
+    log_stationary: jax.Array
+    is_reversible = True
+
+    def apply(self, f):
+        return self.transition @ f
+
+
+class Claiming(tq.markov.AbstractKernel):
+    law: tuple = (0.5, 0.5)
+    is_reversible = True
+
+    def chain(self, model):
+        flips = jnp.array([[0.9, 0.1], [0.1, 0.9]])
+        return Claims(flips, jnp.log(jnp.array(self.law)))
+
+    def stepper(self, model):
+        return lambda key, x: x
+
+    def site_updates(self, model):
+        return 1
+
+
+def test_a_chain_that_claims_another_law_is_not_certified():
+    assert tq.certify(Claiming(), machine(1)).ok
+    wrong = tq.certify(Claiming((0.6, 0.4)), machine(1))
+    assert {"stationarity", "detailed_balance"} <= set(wrong.failed)
