@@ -80,7 +80,10 @@ def test_the_bottleneck_of_two_wells_is_found():
 
 def test_a_wrong_gap_shows_as_a_negative_margin():
     margins = tq.markov.cheeger_margins(KERNELS["gibbs"].chain(rbm(2, 2)))
+    assert margins.violation == 0
     wrong = tq.markov.CheegerMargins(3 * margins.conductance, margins.conductance)
     assert wrong.lower < 0
+    assert_close(wrong.violation, 1 / 3, IDENTITY)  # of a bound that is 3/2 too large
     wrong = tq.markov.CheegerMargins(margins.conductance**2 / 3, margins.conductance)
     assert wrong.upper < 0
+    assert_close(wrong.violation, np.sqrt(1.5) - 1, IDENTITY)

@@ -35,6 +35,11 @@ SHOWN = {
     ),
     "times": (sampling.autocorrelation_time(VALUES), "autocorrelation times of"),
     "time": (sampling.sampled_time(VALUES), "with 95 % confidence"),
+    "certificate": (tq.certify(KERNEL, MODEL), "detailed balance"),
+    "statistics": (
+        tq.QStruct(KERNEL, 10)(MODEL, DATA).stats,
+        "4 right-hand sides, at most 0 iterations",
+    ),
 }
 
 

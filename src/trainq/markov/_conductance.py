@@ -29,6 +29,14 @@ class CheegerMargins(eqx.Module):
     def upper(self) -> Float[Array, ""]:
         return jnp.sqrt(2 * self.gap) - self.conductance
 
+    @property
+    def violation(self) -> Float[Array, ""]:
+        """The share by which the conductance is outside of the bounds, and zero inside:
+        a bottleneck that is hardly ever crossed counts like any other."""
+        below = 1 - self.conductance / (self.gap / 2)
+        above = self.conductance / jnp.sqrt(2 * self.gap) - 1
+        return jnp.maximum(jnp.maximum(below, above), 0)
+
 
 @eqx.filter_jit
 def sweep_conductance(chain: AbstractChain) -> Float[Array, ""]:

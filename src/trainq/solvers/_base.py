@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._show import AbstractShown, count
 from ._systems import AbstractSystem
 
 
@@ -20,7 +21,7 @@ RESULTS = (
 """What the codes in `SolverStats.result` mean, in order."""
 
 
-class SolverStats(eqx.Module):
+class SolverStats(AbstractShown):
     """How well each right-hand side was solved, and at what price.
 
     Right-hand sides are in the order of the observables. `residual` is
@@ -44,7 +45,7 @@ class SolverStats(eqx.Module):
         """Whether every right-hand side was solved."""
         return jnp.all(self.result == 0, axis=-1)
 
-    def __str__(self) -> str:
+    def _text(self) -> str:
         lines = [
             f"{int((self.result == code).sum()):6d}  {text}"
             for code, text in enumerate(RESULTS)
@@ -52,8 +53,9 @@ class SolverStats(eqx.Module):
         ]
         return "\n".join(
             [
-                f"{self.result.size} right-hand sides, at most "
-                f"{int(self.iterations.max(initial=0))} iterations, relative residual "
+                f"{count(self.result.size, 'right-hand side')}, at most "
+                f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
+                "residual "
                 f"at most {float(self.residual.max(initial=0)):.1e}",
                 *lines,
             ]
