@@ -15,18 +15,20 @@ from jaxtyping import install_import_hook
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Nearly all of the time goes into compiling, and this takes two thirds of it away. The
-# examples run with every optimisation, and are held to the same results.
-jax.config.update("jax_disable_most_optimizations", True)
-# Half of what remains: one module of machine code in place of 32, and the older
-# emitters. XLA reads this when it first compiles.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        "--xla_cpu_parallel_codegen_split_count=1",
-        "--xla_cpu_use_fusion_emitters=false",
-        os.environ.get("XLA_FLAGS", ""),
-    ]
-)
+if "OPTIMISE" not in os.environ:
+    # Nearly all of the time goes into compiling, and this takes two thirds of it away.
+    # The examples run with every optimisation, and are held to the same results; so do
+    # the tests once a day, with OPTIMISE=1.
+    jax.config.update("jax_disable_most_optimizations", True)
+    # Half of what remains: one module of machine code in place of 32, and the older
+    # emitters. XLA reads this when it first compiles.
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            "--xla_cpu_parallel_codegen_split_count=1",
+            "--xla_cpu_use_fusion_emitters=false",
+            os.environ.get("XLA_FLAGS", ""),
+        ]
+    )
 
 # Shapes and types of everything public, checked in tests only: users pay nothing.
 install_import_hook("trainq", "beartype.beartype")

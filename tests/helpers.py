@@ -47,7 +47,7 @@ REVERSIBLE = [name for name, kernel in KERNELS.items() if kernel.is_reversible]
 
 
 def some_slow(names, *fast):
-    """Parameters, of which all but the named ones are for the complete tests only."""
+    """Parameters; all *but* the `fast` ones are for the complete tests only."""
     slow = pytest.mark.slow
     return [
         name
