@@ -17,6 +17,7 @@ from helpers import (
 )
 
 import trainq as tq
+from trainq._spins import spins
 from trainq.markov.chains._base import loop
 
 
@@ -94,3 +95,20 @@ def test_loops_apply_their_body_that_often(steps):
     assert loop(lambda n: n + 1, jnp.array(0), steps) == steps
     slope = eqx.filter_grad(lambda x: loop(lambda y: y * x, jnp.array(1.0), steps))
     assert_close(slope(jnp.array(1.1)), steps * 1.1 ** (steps - 1), IDENTITY)
+
+
+def test_a_window_of_more_units_than_a_matrix_takes():
+    # Three colours: no reduction, and steps one by one without a matrix.
+    ring = tq.BoltzmannMachine(
+        jnp.full(15, 0.3), edges=[(i, (i + 1) % 15) for i in range(15)]
+    )
+    chain = tq.AlternatingBlockGibbs(ring.colouring()).chain(ring)
+    magnetisation = spins(15, float).mean(axis=1)
+    found = tq.markov.window_moments(chain, magnetisation, 1)
+    # On a ring ⟨s_0 s_d⟩ = (t^d + t^(n-d)) / (1 + t^n) with t = tanh J.
+    t, n = np.tanh(0.3), 15
+    correlation = [(t**d + t ** (n - d)) / (1 + t**n) for d in range(n)]
+    assert_close(found.variance, sum(correlation) / n, DIRECT)
+    two = tq.markov.window_moments(chain, magnetisation, 2)
+    lagged = chain.stationary @ (magnetisation * chain.apply(magnetisation))
+    assert_close(two.variance, (found.variance + lagged) / 2, DIRECT)

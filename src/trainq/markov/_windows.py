@@ -124,17 +124,16 @@ def window_variance(
 ) -> Float[Array, " n_obs"]:
     """The variance of the average of `f_a` over `window` steps of the chain, from its
     stationary law. `sector` promises a parity of `f` under the global flip."""
-    reductions = chain.reductions(sector)
+    reductions = chain.window_reductions(sector)
+    if reductions is None:
+        law = chain.stationary
+        return moments_from_law(chain, f, window, law, burn_in=0)[1]
 
     def some(f: AbstractFunctions, _: None) -> Form:
         at = chain.coordinates(f)
         value: Array = at.at_once / window
         for reduction in reductions:
             powers = reduction.powers(at)
-            if powers is None:
-                centred = chain.centre(f.table())
-                second = moments(chain, centred, window)[1]
-                return Form(chain.stationary @ second, None, None)
             polynomial = WindowPolynomial(window, divided=powers.shifted)
             form = polynomial_form(
                 powers.contraction, polynomial, powers.left, powers.right

@@ -141,6 +141,14 @@ class AbstractChain(eqx.Module):
         """Reductions that together have all modes of the chain."""
         return self.reductions(sector)
 
+    def window_reductions(
+        self, sector: Sector | None = None
+    ) -> tuple[AbstractReduction, ...] | None:
+        """Reductions whose powers over a finite window are a polynomial of few terms;
+        None if the chain goes step by step, for which it needs no matrix."""
+        self.check_sector(sector)
+        return None
+
     def solution(
         self, f: Float[Array, "states k"], y: Float[Array, "whole k"]
     ) -> Float[Array, "states k"]:

@@ -141,6 +141,11 @@ class TwoLayerChain(AbstractScanChain):
         n_visible, n_hidden = self.layers.shape
         return self._reductions(sector, n_hidden <= n_visible)
 
+    def window_reductions(
+        self, sector: Sector | None = None
+    ) -> tuple["LayerReduction", ...]:
+        return self.reductions(sector)
+
     def spectral_reductions(
         self, sector: Sector | None = None
     ) -> tuple["LayerReduction", ...]:

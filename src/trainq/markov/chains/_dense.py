@@ -17,7 +17,7 @@ from ...solvers import (
     solve_eliminated_transposed,
 )
 from ._base import AbstractChain, off_diagonal
-from ._reductions import scale
+from ._reductions import AbstractReduction, Sector, scale
 
 
 class DenseChain(AbstractChain):
@@ -125,6 +125,11 @@ class DenseChain(AbstractChain):
 
     def matrix(self) -> Float[Array, "states states"]:
         return self.transition
+
+    def window_reductions(
+        self, sector: Sector | None = None
+    ) -> tuple[AbstractReduction, ...] | None:
+        return self.reductions(sector) if self.is_reversible else None
 
     def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
         rates = off_diagonal(self.transition)

@@ -87,9 +87,8 @@ class AbstractReduction(eqx.Module):
         coordinates of the chain."""
 
     @abc.abstractmethod
-    def powers(self, at: Any) -> Powers | None:
-        """What is left to sum over a finite time; None if the generator is not
-        self-adjoint, and a polynomial of it no sum of a few terms."""
+    def powers(self, at: Any) -> Powers:
+        """What is left to sum over a finite time."""
 
     @abc.abstractmethod
     def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "whole k"]:
@@ -138,9 +137,7 @@ class SectorReduction(AbstractReduction):
         left = spread(fold_sector(at.columns, self.sector))
         return Sides(left, None, fold_bulk(at.bulk, self.sector), 0.0)
 
-    def powers(self, at: JointCoordinates) -> Powers | None:
-        if not self.generator.is_self_adjoint:
-            return None
+    def powers(self, at: JointCoordinates) -> Powers:
         contraction = Contraction(generator=self.generator, lowest=self.lowest)
         return Powers(contraction, spread(fold_sector(at.columns, self.sector)))
 

@@ -95,6 +95,11 @@ class SingleFlipChain(AbstractChain):
         lowest = 0 if self.rule.is_positive else -1
         return tuple(SectorReduction(self.generator(s), s, lowest) for s in sectors)
 
+    def window_reductions(
+        self, sector: Sector | None = None
+    ) -> tuple[SectorReduction, ...]:
+        return self.reductions(sector)
+
     def _flows(self) -> Float[Array, "n_units states"]:
         return self.stationary[None, :] * self.flip_probabilities()
 
