@@ -30,7 +30,7 @@ def test_every_kernel_is_certified(name, model):
     assert certificate.ok and certificate.require() is certificate
     assert certificate.failed == ()
     applicable = {k for k, check in certificate.checks.items() if check.applicable}
-    expected = {"row_sums", "stationarity"}
+    expected = {"row_sums", "positivity", "stationarity"}
     expected |= {"detailed_balance", "cheeger"} if kernel.is_reversible else set()
     expected |= {"symmetry"} if model.is_symmetric else set()
     assert applicable == expected

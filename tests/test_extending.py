@@ -4,6 +4,7 @@ import ast
 import pathlib
 import re
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -177,3 +178,110 @@ def test_a_chain_that_claims_another_law_is_not_certified():
     assert tq.certify(Claiming(), machine(1)).ok
     wrong = tq.certify(Claiming((0.6, 0.4)), machine(1))
     assert {"stationarity", "detailed_balance"} <= set(wrong.failed)
+    wrong = tq.certify(Claiming((1.0, 1.0)), machine(1))
+    assert "stationarity" in wrong.failed
+
+
+class Eager(tq.markov.AbstractFlipRule):
+    """In detailed balance, and with probabilities above one."""
+
+    factor: float = 1.5
+
+    def acceptance(self, delta):
+        return self.factor * jnp.exp(jnp.minimum(delta, 0))
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0, jnp.nan])
+def test_probabilities_that_are_none_are_not_certified(factor):
+    certificate = tq.certify(tq.markov.RandomScan(Eager(factor)), rbm(2, 2, scale=0.1))
+    assert "positivity" in certificate.failed
+
+
+def test_noise_that_is_no_number_raises():
+    kernel = tq.markov.RandomScan(Eager(jnp.nan))
+    with pytest.raises(eqx.EquinoxRuntimeError, match="The variance of a window is"):
+        tq.QOperational(kernel, 10)(rbm(2, 2), random_law(2))
+
+
+class Hopeful(Eager):
+    """Claims that no eigenvalue is negative, and one is -1."""
+
+    @property
+    def is_positive(self):
+        return True
+
+
+def test_noise_that_is_negative_raises():
+    # Nearly free spins with a Metropolis rule: all but one eigenvalue are negative.
+    kernel, data = tq.markov.RandomScan(Hopeful(1.0)), jnp.full(2, 0.5)
+    model = tq.RBM(jnp.array([[0.01]]), jnp.array([0.01]), jnp.array([0.01]))
+    with pytest.raises(eqx.EquinoxRuntimeError, match="only claim `is_positive`"):
+        tq.QOperational(kernel, 5001, start=tq.Stationary())(model, data)
+
+
+@pytest.mark.parametrize(
+    "orders",
+    [
+        [(0.5, (0, 1))],
+        [(1.5, (0, 1)), (-0.5, (1, 0))],
+        [(jnp.nan, (0, 1))],
+        [(1.0, (0, -1))],
+        [(1.0, (0, 2))],
+        [(1.0, ())],
+    ],
+    ids=["sum", "negative", "nan", "minus one", "two", "empty"],
+)
+def test_orders_are_checked(orders):
+    class Given(tq.markov.AbstractScan):
+        def orders(self, n_blocks):
+            return tuple(orders)
+
+    kernel = tq.markov.BlockGibbs(Given())
+    for use in (lambda: kernel.chain(PAIR).matrix(), lambda: kernel.stepper(PAIR)):
+        with pytest.raises(ValueError, match="positive probabilities that sum to 1"):
+            use()
+
+
+class Untransposed(Right):
+    def transpose(self, state):
+        return tq.solvers.AbstractSolver.transpose(self, state)
+
+
+def test_a_solver_without_a_transpose_is_for_what_is_self_adjoint():
+    model, data = machine(4, 2, biased=True), random_law(2)
+
+    def noise(model, kernel):
+        return tq.QStruct(KERNELS[kernel], 2, solver=Untransposed())(model, data).mse
+
+    grads = eqx.filter_grad(noise)(model, "gibbs")
+    assert jnp.all(jnp.isfinite(grads.couplings))
+    ring = tq.BoltzmannMachine(jnp.full(3, 0.4), edges=[(0, 1), (1, 2), (2, 0)])
+    kernel = tq.AlternatingBlockGibbs(ring.colouring())
+    with pytest.raises(NotImplementedError, match="Untransposed has no `transpose`"):
+        tq.QStruct(kernel, 2, solver=Untransposed())(ring, jnp.full(8, 0.125))
+
+
+def test_the_gradient_of_a_chain_that_is_not_self_adjoint():
+    ring = tq.BoltzmannMachine(
+        jnp.array([0.4, -0.2, 0.3, 0.5, 0.1]),
+        edges=[(i, (i + 1) % 5) for i in range(5)],
+    )
+    kernel, data = tq.AlternatingBlockGibbs(ring.colouring()), random_law(5)
+
+    def log_q(model, solver):
+        return tq.QStruct(kernel, 1000, solver=solver)(model, data).log_q
+
+    grads = [eqx.filter_grad(log_q)(ring, s).couplings for s in (Right(), tq.Direct())]
+    assert_close(*grads, DIRECT)
+
+
+def test_a_model_without_parameters_is_told():
+    class Rigid(tq.AbstractEnergyModel):
+        n_visible: int = 2
+        n_hidden: int = 0
+
+        def energy(self, x):
+            return 0.3 * x[0] * x[1]
+
+    with pytest.raises(ValueError, match="This Rigid has no parameters"):
+        tq.QStruct(tq.RandomScanGibbs(), 10)(Rigid(), jnp.full(4, 0.25))

@@ -15,6 +15,7 @@ from ._conductance import (
 from ._hitting import hitting_times as hitting_times
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
+    positivity_residual as positivity_residual,
     row_sum_residual as row_sum_residual,
     stationarity_residual as stationarity_residual,
     symmetry_residual as symmetry_residual,

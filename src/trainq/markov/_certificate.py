@@ -12,6 +12,7 @@ from ..solvers import Direct
 from ._conductance import CheegerMargins, margins
 from ._residuals import (
     detailed_balance_residual,
+    positivity_residual,
     row_sum_residual,
     stationarity_residual,
     symmetry_residual,
@@ -50,7 +51,8 @@ class Certificate(AbstractShown):
     """What `trainq.certify` found: every check by name, and the numbers behind
     Cheeger's.
 
-    - `checks`: `"row_sums"`, `"stationarity"`, `"detailed_balance"`, `"symmetry"` and
+    - `checks`: `"row_sums"`, `"positivity"`, `"stationarity"`, `"detailed_balance"`,
+        `"symmetry"` and
         `"cheeger"`, each a [`trainq.markov.Check`][].
     - `cheeger`: gap, conductance and both margins, in inverse kernel steps, as
         [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible.
@@ -123,9 +125,9 @@ def certify(
 ) -> Certificate:
     """Check that a chain is what it claims to be, on the model at hand.
 
-    Rows of `P` sum to one; `π` is stationary; detailed balance holds; the law, the
-    chain and the gradient observables are symmetric under the global flip; and the
-    conductance of the slowest mode lies within Cheeger's bounds `γ/2 ≤ Φ ≤ √(2γ)`,
+    Rows of `P` sum to one and have no negative entry; `π` is a stationary law; detailed
+    balance holds; the law, the chain and the gradient observables are symmetric under
+    the global flip; and the conductance of the slowest mode lies within Cheeger's bounds `γ/2 ≤ Φ ≤ √(2γ)`,
     where the residual is the share by which it does not, so that a bottleneck that is
     hardly ever crossed is checked like any other. A check that does not apply says why:
     symmetry of a model with biases, detailed balance of a chain that is not reversible.
@@ -160,6 +162,7 @@ def certify(
     )
     checks = {
         "row_sums": check(row_sum_residual(chain)),
+        "positivity": check(positivity_residual(chain)),
         "stationarity": check(stationarity_residual(chain)),
         "detailed_balance": Check(None, tolerance, "the chain is not reversible"),
         "symmetry": Check(None, tolerance, not_symmetric),

@@ -17,10 +17,18 @@ def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
+def positivity_residual(chain: AbstractChain) -> Float[Array, ""]:
+    """`max_{x,y} max(-P(x, y), 0)`: by how much a probability is negative."""
+    return jnp.maximum(-chain.least_probability(), 0)
+
+
+@eqx.filter_jit
 def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
-    """`max_y |Σ_x π(x) P(x, y) - π(y)|`. Every chain must have this, reversible or
-    not."""
-    return largest(chain.push(chain.stationary) - chain.stationary)
+    """`max_y |Σ_x π(x) P(x, y) - π(y)|`, or `|Σ_x π(x) - 1|` if that is more. Every
+    chain must have this, reversible or not."""
+    law = chain.stationary
+    moved = largest(chain.push(law) - law)
+    return jnp.maximum(moved, jnp.abs(jnp.sum(law) - 1))
 
 
 @eqx.filter_jit

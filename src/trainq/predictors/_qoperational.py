@@ -146,6 +146,15 @@ def _parts(
     else:
         law = initial_law(start, model, data)
         bias, variance = moments_from_law(chain, f, window, law, burn_in)
+    eps = float(jnp.finfo(variance.dtype).eps)
+    least = -(eps**0.5) * jnp.max(jnp.abs(variance), initial=0) - 1e3 * eps
+    variance = eqx.error_if(
+        variance,
+        ~(jnp.all(jnp.isfinite(variance)) & jnp.all(variance >= least)),
+        "The variance of a window is negative, or not a number: the chain is not what "
+        "it says. See what `trainq.certify` finds; a rule may only claim `is_positive` "
+        "if no eigenvalue of its chains is negative.",
+    )
     gradient = gradient_of_kl(model, data)
     of_data = data_variance(model, data) if from_samples else jnp.zeros_like(gradient)
     # A model phase that is too large makes the gradient too small.

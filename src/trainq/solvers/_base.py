@@ -120,9 +120,13 @@ class AbstractSolver(eqx.Module):
         """The solutions, and the number of iterations for each."""
 
     def transpose(self, state: PyTree) -> PyTree:
-        """What `init` would return for the transposed system. By default the same,
-        which is right for those that are self-adjoint."""
-        return state
+        """What `init` would return for the transposed system. Systems that are
+        self-adjoint are never transposed; those of chains that are not reversible are,
+        and without this method they cannot be differentiated."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no `transpose`, which the chains that are not "
+            "reversible need."
+        )
 
     def select(self, system: AbstractSystem, n_columns: int) -> "AbstractSolver":
         """The solver to use for a system and a number of right-hand sides; itself, by
@@ -139,15 +143,22 @@ class AbstractSolver(eqx.Module):
         floor: Float[Array, ""],
     ) -> Float[Array, " k"]:
         """The relative error of each solution in the norm `√⟨y, A y⟩`, from the
-        `smallest` eigenvalue of the system. That of a form `⟨b, y⟩` is of the same
-        order, or of the second one."""
-        # ⟨r, A⁻¹ r⟩ ≤ ‖r‖² / λ for a residual r.
+        `smallest` eigenvalue of the system; in the norm `‖y‖`, from the smallest
+        singular value, if it is not self-adjoint. That of a form `⟨b, y⟩` is of the
+        same order, or of the second one."""
         residual = jnp.linalg.norm(b - system.mv(y), axis=0)
         least = jnp.maximum(floor**2, jnp.finfo(b.dtype).tiny)
-        form = jnp.sqrt(jnp.maximum(jnp.sum(b * y, axis=0), least))
         known = smallest > 0
-        root = jnp.sqrt(jnp.where(known, smallest, 1))
-        return jnp.where(known, residual / root / form, jnp.inf)
+        smallest = jnp.where(known, smallest, 1)
+        if system.is_self_adjoint:
+            # ⟨r, A⁻¹ r⟩ ≤ ‖r‖² / λ for a residual r.
+            form = jnp.sqrt(jnp.maximum(jnp.sum(b * y, axis=0), least))
+            error = residual / jnp.sqrt(smallest) / form
+        else:
+            # ‖A⁻¹ r‖ ≤ ‖r‖ / σ, and ⟨b, y⟩ may be anything.
+            size = jnp.sqrt(jnp.maximum(jnp.sum(y * y, axis=0), least))
+            error = residual / smallest / size
+        return jnp.where(known, error, jnp.inf)
 
     def accuracy(self, dtype: Any) -> float:
         """The largest relative residual of a success."""

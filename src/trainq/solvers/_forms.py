@@ -179,11 +179,13 @@ class LinearSolve:
                 "needed: it is of another model, kernel or solver. Start anew, "
                 "with None or `cold`."
             )
-        state = self.solver.transpose(self.state) if transpose else self.state
+        turned = transpose and not self.system.is_self_adjoint
+        state = self.solver.transpose(self.state) if turned else self.state
         y, count = self.solver.compute(state, reduced, options)
         whole = self.system.prolong(y[:, :-1], b)
         # What follows is about the digits of the solution, and not a part of it.
-        system, reduced, fixed_y = _freeze((self.system, reduced, y))
+        system = self.fixed.transposed().system() if turned else self.system
+        system, reduced, fixed_y = _freeze((system, reduced, y))
         smallest = _smallest(system, fixed_y[:, -1], reduced[:, -1], probe)
         error = self.solver.error(system, reduced, fixed_y, smallest, options.floor)
         error = error[:-1]
@@ -295,8 +297,9 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
             "iteration reached its `max_steps`. The likely causes, in order: the model "
             "is so cold that its chain is reducible in floating point (lower beta or "
             "the weights, use float64, `Direct()`, or a block kernel); an observable "
-            "or a parameter is not finite. With `throw=False` the solver returns its "
-            "statistics instead.",
+            "or a parameter is not finite; a solver or a chain of your own is not what "
+            "it says (`trainq.certify` checks the chain). With `throw=False` the solver "
+            "returns its statistics instead.",
         )
     return y, stats
 

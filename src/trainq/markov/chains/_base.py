@@ -205,6 +205,11 @@ class AbstractChain(eqx.Module):
 
         return jax.lax.fori_loop(0, (self.n_states - 1).bit_length(), sweep, x)
 
+    def least_probability(self) -> Float[Array, ""]:
+        """The smallest entry of the transition matrix; not a number if one is none."""
+        matrix = self.matrix()
+        return jnp.where(jnp.all(jnp.isfinite(matrix)), jnp.min(matrix), jnp.nan)
+
     def imbalance(self) -> Float[Array, ""]:
         """`max |π(x) P(x, y) - π(y) P(y, x)|`."""
         flow = scale(self.stationary, self.matrix())

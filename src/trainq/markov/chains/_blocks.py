@@ -48,7 +48,7 @@ class AbstractScanChain(AbstractChain):
 
     def operator(self) -> Callable[[Array], Array]:
         redraws = self.partition.redraws()
-        orders = self.scan.orders(len(redraws))
+        orders = self.scan.checked_orders(len(redraws))
 
         def step(f):
             parts = []

@@ -93,7 +93,13 @@ class EnergyGradients(AbstractFunctions):
 
     @property
     def _n_parameters(self) -> int:
-        return sum(leaf.size for leaf in jax.tree.leaves(parameters(self.model)))
+        leaves = jax.tree.leaves(parameters(self.model))
+        if not leaves:
+            raise ValueError(
+                f"This {type(self.model).__name__} has no parameters, which are its "
+                "array leaves of floats: make them arrays, by `jnp.asarray`."
+            )
+        return sum(leaf.size for leaf in leaves)
 
     @property
     def n_functions(self) -> int:

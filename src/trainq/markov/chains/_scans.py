@@ -52,12 +52,37 @@ class AbstractScan(eqx.Module):
         """The scan itself, if it knows what two layers reduce to."""
         return None
 
+    def checked_orders(self, n_blocks: int) -> tuple[Order, ...]:
+        """`orders`, having checked that they are orders of so many blocks.
+
+        **Raises:** `ValueError` if a probability is not positive, they do not sum to
+        one, or an order is empty or names a block that is not there.
+        """
+        orders = tuple(Order(*order) for order in self.orders(n_blocks))
+        wrong = [
+            order
+            for order in orders
+            if not (
+                0 < order.probability <= 1
+                and order.blocks
+                and all(0 <= block < n_blocks for block in order.blocks)
+            )
+        ]
+        total = sum(order.probability for order in orders)
+        if wrong or not math.isclose(total, 1, abs_tol=1e-9):
+            raise ValueError(
+                f"The orders of a {type(self).__name__} of {n_blocks} blocks have "
+                "positive probabilities that sum to 1, and each names blocks from 0 to "
+                f"{n_blocks - 1}, but {wrong or orders} were given."
+            )
+        return orders
+
     def is_reversible(self, n_blocks: int) -> bool:
         """Whether the chain is reversible: every order is picked as often as the same
         one backwards, since conditional expectations are self-adjoint."""
         forwards: dict[tuple[int, ...], float] = defaultdict(float)
         backwards: dict[tuple[int, ...], float] = defaultdict(float)
-        for probability, blocks in self.orders(n_blocks):
+        for probability, blocks in self.checked_orders(n_blocks):
             # Redrawing a block twice in a row is redrawing it once.
             distinct = tuple(
                 b for b, last in zip(blocks, (-1, *blocks), strict=False) if b != last

@@ -103,6 +103,12 @@ class SingleFlipChain(AbstractChain):
     def _flows(self) -> Float[Array, "n_units states"]:
         return self.stationary[None, :] * self.flip_probabilities()
 
+    def least_probability(self) -> Float[Array, ""]:
+        flips = self.flip_probabilities()
+        stays = 1 - jnp.sum(flips, axis=0)
+        least = jnp.minimum(jnp.min(flips), jnp.min(stays))
+        return jnp.where(jnp.all(jnp.isfinite(flips)), least, jnp.nan)
+
     def imbalance(self) -> Float[Array, ""]:
         back = [
             xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)

@@ -69,7 +69,7 @@ class AbstractBlockGibbs(AbstractKernel):
             layers = [_layer(model, "visible"), _layer(model, "hidden")]
             return _scanned(self.scan, layers, units=-1)
         check_blocks(self.blocks, model)
-        orders = self.scan.orders(self.n_blocks)
+        orders = self.scan.checked_orders(self.n_blocks)
         if len(orders) == 1 and max(map(len, self.blocks)) == 1:
             units = [self.blocks[block] for block in orders[0].blocks]
             move = _one_by_one(model, jnp.asarray(units, jnp.int32))
@@ -97,7 +97,7 @@ class AbstractBlockGibbs(AbstractKernel):
             sizes = [len(block) for block in self.blocks]
         total = sum(
             probability * sum(sizes[block] for block in blocks)
-            for probability, blocks in self.scan.orders(self.n_blocks)
+            for probability, blocks in self.scan.checked_orders(self.n_blocks)
         )
         return round(total) if abs(total - round(total)) < 1e-9 else total
 
@@ -209,7 +209,7 @@ two units of a block interact.
 def _scanned(scan: AbstractScan, redraws: Sequence[Redraw], units: int) -> Stepper:
     """A step of a scan, of states with their units along the axis `units`. Every chain
     draws its own order, if there are several."""
-    orders = scan.orders(len(redraws))
+    orders = scan.checked_orders(len(redraws))
 
     def run(key, x, blocks):
         for one, block in zip(jr.split(key, len(blocks)), blocks, strict=True):
