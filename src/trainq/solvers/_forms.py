@@ -298,8 +298,8 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
             "is so cold that its chain is reducible in floating point (lower beta or "
             "the weights, use float64, `Direct()`, or a block kernel); an observable "
             "or a parameter is not finite; a solver or a chain of your own is not what "
-            "it says (`trainq.certify` checks the chain). With `throw=False` the solver "
-            "returns its statistics instead.",
+            "it says (`trainq.certify` checks the chain). With `throw=False` the "
+            "solver returns its statistics instead.",
         )
     return y, stats
 
