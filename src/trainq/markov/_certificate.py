@@ -128,10 +128,10 @@ def certify(
     Rows of `P` sum to one and have no negative entry; `π` is a stationary law; detailed
     balance holds; the law, the chain and the gradient observables are symmetric under
     the global flip; and the conductance of the slowest mode lies within Cheeger's
-    bounds `γ/2 ≤ Φ ≤ √(2γ)`,
-    where the residual is the share by which it does not, so that a bottleneck that is
-    hardly ever crossed is checked like any other. A check that does not apply says why:
-    symmetry of a model with biases, detailed balance of a chain that is not reversible.
+    bounds `γ/2 ≤ Φ ≤ √(2γ)`, where the residual is the share by which it does not, so
+    that a bottleneck that is hardly ever crossed is checked like any other. A check
+    that does not apply says why: symmetry of a model with biases, detailed balance of a
+    chain that is not reversible.
 
     **Arguments:**
 
