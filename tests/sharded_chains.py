@@ -152,7 +152,7 @@ def main(n_cases, kinds, specs):
                     new.append(steps(kernel, key, model, spread))
                 same = all(np.array_equal(one, expected) for one in new)
                 kept = all(one.sharding.is_equivalent_to(layout, x.ndim) for one in new)
-                case = f"{name}, {type(kernel).__name__}, {spec}, {kind}"
+                case = f"{name}, {kernel!r}, {spec}, {kind}"
                 found[case] = moved and same and (kept or kind == AxisType.Auto)
     _, model, kernel = next(cases())
     for functions in (None, mean_of_two):

@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._spins import check_enumerable, spread
@@ -99,13 +100,20 @@ class AbstractChain(eqx.Module):
         f = f.astype(self.log_stationary.dtype)
         # First less its value where the chain is most of the time. In the cold the mean
         # differs from that by less than rounding leaves of either.
-        f = f - f[jnp.argmax(self.log_stationary)][None]
+        f = f - self._at_the_mode(f)[None]
         return f - (self.stationary @ f)[None]
+
+    def _at_the_mode(self, f: Float[Array, "states *obs"]) -> Float[Array, "*obs"]:
+        """The value in the most frequent state, or the mean of such: as a sum, because
+        to look one up gathers states that are spread over devices."""
+        law = lax.stop_gradient(self.log_stationary)
+        most = (law == jnp.max(law)).astype(f.dtype)
+        return jnp.sum(scale(most / jnp.sum(most), f), axis=0)
 
     def bulk(self, f: Float[Array, "states n_obs"]) -> Float[Array, "states n_obs"]:
         """What the rounding errors in `√π f̃` are proportional to, for functions that
         `centre` returns: their values, and the mean that was taken off them."""
-        offset = jnp.abs(f[jnp.argmax(self.log_stationary)])
+        offset = jnp.abs(self._at_the_mode(f))
         return scale(self.root, jnp.abs(f) + offset[None])
 
     # Reductions.
