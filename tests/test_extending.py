@@ -257,7 +257,7 @@ def test_a_solver_without_a_transpose_is_for_what_is_self_adjoint():
     assert jnp.all(jnp.isfinite(grads.couplings))
     ring = tq.BoltzmannMachine(jnp.full(3, 0.4), edges=[(0, 1), (1, 2), (2, 0)])
     kernel = tq.AlternatingBlockGibbs(ring.colouring())
-    with pytest.raises(NotImplementedError, match="Untransposed has no `transpose`"):
+    with pytest.raises(ValueError, match="Untransposed has no `transpose`"):
         tq.QStruct(kernel, 2, solver=Untransposed())(ring, jnp.full(8, 0.125))
 
 

@@ -122,10 +122,13 @@ class AbstractSolver(eqx.Module):
     def transpose(self, state: PyTree) -> PyTree:
         """What `init` would return for the transposed system. Systems that are
         self-adjoint are never transposed; those of chains that are not reversible are,
-        and without this method they cannot be differentiated."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no `transpose`, which the chains that are not "
-            "reversible need."
+        and need this method.
+
+        **Raises:** `ValueError` if the solver does not have it.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no `transpose`, which chains that are not "
+            "reversible need. Write it, or use `Direct()`."
         )
 
     def select(self, system: AbstractSystem, n_columns: int) -> "AbstractSolver":

@@ -277,7 +277,7 @@ class FixedOrder(AbstractTwoLayerScan):
         return Powers(contraction, f_h, hidden.overlap.T @ f_v, shifted=True)
 
     def gap(self, value, sigma):
-        raise NotImplementedError("A chain that is not reversible has no spectral gap.")
+        raise ValueError("A chain that is not reversible has no spectral gap.")
 
     def mode(self, on_v, on_h):
-        raise NotImplementedError("A chain that is not reversible has no slowest mode.")
+        raise ValueError("A chain that is not reversible has no slowest mode.")
