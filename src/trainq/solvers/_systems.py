@@ -271,7 +271,9 @@ def hop(
 
 def neighbours(masks: tuple[int, ...], n: int) -> Int[Array, "masks n"]:
     """`s ^ masks[i]` for every mask and state."""
-    return jnp.arange(n)[None, :] ^ jnp.array(masks, int)[:, None]
+    # Mask by mask: an array of them would be a constant, and JAX 0.10 cannot map over
+    # those of a `custom_vmap` in the third derivative.
+    return jnp.stack([jnp.arange(n) ^ mask for mask in masks])
 
 
 def split(y: Float[Array, "..."], axis: int = 0) -> tuple[Array, Array]:
