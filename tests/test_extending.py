@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import re
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -11,7 +12,16 @@ import jax.random as jr
 import numpy as np
 import oracle
 import pytest
-from helpers import DIRECT, KERNELS, assert_close, dense, machine, random_law, rbm
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    assert_close,
+    dense,
+    machine,
+    random_law,
+    rbm,
+)
 
 import trainq as tq
 
@@ -285,3 +295,69 @@ def test_a_model_without_parameters_is_told():
 
     with pytest.raises(ValueError, match="This Rigid has no parameters"):
         tq.QStruct(tq.RandomScanGibbs(), 10)(Rigid(), jnp.full(4, 0.25))
+
+
+class Product(tq.AbstractEnergyModel):
+    """Couplings that are products of parameters, without an equivalent."""
+
+    left: jax.Array
+    right: jax.Array
+    n_visible: int = 2
+    n_hidden: int = 3
+
+    def energy(self, x):
+        return tq.RBM(self.weights).energy(x)
+
+    @property
+    def weights(self):
+        return self.left @ self.right.T
+
+
+class Known(Product):
+    @property
+    def equivalent(self):
+        return tq.RBM(self.weights)
+
+
+@pytest.mark.parametrize("name", ["gibbs", "random", "alternating"])
+def test_an_equivalent_changes_nothing_but_the_time(name):
+    # Neither the laws nor Q, nor derivatives by the parameters of the model.
+    factors, data = jr.normal(jr.key(0), (5, 2)), random_law(2)
+    kernel = KERNELS[name]
+
+    @partial(jax.jit, static_argnums=0)
+    def jacobian(kind, factors, weights):
+        def results(factors):
+            model = kind(factors[:2], factors[2:]).tempered(0.5)
+            parts = (
+                tq.QStruct(kernel, 100)(model, data).parameter_mse,
+                model.free_energies(),
+                model.hidden_free_energies(),
+            )
+            return sum(
+                jnp.vdot(w, p) for w, p in zip(weights, parts, strict=True)
+            ), parts
+
+        return jax.grad(results, has_aux=True)(factors)
+
+    weights = [jr.normal(jr.key(1), (n,)) for n in (10, 4, 8)]
+    found, expected = (
+        jax.tree.leaves(jacobian(kind, factors, weights)) for kind in (Known, Product)
+    )
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, DIRECT)
+    model = Known(factors[:2], factors[2:])
+    assert model.is_symmetric and len(model.colouring()) == 2
+    assert tq.certify(kernel, model).ok
+
+
+def test_the_equivalent_of_a_tempered_model():
+    model = Known(*jnp.split(jr.normal(jr.key(1), (5, 2)), [2])).tempered(0.5)
+    assert_close(model.equivalent.weights, 0.5 * model.model.weights, IDENTITY)
+
+
+@pytest.mark.parametrize("fn", [tq.markov.resolvent, tq.markov.resolvent_trace])
+def test_no_functions_at_all(fn):
+    chain = tq.RandomScanGibbs().chain(PAIR)
+    with pytest.raises(ValueError, match="n_obs at least 1"):
+        fn(chain, jnp.zeros((32, 0)))

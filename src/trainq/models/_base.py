@@ -2,7 +2,8 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,6 +20,22 @@ from .._spins import as_spins, check_enumerable, map_states, merge, spins
 
 Block = Literal["visible", "hidden"]
 _Model = TypeVar("_Model", bound="AbstractEnergyModel")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _in_closed_form(
+    default: Callable[Concatenate[_Model, _P], _T],
+) -> Callable[Concatenate[_Model, _P], _T]:
+    """A method that asks the model's equivalent, if it has one."""
+
+    @wraps(default)
+    def method(self: _Model, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if self.equivalent is None:
+            return default(self, *args, **kwargs)
+        return getattr(self.equivalent, default.__name__)(*args, **kwargs)
+
+    return method
 
 
 class AbstractEnergyModel(eqx.Module):
@@ -67,9 +84,20 @@ class AbstractEnergyModel(eqx.Module):
         return self.n_visible + self.n_hidden
 
     @property
+    def equivalent(self) -> "AbstractEnergyModel | None":
+        """A model with the same energies that knows closed forms, such as an RBM whose
+        weights are computed from our parameters; None if there is none.
+
+        Laws, free energies, fields, colours and draws are then its own, and derivatives
+        are by our parameters all the same. [Extending](../extending.md#an-energy) has
+        an example.
+        """
+        return None
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether `E(-x) = E(x)` for every value of the parameters."""
-        return False
+        return self.equivalent is not None and self.equivalent.is_symmetric
 
     @property
     def is_linear(self) -> bool:
@@ -83,6 +111,7 @@ class AbstractEnergyModel(eqx.Module):
         leaves = jax.tree.leaves(parameters(self))
         return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
+    @_in_closed_form
     def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
         """`F(v) = -log Σ_h exp(-E(v, h))` of some visible states, nats.
 
@@ -101,6 +130,7 @@ class AbstractEnergyModel(eqx.Module):
 
     # What follows has closed forms in the models that know them.
 
+    @_in_closed_form
     def energies(self) -> Float[Array, " states"]:
         """The energies of all `2**n_units` states, in order."""
         energies = map_states(energy_of(self), self.n_units, self.dtype)
@@ -111,16 +141,19 @@ class AbstractEnergyModel(eqx.Module):
             "state needs one: for a forbidden state use a large number.",
         )
 
+    @_in_closed_form
     def free_energies(self) -> Float[Array, " visible_states"]:
         """`-log Σ_h exp(-E(v, h))` for every visible state, nats."""
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
         return -jax.nn.logsumexp(-table, axis=1)
 
+    @_in_closed_form
     def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
         """`-log Σ_v exp(-E(v, h))` for every hidden state, nats."""
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
         return -jax.nn.logsumexp(-table, axis=0)
 
+    @_in_closed_form
     def log_partition(self) -> Float[Array, ""]:
         """`log Σ_x exp(-E(x))`, nats."""
         return jax.nn.logsumexp(-self.free_energies())
@@ -142,6 +175,7 @@ class AbstractEnergyModel(eqx.Module):
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
+    @_in_closed_form
     def local_fields(
         self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
     ) -> Float[Array, "*batch some"]:
@@ -159,11 +193,13 @@ class AbstractEnergyModel(eqx.Module):
         fields = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(flat, units)
         return fields.reshape(*x.shape[:-1], units.shape[0])
 
+    @_in_closed_form
     def colouring(self) -> tuple[np.ndarray, ...]:
         """Units in blocks of one colour: units of the same colour do not interact, and
         can be redrawn at once. One unit a block unless the model knows better."""
         return tuple(np.arange(self.n_units).reshape(-1, 1))
 
+    @_in_closed_form
     def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
         """Two units of the same colour that interact, or None if there are none: any
         two of the same colour unless the model knows better."""
@@ -174,10 +210,13 @@ class AbstractEnergyModel(eqx.Module):
         return int(order[same[0]]), int(order[same[0] + 1])
 
     @property
-    def _is_batch(self) -> bool:
-        """Whether this is many models in one, by `eqx.filter_vmap`."""
+    def is_batch(self) -> bool:
+        """Whether this is many models in one, by `eqx.filter_vmap`: a model that can
+        tell, by the shape of a parameter, gets a clear error in place of a wrong
+        shape."""
         return False
 
+    @_in_closed_form
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
     ) -> Num[Array, "*batch n_units"]:
@@ -255,6 +294,11 @@ class Tempered(AbstractEnergyModel):
         dtype = jnp.float64 if self.bits.shape[-1] == 64 else jnp.float32
         return jax.lax.bitcast_convert_type(octets, dtype)
 
+    @property
+    def equivalent(self) -> AbstractEnergyModel | None:
+        other = self.model.equivalent
+        return None if other is None else other.tempered(self.beta)
+
     def _scale(self, values: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         # An integer would make one of the temperature.
         require_precision(values.dtype, f"The energy of a {type(self.model).__name__}")
@@ -291,8 +335,8 @@ class Tempered(AbstractEnergyModel):
         return self.model.conflict(colours)
 
     @property
-    def _is_batch(self) -> bool:
-        return self.bits.ndim > 1 or self.model._is_batch
+    def is_batch(self) -> bool:
+        return self.bits.ndim > 1 or self.model.is_batch
 
 
 @jax.custom_jvp
@@ -366,7 +410,7 @@ def require_model(model: Any) -> None:
         )
     for leaf in jax.tree.leaves(parameters(model)):
         require_precision(leaf.dtype, f"Every parameter of this {type(model).__name__}")
-    if model._is_batch:
+    if model.is_batch:
         raise ValueError(
             f"This {type(model).__name__} is a batch of models: map the function over "
             "it, as in `eqx.filter_vmap(f)(models)`; with other arguments that all "

@@ -179,7 +179,7 @@ class BoltzmannMachine(AbstractEnergyModel):
         return self.graph.conflict(colours)
 
     @property
-    def _is_batch(self) -> bool:
+    def is_batch(self) -> bool:
         return self.couplings.ndim > 1
 
     def tempered(self, beta: int | float | Float[Array, ""]) -> "BoltzmannMachine":

@@ -77,7 +77,7 @@ class RBM(AbstractEnergyModel):
         return True
 
     @property
-    def _is_batch(self) -> bool:
+    def is_batch(self) -> bool:
         return self.weights.ndim > 2
 
     @property

@@ -93,13 +93,13 @@ class EnergyGradients(AbstractFunctions):
 
     @property
     def _n_parameters(self) -> int:
-        leaves = jax.tree.leaves(parameters(self.model))
-        if not leaves:
+        size = sum(leaf.size for leaf in jax.tree.leaves(parameters(self.model)))
+        if not size:
             raise ValueError(
                 f"This {type(self.model).__name__} has no parameters, which are its "
-                "array leaves of floats: make them arrays, by `jnp.asarray`."
+                "array leaves of floats: give it some, by `jnp.asarray`."
             )
-        return sum(leaf.size for leaf in leaves)
+        return size
 
     @property
     def n_functions(self) -> int:
@@ -125,13 +125,26 @@ class EnergyGradients(AbstractFunctions):
     def covariance_given_visible(
         self, layers: Layers, given_visible: Array, pairing: Pairing
     ) -> Array:
+        linear = self.model.equivalent or self.model
         closed = layers.order is None and pairing == "diagonal"
-        if not closed or not self.model.is_linear:
+        if not closed or not linear.is_linear:
             return Table(self.table()).covariance_given_visible(
                 layers, given_visible, pairing
             )
-        # Var(∂E | v) = E[∂²E | v] - ∂²F(v), and the energy has no second derivative.
+        # Var(∂E | v) = E[∂²E | v] - ∂²F(v). An energy that is linear in parameters w
+        # has the mean ⟨w, ∂F(v)⟩, which is of second order in ours if w is.
         curvature = self._along(lambda model: model.free_energies(), order=2)
+        if linear is not self.model:
+            here, static = eqx.partition(linear, eqx.is_inexact_array)
+
+            def mean_energies(model):
+                def free_energies(w):
+                    return eqx.combine(w, static).free_energies()
+
+                w = parameters(model.equivalent)
+                return jax.jvp(free_energies, (here,), (w,))[1]
+
+            curvature = curvature - self._along(mean_energies, order=2)
         return -jnp.exp(layers.log_visible) @ curvature
 
     def columns(self) -> Float[Array, "n_functions n_parameters"]:
