@@ -103,6 +103,32 @@ def test_numbers_of_chains_and_samples_compile_nothing():
     assert programs(*(lambda s=s: q(start=s) for s in laws)) == [1, 0]
 
 
+@pytest.mark.parametrize("start", [tq.Uniform(), tq.Stationary()])
+def test_windows_and_burn_ins_compile_nothing(start):
+    pairs = [(5, 2), (100, 0), (1000, 77)]
+    found = {}
+
+    def q(pair):
+        found[pair] = tq.QOperational(Counted(), *pair, start)(MODEL, DATA).q
+
+    calls = [lambda pair=pair: q(pair) for pair in [*pairs, (1024, 0)]]
+    assert programs(*calls)[1:] == [0, 0, 1]
+    # Nor does it matter that a number is known when a program is traced.
+    for pair in pairs:
+        inside = eqx.filter_jit(tq.QOperational(tq.RandomScanGibbs(), *pair, start))
+        assert_close(inside(MODEL, DATA).q, found[pair], IDENTITY)
+
+
+def test_windows_of_given_functions_compile_nothing():
+    chain = tq.RandomScanGibbs().chain(MODEL)
+    f, law = jr.normal(jr.key(0), (16,)), random_law(4)
+    before = tq.markov._windows._window_moments._cached._cache_size()
+    for n in (3, 30, 300):
+        tq.markov.window_moments(chain, f, n, law=law, burn_in=n)
+    after = tq.markov._windows._window_moments._cached._cache_size()
+    assert after - before == 1
+
+
 def test_a_table_compiles_once_for_all_batches():
     def table(batch):
         return sampling.exact_errors(

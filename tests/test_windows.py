@@ -1,6 +1,5 @@
 """Bias and variance of averages over a window, against all pairs of times."""
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -18,7 +17,6 @@ from helpers import (
 
 import trainq as tq
 from trainq._spins import spins
-from trainq.markov.chains._base import loop
 
 
 def moments(matrix, pi, f, window, law, burn_in):
@@ -88,13 +86,6 @@ def test_a_promised_sector():
     whole = tq.markov.window_moments(chain, even, 20)
     half = tq.markov.window_moments(chain, even, 20, sector="even")
     assert_close(half.variance, whole.variance, IDENTITY)
-
-
-@pytest.mark.parametrize("steps", [0, 1, 3, 4, 11, 30])
-def test_loops_apply_their_body_that_often(steps):
-    assert loop(lambda n: n + 1, jnp.array(0), steps) == steps
-    slope = eqx.filter_grad(lambda x: loop(lambda y: y * x, jnp.array(1.0), steps))
-    assert_close(slope(jnp.array(1.1)), steps * 1.1 ** (steps - 1), IDENTITY)
 
 
 def test_a_window_of_more_units_than_a_matrix_takes():

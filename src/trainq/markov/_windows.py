@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import require_law, whole_number
-from ..solvers import Form, WindowPolynomial, columns_in, polynomial_form
+from .._loops import Steps, repeat
+from ..solvers import Form, Window, columns_in, polynomial_form
 from .chains import (
     AbstractChain,
     AbstractFunctions,
     Sector,
     Table,
     in_blocks,
-    loop,
 )
 
 
@@ -72,16 +72,17 @@ def window_moments(
     """
     n_steps = whole_number("window", window, of="kernel steps")
     dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
-    return _window_moments(chain, jnp.asarray(f), n_steps, law, dropped, sector)
+    at = Window.of(n_steps, chain.log_stationary.dtype)
+    return _window_moments(chain, jnp.asarray(f), at, law, Steps.of(dropped), sector)
 
 
 @eqx.filter_jit
 def _window_moments(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
-    window: int,
+    window: Window,
     law: Float[Array, " states"] | None,
-    burn_in: int,
+    burn_in: Steps,
     sector: Sector | None,
 ) -> WindowMoments:
     f = eqx.error_if(
@@ -119,7 +120,7 @@ def variance(chain: AbstractChain, f: AbstractFunctions) -> Float[Array, " n_obs
 def window_variance(
     chain: AbstractChain,
     f: AbstractFunctions,
-    window: int,
+    window: Window,
     sector: Sector | None = None,
 ) -> Float[Array, " n_obs"]:
     """The variance of the average of `f_a` over `window` steps of the chain, from its
@@ -127,25 +128,25 @@ def window_variance(
     reductions = chain.window_reductions(sector)
     if reductions is None:
         law = chain.stationary
-        return moments_from_law(chain, f, window, law, burn_in=0)[1]
+        return moments_from_law(chain, f, window, law)[1]
 
     def some(f: AbstractFunctions, _: None) -> Form:
         at = chain.coordinates(f)
-        value: Array = at.at_once / window
+        value: Array = at.at_once / window.steps.number
         for reduction in reductions:
             powers = reduction.powers(at)
-            polynomial = WindowPolynomial(window, divided=powers.shifted)
+            series = window.series(powers.contraction.lowest, powers.shifted)
             form = polynomial_form(
-                powers.contraction, polynomial, powers.left, powers.right
+                powers.contraction, series, powers.left, powers.right
             )
-            value = value + powers.rest / window + form
+            value = value + powers.rest / window.steps.number + form
         return Form(value, None, None)
 
     return in_blocks(some, f, _at_once(chain, chain.width, f)).value
 
 
 def moments(
-    chain: AbstractChain, f: Float[Array, "states n_obs"], window: int
+    chain: AbstractChain, f: Float[Array, "states n_obs"], window: Window
 ) -> tuple[Float[Array, "states n_obs"], Float[Array, "states n_obs"]]:
     """First and second moment of the average of `f` over `window` steps, given the
     first state. It takes as many applications of the chain as there are steps."""
@@ -160,12 +161,17 @@ def moments(
         return jnp.concatenate([s, f * (2 * s - f) + h], axis=1)
 
     zero = jnp.zeros((chain.n_states, 2 * n_obs), f.dtype)
-    s, h = jnp.split(loop(longer, zero, window), [n_obs], axis=1)
-    return s / window, h / window**2
+    s, h = jnp.split(repeat(longer, zero, window.steps), [n_obs], axis=1)
+    n = window.steps.number.astype(f.dtype)
+    return s / n, h / n**2
 
 
 def moments_from_law(
-    chain: AbstractChain, f: AbstractFunctions, window: int, law: Array, burn_in: int
+    chain: AbstractChain,
+    f: AbstractFunctions,
+    window: Window,
+    law: Array,
+    burn_in: int | Steps = 0,
 ) -> tuple[Float[Array, " n_obs"], Float[Array, " n_obs"]]:
     """The bias and the variance from a law that has been checked."""
     law = chain.push(law, burn_in)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._checks import whole_number
+from .._loops import Steps
 from ..markov import (
     AbstractKernel,
     EnergyGradients,
@@ -24,7 +25,9 @@ from ..models import (
     data_variance,
     gradient_of_kl,
     initial_law,
+    require_model,
 )
+from ..solvers import Window
 from ._snr import GradientSNR
 
 
@@ -45,8 +48,8 @@ class QOperational(eqx.Module):
     `B + K` products with the chain on all states. Dense chains that are not reversible
     take `K` products as well.
 
-    Other numbers of chains and of samples, and other values in a start, compile nothing
-    anew; other windows and burn-ins do.
+    Other numbers compile nothing anew, but for windows and burn-ins that pass 1023
+    steps or another power of 32.
     """
 
     kernel: AbstractKernel
@@ -105,13 +108,14 @@ class QOperational(eqx.Module):
         **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error
         if `data` or the law of the start is not a law, or a parameter is not finite.
         """
+        require_model(model)
         gradient, bias, variance, of_data = _parts(
             self.kernel,
             model,
             data,
             self.start,
-            self.window,
-            self.burn_in,
+            Window.of(self.window, model.dtype),
+            Steps.of(self.burn_in),
             self.batch is not None,
         )
         return GradientSNR(
@@ -130,8 +134,8 @@ def _parts(
     model: AbstractEnergyModel,
     data: VisibleLaw,
     start: AbstractStart,
-    window: int,
-    burn_in: int,
+    window: Window,
+    burn_in: Steps,
     from_samples: bool,
 ) -> tuple[Array, Array, Array, Array]:
     """The gradient, the bias of its estimate, and the variances that come from one

@@ -43,7 +43,7 @@ from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,
     Exchange as Exchange,
-    WindowPolynomial as WindowPolynomial,
+    Window as Window,
     polynomial_form as polynomial_form,
 )
 from ._systems import AbstractSystem as AbstractSystem, Pairing as Pairing, pair as pair

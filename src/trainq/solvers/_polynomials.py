@@ -10,16 +10,23 @@ steps takes 340 of them where no eigenvalue is negative, and 480 otherwise.
 
 import abc
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int
 
+from .._loops import Steps
 from ._generators import AbstractGenerator
+
+
+# Terms of a series are summed, or left out, so many at a time.
+_AT_ONCE = 16
 
 
 class AbstractContraction(eqx.Module):
@@ -55,56 +62,111 @@ class Exchange(AbstractContraction):
         return jnp.concatenate([self.overlap @ hidden, self.overlap.T @ visible])
 
 
-@dataclass(frozen=True)
-class WindowPolynomial:
-    """`w(λ) = (1/K²) Σ_{s,t < K} λ^|s-t|`, so that `⟨f̃, w(P) f̃⟩_π` is the variance of
-    the average of `f` over `K` steps; or, with the constant term taken out,
-    `(w(λ) - w(0)) / λ`."""
+class Series(eqx.Module):
+    """A polynomial `p` of a chain, for `polynomial_form`.
 
-    window: int
-    divided: bool = False
+    With `t_k = T_k(A) u` the form `⟨u, p(P) u⟩` is `Σ_k weights[k, 0] ⟨t_k, t_k⟩ +
+    weights[k, 1] ⟨t_k, t_k+1⟩`. Terms from `n_terms` on are zero.
+    """
 
-    @property
-    def degree(self) -> int:
-        return max(self.window - (2 if self.divided else 1), 0)
+    weights: Float[Array, "terms 2"]
+    n_terms: Int[Array, ""]
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        # Let s_n = Σ_{i<n} λ^i and v_n = (Σ_{s,t<n} λ^|s-t| - n) / λ. Of two spans in a
-        # row the cross terms are λ s_i s_j, so v_i+j = v_i + v_j + 2 s_i s_j, and n is
-        # built from its binary digits: a few operations, none of which cancels
-        # where λ is near one.
-        power, s, v = np.ones_like(x), np.zeros_like(x), np.zeros_like(x)
-        for digit in f"{self.window:b}":
-            v, s, power = 2 * v + 2 * s * s, s + power * s, power * power
-            if digit == "1":
-                v, s, power = v + 2 * s, s + power, power * x
-        v = v / self.window**2
-        return v if self.divided else 1 / self.window + x * v
+
+class Window(eqx.Module):
+    """A window of `K` steps, as numbers that a compiled program takes: another one
+    compiles nothing anew unless it has more digits, see `Steps`."""
+
+    steps: Steps
+    all_series: tuple[Series, ...]
+
+    @classmethod
+    def of(cls, window: int, dtype: Any) -> "Window":
+        """**Arguments:**
+
+        - `window`: the number of steps.
+        - `dtype`: the precision of what it is used on.
+        """
+        steps, eps = Steps.of(window), float(jnp.finfo(dtype).eps)
+        series = _series(window, steps.at_most, eps)
+        return cls(steps, tuple(Series(*map(jnp.asarray, one)) for one in series))
+
+    def series(self, lowest: int, divided: bool = False) -> Series:
+        """`w(λ) = (1/K²) Σ_{s,t < K} λ^|s-t|`, so that `⟨f̃, w(P) f̃⟩_π` is the variance
+        of the average of `f` over `K` steps; or, with the constant term taken out,
+        `(w(λ) - w(0)) / λ`. No eigenvalue `λ` is below `lowest`, 0 or -1."""
+        return self.all_series[2 * (lowest == 0) + divided]
 
 
 @lru_cache(maxsize=256)
-def _series(polynomial: WindowPolynomial, lowest: int, accuracy: float) -> np.ndarray:
-    """The Chebyshev series of a polynomial on `[lowest, 1]`, cut off where what is left
-    is below `accuracy`."""
+def _series(
+    window: int, at_most: int, eps: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What `Window.series` chooses from, filled up with zeros to the number of terms of
+    a window of `at_most` steps."""
+    found = []
+    for lowest in (-1, 0):
+        # One half of the terms, in whole blocks.
+        size = _AT_ONCE * math.ceil(_terms(at_most, lowest, eps) / 2 / _AT_ONCE)
+        for divided in (False, True):
+            some = _halved(_chebyshev(window, lowest, divided, eps))
+            weights = np.zeros((size, 2))
+            weights[: len(some)] = some
+            found.append((weights, np.asarray(len(some))))
+    return found
+
+
+def _terms(window: int, lowest: int, eps: float) -> int:
+    """How many terms of a series matter."""
     # For λ^K on [-1, 1] what is left after d terms is the chance that a walk of K steps
     # ends further away than d, at most 2 exp(-d²/2K); on [0, 1] it is a walk of 2K half
-    # steps, and 2 exp(-d²/K).
-    variance = polynomial.window / (2 if lowest == 0 else 1)
-    terms = math.ceil(math.sqrt(2 * variance * math.log(2 / accuracy)))
-    size = 1 + min(terms, polynomial.degree)
+    # steps, and 2 exp(-d²/K). The variance of an average over K steps is at least about
+    # 1/K of that of one, so that what is left shall be below eps/K.
+    variance = window / (2 if lowest == 0 else 1)
+    return 1 + math.ceil(math.sqrt(2 * variance * math.log(2 * window / eps)))
+
+
+def _chebyshev(window: int, lowest: int, divided: bool, eps: float) -> np.ndarray:
+    """The Chebyshev series of a window on `[lowest, 1]`, as far as it matters."""
     from scipy.fft import dct  # slow to load
 
+    degree = max(window - (2 if divided else 1), 0)
+    size = min(_terms(window, lowest, eps), 1 + degree)
     # At the Chebyshev points of the first kind the series is a cosine transform.
     points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
-    values = polynomial((1 + lowest) / 2 + (1 - lowest) / 2 * points)
+    values = _window(window, divided, (1 + lowest) / 2 + (1 - lowest) / 2 * points)
     series = np.asarray(dct(values)) / size
     series[0] /= 2
     return series
 
 
+def _window(window: int, divided: bool, x: np.ndarray) -> np.ndarray:
+    # Let s_n = Σ_{i<n} λ^i and v_n = (Σ_{s,t<n} λ^|s-t| - n) / λ. Of two spans in a row
+    # the cross terms are λ s_i s_j, so v_i+j = v_i + v_j + 2 s_i s_j, and n is built
+    # from its binary digits: a few operations, none of which cancels where λ is near
+    # one.
+    power, s, v = np.ones_like(x), np.zeros_like(x), np.zeros_like(x)
+    for digit in f"{window:b}":
+        v, s, power = 2 * v + 2 * s * s, s + power * s, power * power
+        if digit == "1":
+            v, s, power = v + 2 * s, s + power, power * x
+    v = v / window**2
+    return v if divided else 1 / window + x * v
+
+
+def _halved(series: np.ndarray) -> np.ndarray:
+    """The weights of a `Series`, half as many as terms: `⟨u, t_2k⟩` is
+    `2⟨t_k, t_k⟩ - ⟨t_0, t_0⟩`, and `⟨u, t_2k+1⟩` is `2⟨t_k, t_k+1⟩ - ⟨t_0, t_1⟩`."""
+    series = np.append(series, [0] * (len(series) % 2))
+    even, odd = 2 * series[::2], 2 * series[1::2]
+    even[0] -= math.fsum(even) / 2
+    odd[0] -= math.fsum(odd) / 2
+    return np.stack([even, odd], axis=1)
+
+
 def polynomial_form(
     contraction: AbstractContraction,
-    polynomial: WindowPolynomial,
+    series: Series,
     u: Float[Array, "n k"],
     w: Float[Array, "n k"] | None = None,
 ) -> Float[Array, " k"]:
@@ -113,25 +175,16 @@ def polynomial_form(
     **Arguments:**
 
     - `contraction`: what stands for `P`.
-    - `polynomial`: the polynomial `p`.
+    - `series`: the polynomial `p`.
     - `u`, `w`: the columns.
     """
     if w is not None:
         # Polarised, because the halved number of products needs equal sides.
         both = jnp.concatenate([u + w, u - w], axis=1) / 2
-        plus, minus = jnp.split(polynomial_form(contraction, polynomial, both), 2)
+        plus, minus = jnp.split(polynomial_form(contraction, series, both), 2)
         return plus - minus
-    # The variance of an average over K steps is at least about 1/K of that of one.
-    accuracy = float(jnp.finfo(u.dtype).eps) / polynomial.window
-    series = _series(polynomial, contraction.lowest, accuracy)
-    # With t_k = T_k(A) u,  ⟨u, t_2k⟩ = 2⟨t_k, t_k⟩ - ⟨t_0, t_0⟩  and
-    # ⟨u, t_2k+1⟩ = 2⟨t_k, t_k+1⟩ - ⟨t_0, t_1⟩.
-    series = np.append(series, [0] * (len(series) % 2))
-    even, odd = 2 * series[::2], 2 * series[1::2]
-    even[0] -= math.fsum(even) / 2
-    odd[0] -= math.fsum(odd) / 2
-    weights = jnp.asarray(np.stack([even, odd], axis=1), u.dtype)
-    return _chebyshev_sum(contraction, u, weights)
+    weights = jnp.asarray(series.weights, u.dtype)
+    return _chebyshev_sum(contraction, u, weights, jnp.asarray(series.n_terms))
 
 
 @jax.custom_vjp
@@ -139,51 +192,91 @@ def _chebyshev_sum(
     contraction: AbstractContraction,
     u: Float[Array, "n k"],
     weights: Float[Array, "terms 2"],
+    n_terms: Int[Array, ""],
 ) -> Float[Array, " k"]:
-    """`Σ_k weights[k, 0] ⟨t_k, t_k⟩ + weights[k, 1] ⟨t_k, t_k+1⟩`."""
-    return _forward(contraction, u, weights)[0]
+    return _forward(contraction, u, weights, n_terms)[0]
+
+
+def _for_each(
+    body: Callable, carry: Any, weights: Array, n_terms: Array, *, reverse: bool
+) -> Any:
+    """`carry = body(carry, weight)` for the first `n_terms` weights, rounded up to
+    whole blocks: what is zero in the last one does no harm."""
+
+    def step(carry, weight):
+        return body(carry, weight), None
+
+    def block(carry, some):
+        first, weights = some
+
+        def all_of_it(carry):
+            return lax.scan(step, carry, weights, reverse=reverse)[0]
+
+        return lax.cond(first < n_terms, all_of_it, lambda carry: carry, carry), None
+
+    blocks = weights.reshape(-1, _AT_ONCE, 2)
+    firsts = _AT_ONCE * jnp.arange(len(blocks))
+    return lax.scan(block, carry, (firsts, blocks), reverse=reverse)[0]
+
+
+def _forward(contraction, u, weights, n_terms):
+    def body(carry, weight):
+        here, after, total = carry  # t_k, t_k+1, and the sum so far
+        total = total + weight[0] * jnp.sum(here * here, axis=0)
+        total = total + weight[1] * jnp.sum(here * after, axis=0)
+        return after, 2 * contraction.mv(after) - here, total
+
+    start = (u, contraction.mv(u), jnp.zeros(u.shape[1], u.dtype))
+    here, after, total = _for_each(body, start, weights, n_terms, reverse=False)
+    return total, (contraction, weights, n_terms, here, after)
+
+
+class _Backward(NamedTuple):
+    """`t_k` and `t_k+1`, and the cotangents that have reached them and the operator
+    from all that was computed after them."""
+
+    here: Array
+    after: Array
+    to_here: Array
+    to_after: Array
+    to_operator: AbstractContraction
 
 
 # The recurrence t_k+2 = 2 A t_k+1 - t_k runs backwards as well, and is as stable there.
 # So the backward pass recomputes the t_k from the last two of them, and needs no more
-# memory than the forward pass.
-
-
-def _forward(contraction, u, weights):
-    def body(carry, weight):
-        first, second, total = carry
-        total = total + weight[0] * jnp.sum(first * first, axis=0)
-        total = total + weight[1] * jnp.sum(first * second, axis=0)
-        return (second, 2 * contraction.mv(second) - first, total), None
-
-    start = (u, contraction.mv(u), jnp.zeros(u.shape[1], u.dtype))
-    (first, second, total), _ = jax.lax.scan(body, start, weights)
-    return total, (contraction, weights, first, second)
+# memory than the forward pass. At step k it knows t_k+1 and t_k+2, and all that reaches
+# t_k+2, which is pulled back through the recurrence; and ⟨t_k, t_k⟩ and ⟨t_k, t_k+1⟩
+# have their own derivatives.
 
 
 def _backward(residuals, cotangent):
-    contraction, weights, first, second = residuals
+    contraction, weights, n_terms, here, after = residuals
 
-    def apply(contraction, y):
-        return contraction.mv(y)
+    def double(contraction, y):
+        return 2 * contraction.mv(y)
 
-    def body(carry, weight):
-        second, third, moved_second, moved_third, moved = carry
-        first = 2 * contraction.mv(second) - third
-        slopes, pulled = jax.vjp(apply, contraction, second)[1](2 * moved_third)
+    def pulled_back(to, at):
+        return jax.vjp(double, contraction, at)[1](to)
+
+    def body(now: _Backward, weight) -> _Backward:
+        before = double(contraction, now.here) - now.after
+        to_operator, to_here = pulled_back(now.to_after, now.here)
         even, odd = (weight[:, None] * cotangent[None])[:, None]
-        new_first = 2 * even * first + odd * second - moved_third
-        new_second = moved_second + pulled + odd * first
-        moved = jax.tree.map(jnp.add, moved, slopes)
-        return (first, second, new_first, new_second, moved), None
+        return _Backward(
+            here=before,
+            after=now.here,
+            to_here=2 * even * before + odd * now.here - now.to_after,
+            to_after=now.to_here + to_here + odd * before,
+            to_operator=jax.tree.map(jnp.add, now.to_operator, to_operator),
+        )
 
-    zero = jnp.zeros_like(first)
-    start = (first, second, zero, zero, jax.tree.map(jnp.zeros_like, contraction))
-    (u, _, moved_u, moved_next, moved), _ = jax.lax.scan(
-        body, start, weights, reverse=True
-    )
-    slopes, pulled = jax.vjp(apply, contraction, u)[1](moved_next)
-    return jax.tree.map(jnp.add, moved, slopes), moved_u + pulled, None
+    nothing = jax.tree.map(jnp.zeros_like, contraction)
+    start = _Backward(here, after, jnp.zeros_like(here), jnp.zeros_like(here), nothing)
+    end = _for_each(body, start, weights, n_terms, reverse=True)
+    # The first product, t_1 = A u, has no factor of two.
+    to_operator, to_u = pulled_back(end.to_after / 2, end.here)
+    to_operator = jax.tree.map(jnp.add, end.to_operator, to_operator)
+    return to_operator, end.to_here + to_u, None, None
 
 
 _chebyshev_sum.defvjp(_forward, _backward)

@@ -4,7 +4,6 @@ from ._base import (
     AbstractChain as AbstractChain,
     check_dense as check_dense,
     largest as largest,
-    loop as loop,
     require_reversible as require_reversible,
 )
 from ._blocks import ScanChain as ScanChain, TwoLayerChain as TwoLayerChain

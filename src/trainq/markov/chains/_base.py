@@ -5,9 +5,7 @@ What is asked of a chain is written once over these, in the file named after it.
 """
 
 import abc
-import math
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from ..._loops import Steps, repeat
 from ..._spins import check_enumerable, spread
 from ...solvers import (
     AbstractGenerator,
@@ -76,11 +75,11 @@ class AbstractChain(eqx.Module):
         return self.apply
 
     def push(
-        self, law: Float[Array, " states"], steps: int = 1
+        self, law: Float[Array, " states"], steps: int | Steps = 1
     ) -> Float[Array, " states"]:
         """`law P^steps`: the law some steps after `law`."""
         back = jax.linear_transpose(self.operator(), law)
-        return loop(lambda law: back(law)[0], law, steps)
+        return repeat(lambda law: back(law)[0], law, steps)
 
     def matrix(self) -> Float[Array, "states states"]:
         """The transition matrix `P`, with rows that sum to one.
@@ -245,24 +244,6 @@ class AbstractChain(eqx.Module):
         """The symmetrised `I - P` of the chain that is killed on the target, with the
         identity on the target itself."""
         return self.dense_generator(target)
-
-
-def loop(body: Callable[[Any], Any], carry: Any, steps: int) -> Any:
-    """`body` applied `steps` times. The backward pass keeps about `2 √steps` of the
-    states in between, and computes the others anew."""
-
-    def some(carry, length):
-        if length == 0:
-            return carry
-        return jax.lax.scan(lambda x, _: (body(x), None), carry, length=length)[0]
-
-    inner = math.isqrt(steps)
-    if inner < 2:
-        return some(carry, steps)
-    outer, rest = divmod(steps, inner)
-    segment = jax.checkpoint(lambda carry: some(carry, inner))
-    carry, _ = jax.lax.scan(lambda x, _: (segment(x), None), carry, length=outer)
-    return some(carry, rest)
 
 
 def largest(x: Float[Array, "..."]) -> Float[Array, ""]:
