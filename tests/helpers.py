@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 import oracle
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import trainq as tq
 from trainq._spins import state_index
@@ -140,7 +141,7 @@ def random_law(n_visible, seed=0):
 def flatten(model):
     """The parameters as one vector, and the way back."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     return flat, lambda x: eqx.combine(unravel(x), static)
 
 

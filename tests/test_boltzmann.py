@@ -1,6 +1,7 @@
 """The Boltzmann machine from a matrix and from edges."""
 
 import pickle
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -192,10 +193,11 @@ RING = tq.BoltzmannMachine([0.1, 0.2, 0.3], edges=[(0, 1), (1, 2), (0, 2)])
 
 def test_no_map_over_the_tree_reaches_the_edges():
     expected = np.exp(-2 * oracle.pair_energies(np.asarray(RING.coupling_matrix)))
-    for twice in (
+    mapped: list[Any] = [
         jax.tree.map(lambda p: 2 * p, RING),
         optax.incremental_update(jax.tree.map(lambda p: 3 * p, RING), RING, 0.5),
-    ):
+    ]
+    for twice in mapped:
         assert_close(log_partition(twice), np.log(expected.sum()), IDENTITY)
         assert twice.graph is RING.graph
         # Sampler, fields and law are on one graph.

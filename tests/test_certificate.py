@@ -62,7 +62,10 @@ class Liar(tq.AbstractEnergyModel):
     inner: tq.AbstractEnergyModel
     n_visible = 2
     n_hidden = 1
-    is_symmetric = True
+
+    @property
+    def is_symmetric(self):
+        return True
 
     def energy(self, x):
         return self.inner.energy(x)
