@@ -57,6 +57,7 @@ def found(kernel, model):
         return jnp.sum(snr.parameter_mse), snr
 
     (_, snr), gradient = eqx.filter_value_and_grad(noise, has_aux=True)(model)
+    assert snr.stats is not None  # it was solved, and not summed
     exactly = tq.QOperational(kernel, WINDOW, start=tq.Stationary())(model, data)
     out = {
         "T_O": (snr.parameter_mse, snr.stats.result == 0),

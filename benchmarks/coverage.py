@@ -58,15 +58,16 @@ def main():
             state = sampling.start_chains(key, model, 4)
             state = sampling.run(kernel, model, state, 200).state
             run = sampling.run(kernel, model, state, 4000, keep=True)
+            assert run.values is not None
             times.append(sampling.sampled_time(run.values).interval(CONFIDENCE))
         record(f"T_O from 4 chains of 4000, {name}", float(sokal.t_o), times)
 
-        target, options = 10.0, {"max_steps": 1000}
-        exactly = sampling.exact_errors(kernel, model, data, **options)
+        target, most = 10.0, 1000
+        exactly = sampling.exact_errors(kernel, model, data, max_steps=most)
         best = tq.plan_budget(exactly, target)
         kept, costs = [], []
         for key in keys[:PLANS]:
-            table = sampling.calibrated_errors(key, kernel, model, data, **options)
+            table = sampling.calibrated_errors(key, kernel, model, data, max_steps=most)
             plan = tq.plan_budget(table, target)
             estimate = tq.QOperational(
                 kernel, plan.window, plan.burn_in, n_chains=plan.n_chains

@@ -4,6 +4,7 @@ in common."""
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from deeptime.markov.msm import MarkovStateModel
 from measure import claim, finish, medians
@@ -18,8 +19,7 @@ def main():
         machine = model(m)
         chain = tq.RandomScanGibbs().chain(machine)
         matrix, law = np.asarray(chain.matrix()), np.asarray(chain.stationary)
-        target = np.zeros(4**m, bool)
-        target[0] = True
+        target = jnp.zeros(4**m, bool).at[0].set(True)
         everywhere = np.arange(4**m)
         msm = MarkovStateModel(matrix, stationary_distribution=law)
 

@@ -6,6 +6,7 @@ at any temperature.
 """
 
 import itertools
+from typing import Any
 
 from flint import arb, arb_mat, ctx
 
@@ -17,7 +18,7 @@ def states(n):
     return list(itertools.product((-1, 1), repeat=n))
 
 
-def law(weights, visible_bias=None, hidden_bias=None, direction=None, step=0):
+def law(weights, visible_bias=None, hidden_bias=None, direction=None, step: Any = 0):
     """The probabilities of all states of an RBM, whose parameters may be moved by a
     step along a direction, in the same order."""
     m, n = weights.shape

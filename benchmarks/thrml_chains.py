@@ -47,7 +47,7 @@ def layers(m: int) -> tq.BoltzmannMachine:
 def theirs(model, kernel, n_chains, sweeps):
     """All chains by thrml: one call of so many sweeps, the last states kept."""
     ebm, blocks = to_thrml(model, kernel)
-    program = IsingSamplingProgram(ebm, blocks, [])
+    program = IsingSamplingProgram(ebm, [*blocks], [])
     schedule = SamplingSchedule(sweeps, 1, 1)
     observer = StateObserver(blocks)
 

@@ -7,6 +7,7 @@ import jax.random as jr
 import numpy as np
 import oracle
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import trainq as tq
 from trainq._spins import state_index
@@ -37,6 +38,19 @@ KERNELS = {
     "alternating": tq.AlternatingBlockGibbs(),
 }
 
+# Those that are made for a model, whose blocks are its colours and not its layers.
+COLOURED = {
+    "coloured random": tq.RandomScanBlockGibbs,
+    "coloured palindromic": tq.PalindromicBlockGibbs,
+    "coloured alternating": tq.AlternatingBlockGibbs,
+}
+
+
+def kernel_of(name, model):
+    """The kernel of that name, of either table, for a model."""
+    return COLOURED[name](model.colouring()) if name in COLOURED else KERNELS[name]
+
+
 STARTS = {
     "stationary": tq.Stationary(),
     "uniform": tq.Uniform(),
@@ -46,8 +60,8 @@ STARTS = {
 REVERSIBLE = [name for name, kernel in KERNELS.items() if kernel.is_reversible]
 
 
-def some_slow(names, *fast):
-    """Parameters; all *but* the `fast` ones are for the complete tests only."""
+def slow_except(names, *fast):
+    """Parameters, of which all but the `fast` ones are for the complete tests only."""
     slow = pytest.mark.slow
     return [
         name
@@ -91,8 +105,24 @@ def machine(n, n_visible=None, *, biased=False, scale=0.5, seed=0):
     return tq.BoltzmannMachine(upper + upper.T, fields, n_visible)
 
 
+def grid(*, biased=True):
+    """Six spins on a 2×3 grid, which no order of units makes contiguous blocks of."""
+    edges = [(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5)]
+    couplings, bias = jr.normal(jr.key(1), (7,)), 0.5 * jr.normal(jr.key(2), (6,))
+    return tq.BoltzmannMachine(
+        0.7 * couplings, bias if biased else None, 4, edges=edges
+    )
+
+
+def ring(n, n_visible):
+    edges = [(i, (i + 1) % n) for i in range(n)]
+    couplings = 0.7 * jr.normal(jr.key(3), (n,))
+    return tq.BoltzmannMachine(couplings, n_visible=n_visible, edges=edges)
+
+
 # Every shape of model that takes another path: symmetric or not, an even or an odd
-# number of units, a smaller visible or hidden layer, any energy, no hidden units.
+# number of units, a smaller visible or hidden layer, any energy, no hidden units, a
+# sparse graph of two colours or of three.
 MODELS = {
     "rbm 2x2": rbm(2, 2),
     "rbm 3x2": rbm(3, 2),
@@ -103,21 +133,35 @@ MODELS = {
     "machine 4+2": machine(6, 4),
     "biased machine 3+2": machine(5, 3, biased=True),
     "visible machine 4": machine(4),
+    "biased grid 4+2": grid(),
+    "ring 3+2": ring(5, 3),
     "neural 3+2": neural(3, 2),
     "tempered neural 2+2": neural(2, 2).tempered(1.7),
 }
 
 
-# Every model with the two kernels that differ most, every kernel with some models; the
-# rest is for the complete tests.
+# Coloured kernels on two colours, on three, and on blocks of one unit each. That of a
+# fixed order is in the fast tests of test_scan.
+REVERSIBLE_ON_COLOURS = [
+    ("coloured random", "ring 3+2"),
+    ("coloured palindromic", "biased grid 4+2"),
+]
+ON_COLOURS = slow_except(
+    [(k, m) for m in ("biased grid 4+2", "ring 3+2", "neural 3+2") for k in COLOURED],
+    *REVERSIBLE_ON_COLOURS,
+)
+
+# Every model with the kernel of single units, all but the sparse graphs with another,
+# and every kernel with some models; the rest is for the complete tests.
 PAIRS = [
     (kernel, model)
-    if kernel in ("gibbs", "alternating")
+    if kernel == "gibbs"
+    or (kernel == "alternating" and model not in ("biased grid 4+2", "ring 3+2"))
     or model in ("rbm 2x4", "biased rbm 2x3", "visible machine 4")
     else pytest.param(kernel, model, marks=pytest.mark.slow)
     for kernel in KERNELS
     for model in MODELS
-]
+] + ON_COLOURS
 
 
 def energies(model):
@@ -129,8 +173,11 @@ def energies(model):
 
 def dense(kernel_name, model):
     """The stationary law and the transition matrix, from the oracle."""
-    pi = oracle.law(energies(model))
-    return pi, oracle.transition(kernel_name, pi, model.n_visible)
+    pi, m = oracle.law(energies(model)), model.n_visible
+    layers = range(m), range(m, model.n_units)
+    blocks = model.colouring() if kernel_name in COLOURED else layers
+    kernel_name = kernel_name.removeprefix("coloured ")
+    return pi, oracle.transition(kernel_name, pi, blocks)
 
 
 def random_law(n_visible, seed=0):
@@ -140,7 +187,7 @@ def random_law(n_visible, seed=0):
 def flatten(model):
     """The parameters as one vector, and the way back."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    flat, unravel = ravel_pytree(params)
     return flat, lambda x: eqx.combine(unravel(x), static)
 
 

@@ -1,5 +1,6 @@
 """What results are compared with: dense, naive NumPy, sharing no code with trainq."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -57,30 +58,33 @@ def single_flip(pi, rule):
     return matrix
 
 
-def two_block(pi, m, scan):
-    """`scan` is `"random"`, `"palindromic"` or `"alternating"`."""
+def redraw(pi, block):
+    """One block drawn from its law given all other units."""
     n_states = len(pi)
-    n_hidden = n_states >> m
-    redraw_v = np.zeros((n_states, n_states))
-    redraw_h = np.zeros((n_states, n_states))
+    n_units = n_states.bit_length() - 1
+    inside = sum(1 << (n_units - 1 - unit) for unit in block)
+    states, matrix = np.arange(n_states), np.zeros((n_states, n_states))
     for x in range(n_states):
-        v, h = divmod(x, n_hidden)
-        column = [u * n_hidden + h for u in range(2**m)]
-        row = [v * n_hidden + g for g in range(n_hidden)]
-        redraw_v[x, column] = pi[column] / pi[column].sum()
-        redraw_h[x, row] = pi[row] / pi[row].sum()
+        same = states[(states ^ x) & ~inside == 0]
+        matrix[x, same] = pi[same] / pi[same].sum()
+    return matrix
+
+
+def scanned(pi, blocks, scan):
+    """`scan` is `"random"`, `"palindromic"` or `"alternating"`."""
+    redraws = [redraw(pi, [int(unit) for unit in block]) for block in blocks]
     if scan == "random":
-        return (redraw_v + redraw_h) / 2
+        return np.mean(redraws, axis=0)
     if scan == "palindromic":
-        return redraw_v @ redraw_h @ redraw_v
-    return redraw_v @ redraw_h
+        redraws += redraws[-2::-1]
+    return functools.reduce(np.matmul, redraws)
 
 
-def transition(kernel, pi, m):
-    """The transition matrix of any of the five kernels."""
+def transition(kernel, pi, blocks):
+    """The transition matrix of any kernel, in these blocks if it has some."""
     if kernel in ("gibbs", "metropolis"):
         return single_flip(pi, kernel)
-    return two_block(pi, m, kernel)
+    return scanned(pi, blocks, kernel)
 
 
 def resolvent(matrix, pi, f):

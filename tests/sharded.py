@@ -6,6 +6,7 @@ Prints log Q with its gradient, and what the compiled program holds, as JSON.
 import argparse
 import json
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -37,7 +38,7 @@ def main():
     data = jax.nn.softmax(jr.normal(keys[2], (2**m,)))
     solver = tq.ConjugateGradient(block=9)
     predictor = tq.QStruct(tq.RandomScanGibbs(), 100, solver=solver)
-    fn = eqx.filter_jit(
+    fn: Any = eqx.filter_jit(  # whose stubs have no `lower`
         eqx.filter_value_and_grad(lambda model: predictor(model, data).log_q)
     )
     mesh = jax.make_mesh(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 from helpers import IDENTITY, KERNELS, SIGMAS, assert_close, rbm
 from scipy.signal import lfilter
 

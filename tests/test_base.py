@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -187,7 +188,7 @@ def deviation(drawn, start, model, block):
     expected = counts.sum(axis=1, keepdims=True) * law
     assert expected.min() > 5
     chi_squared = ((counts - expected) ** 2 / expected).sum()
-    freedom = joint.shape[0] * (joint.shape[1] - 1)
+    freedom = joint.size - len(joint)
     return (chi_squared - freedom) / np.sqrt(2 * freedom)
 
 
@@ -328,12 +329,12 @@ def test_a_temperature_is_not_scaled_with_the_tree():
     # As users have it: booleans are no numbers where promotion is strict.
     with jax.numpy_dtype_promotion("standard"):
         tempered = Pair(jnp.array(0.4)).tempered(0.3)
-        for moved in (
+        mapped: list[Any] = [
             jax.tree.map(lambda p: 2 * p, tempered),
             optax.incremental_update(tempered, tempered, 0.1),
             jax.tree.map(lambda p: p.astype(jnp.float32), tempered),
-        ):
-            assert moved.beta == 0.3
+        ]
+        assert [moved.beta for moved in mapped] == [0.3] * 3
         twice = jax.tree.map(lambda p: 2 * p, tempered)
         expected = np.log(4 * np.cosh(0.24))
         assert_close(tq.log_partition(twice), expected, IDENTITY)
@@ -342,6 +343,7 @@ def test_a_temperature_is_not_scaled_with_the_tree():
 def test_single_precision_temperatures():
     with jax.enable_x64(False):
         tempered = Pair(jnp.array(0.4)).tempered(0.3)
+        assert isinstance(tempered, Tempered)
         assert tempered.beta.dtype == jnp.float32 and tempered.beta == np.float32(0.3)
         assert tq.log_partition(tempered).dtype == jnp.float32
 

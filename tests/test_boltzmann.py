@@ -1,6 +1,7 @@
 """The Boltzmann machine from a matrix and from edges."""
 
 import pickle
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -101,13 +102,34 @@ def test_units_past_the_edges_are_free():
     assert inner.n_units == 5
     by_visible = tq.BoltzmannMachine(values, n_visible=6, edges=edges)
     by_bias = tq.BoltzmannMachine(values, np.zeros(6), 2, edges=edges)
-    for model in (by_visible, by_bias):
+    by_number = tq.BoltzmannMachine.from_edges(edges, values, n_visible=2, n_units=6)
+    for model in (by_visible, by_bias, by_number):
         assert model.n_units == 6
         expected = oracle.pair_energies(matrix_of(edges, values, 6))
         assert_close(all_energies(model), expected, IDENTITY)
         free = log_partition(inner) + np.log(2)
         assert_close(log_partition(model), free, IDENTITY)
-    assert (by_visible.n_hidden, by_bias.n_hidden) == (0, 4)
+    hidden = [model.n_hidden for model in (by_visible, by_bias, by_number)]
+    assert hidden == [0, 4, 4]
+
+
+def test_each_way_to_make_a_machine_has_its_name():
+    matrix, bias = matrix_of(EDGES, VALUES, 6), np.linspace(-1, 1, 6)
+    make = tq.BoltzmannMachine
+    for named, plain in (
+        (make.from_matrix(matrix), make(matrix)),
+        (make.from_matrix(matrix, bias, 4), make(matrix, bias, 4)),
+        (make.from_matrix(matrix, edges=EDGES), make(matrix, edges=EDGES)),
+        (make.from_edges(EDGES, VALUES), make(VALUES, edges=EDGES)),
+        (make.from_edges(EDGES, VALUES, bias, 4), make(VALUES, bias, 4, edges=EDGES)),
+    ):
+        assert eqx.tree_equal(named, plain) and named.graph == plain.graph
+
+
+def test_a_machine_may_have_no_edges():
+    none = np.zeros((0, 2), int)
+    model = tq.BoltzmannMachine.from_edges(none, np.zeros(0), n_units=2)
+    assert_close(tq.visible_distribution(model), np.full(4, 0.25), IDENTITY)
 
 
 @pytest.mark.parametrize("bias", [-1.3, 0.0, 0.4])
@@ -171,10 +193,11 @@ RING = tq.BoltzmannMachine([0.1, 0.2, 0.3], edges=[(0, 1), (1, 2), (0, 2)])
 
 def test_no_map_over_the_tree_reaches_the_edges():
     expected = np.exp(-2 * oracle.pair_energies(np.asarray(RING.coupling_matrix)))
-    for twice in (
+    mapped: list[Any] = [
         jax.tree.map(lambda p: 2 * p, RING),
         optax.incremental_update(jax.tree.map(lambda p: 3 * p, RING), RING, 0.5),
-    ):
+    ]
+    for twice in mapped:
         assert_close(log_partition(twice), np.log(expected.sum()), IDENTITY)
         assert twice.graph is RING.graph
         # Sampler, fields and law are on one graph.

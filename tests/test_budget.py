@@ -128,7 +128,7 @@ def test_a_calibration_plans_what_reaches_the_target(key):
     target = 5.0
     plan = planned(target, max_steps=400, key=key, replicates=512)
     exact = tq.QOperational(KERNEL, plan.window, plan.burn_in, n_chains=plan.n_chains)
-    assert plan.q > plan.q_low >= target
+    assert plan.q_low is not None and plan.q > plan.q_low >= target
     assert exact(MODEL, DATA).q >= target
     assert f"at least {plan.q_low:.4g} with 95 % confidence" in str(plan)
     best = planned(target, max_steps=400)
@@ -191,18 +191,24 @@ def exactly(**options):
     return lambda kernel: sampling.exact_errors(kernel, MODEL, DATA, **options)
 
 
+def reached(budgets):
+    """Those that are budgets, and no reasons why there is none."""
+    return {k: b for k, b in budgets.items() if isinstance(b, sampling.Budget)}
+
+
 def test_kernels_side_by_side():
     kernels = {name: KERNELS[name] for name in ("gibbs", "alternating")}
     found = sampling.compare_budgets(kernels, exactly(max_steps=100), 4.0)
-    costs = {name: budget.cost for name, budget in found.budgets.items()}
+    budgets, equal = reached(found.budgets), reached(found.at_equal_cost)
+    costs = {name: budget.cost for name, budget in budgets.items()}
     assert found.cost == min(costs.values())
     cheapest = min(costs, key=costs.get)
-    assert found.at_equal_cost[cheapest].q >= 4.0
+    assert equal[cheapest].q >= 4.0
     other = next(name for name in costs if name != cheapest)
-    assert found.at_equal_cost[other].q < 4.0
+    assert equal[other].q < 4.0
     text = str(found)
     assert all(name in text for name in kernels) and "at equal cost" in text
-    for budget in (*found.budgets.values(), *found.at_equal_cost.values()):
+    for budget in (*budgets.values(), *equal.values()):
         assert budget.plan in text
 
 
@@ -229,8 +235,9 @@ def test_a_calibration_that_has_not_mixed_is_refused(key):
         )
 
     found = sampling.compare_budgets(kernels, errors, 1.0)
-    assert "has not mixed" in found.budgets["slow"] and "slow: The cal" in str(found)
-    assert found.at_equal_cost["fast"].q_low >= 1.0 and "(at least" in str(found)
+    assert "has not mixed" in str(found.budgets["slow"])
+    assert "slow: The cal" in str(found) and "(at least" in str(found)
+    assert reached(found.at_equal_cost)["fast"].q_low >= 1.0
 
 
 def test_kernels_need_names(as_for_users):

@@ -14,7 +14,7 @@ from helpers import (
     excess,
     random_law,
     rbm,
-    some_slow,
+    slow_except,
 )
 
 import trainq as tq
@@ -28,7 +28,7 @@ from trainq.models import (
 )
 
 
-NAMES = some_slow(MODELS, "biased rbm 2x3", "neural 3+2", "visible machine 4")
+NAMES = slow_except(MODELS, "biased rbm 2x3", "neural 3+2", "visible machine 4")
 
 
 @eqx.filter_jit

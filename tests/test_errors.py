@@ -75,6 +75,40 @@ STATIC = {
         lambda: tq.BoltzmannMachine(np.zeros(3)),
         r"\(n_edges,\) values together with `edges`",
     ),
+    "couplings of a table": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 3))),
+        r"symmetric \(n_units, n_units\) matrix, but an array of shape \(2, 3\) was",
+    ),
+    "matrix of values": (
+        lambda: tq.BoltzmannMachine.from_matrix(np.zeros(3)),
+        r"shape \(3,\) was given. For one value an edge, use `.*from_edges`",
+    ),
+    "edges of a matrix": (
+        lambda: tq.BoltzmannMachine.from_edges([[0, 1]], np.zeros((2, 2))),
+        r"shape \(2, 2\) was given. For a matrix, use `.*from_matrix`",
+    ),
+    "rows of another number": (
+        lambda: tq.BoltzmannMachine(np.zeros((2, 2)), n_units=3),
+        r"symmetric \(3, 3\) matrix, but an array of shape \(2, 2\) was given",
+    ),
+    "edge past the number": (
+        lambda: tq.BoltzmannMachine.from_edges([[0, 2]], np.zeros(1), n_units=2),
+        "name unit 2, but there are 2 units: the given n_units",
+    ),
+    "biases of another number": (
+        lambda: tq.BoltzmannMachine.from_edges(
+            [[0, 1]], np.zeros(1), np.zeros(2), n_units=3
+        ),
+        r"bias has shape \(3,\).* but \(2,\) was given",
+    ),
+    "machine of no units": (
+        lambda: tq.BoltzmannMachine.from_edges([[0, 1]], np.zeros(1), n_units=0),
+        "n_units is a whole number of units, at least 1, but 0 was given",
+    ),
+    "no edges and nothing else": (
+        lambda: tq.BoltzmannMachine(np.zeros(0), edges=np.zeros((0, 2), int)),
+        "at least one unit, but none was given.* need `n_units`",
+    ),
     "one value an edge": (
         lambda: tq.BoltzmannMachine(np.zeros(3), edges=np.array([[0, 1]])),
         "one value for each of the 1 edges, but 3 were given",

@@ -9,25 +9,29 @@ from helpers import (
     DIRECT,
     KERNELS,
     MODELS,
+    ON_COLOURS,
     assert_close,
     central_difference,
     dense,
     flatten,
+    kernel_of,
     rbm,
-    some_slow,
+    slow_except,
 )
 
 import trainq as tq
 
 
-@pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize(
-    "model",
-    some_slow(["rbm 3x2", "biased rbm 2x3", "visible machine 4"], "biased rbm 2x3"),
+    ("name", "model"),
+    [(k, "biased rbm 2x3") for k in KERNELS]
+    + slow_except([(k, m) for m in ("rbm 3x2", "visible machine 4") for k in KERNELS])
+    + ON_COLOURS,
 )
 def test_hitting_times_are_those_of_the_oracle(name, model):
-    pi, matrix = dense(name, MODELS[model])
-    chain = KERNELS[name].chain(MODELS[model])
+    model = MODELS[model]
+    pi, matrix = dense(name, model)
+    chain = kernel_of(name, model).chain(model)
     rng = np.random.default_rng(0)
     for size in (1, len(pi) // 2, len(pi)):
         target = np.isin(np.arange(len(pi)), rng.choice(len(pi), size, replace=False))

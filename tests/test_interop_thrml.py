@@ -19,6 +19,7 @@ from thrml.models import IsingEBM, IsingSamplingProgram
 import trainq as tq
 from trainq import sampling
 from trainq.interop.thrml import from_blocks, from_thrml, to_blocks, to_thrml
+from trainq.models import Tempered
 
 
 BURN_IN, WINDOW, CHAINS = 40, 60, 2000
@@ -43,7 +44,8 @@ def ising(beta=1.0):
 def test_the_weights_are_the_same_arrays(beta):
     ebm, blocks = ising(beta)
     model, kernel = from_thrml(ebm, blocks, n_visible=4)
-    inner = model if beta == 1 else model.model
+    inner = model.model if isinstance(model, Tempered) else model
+    assert isinstance(inner, tq.BoltzmannMachine)
     assert inner.couplings is ebm.weights and inner.bias is ebm.biases
     assert (model.n_visible, model.n_hidden) == (4, 2)
     assert kernel.blocks == ((4, 0, 2), (5, 1, 3))
@@ -92,6 +94,7 @@ def test_another_temperature_does_not_compile_again():
     for beta in (0.7, 0.3, jnp.float32(1.5)):
         ebm, blocks = ising(beta)
         model, _ = from_thrml(ebm, blocks)
+        assert isinstance(model, Tempered)
         assert float(model.beta) == float(ebm.beta)
         scaled = tq.log_partition(model.model.tempered(ebm.beta))
         assert_close(log_partition(model), scaled, IDENTITY)

@@ -8,33 +8,44 @@ import numpy as np
 import oracle
 import pytest
 from helpers import (
+    COLOURED,
     KERNELS,
     MODELS,
+    ON_COLOURS,
     SIGMAS,
     draw,
     excess,
+    kernel_of,
     machine,
     rbm,
-    some_slow,
+    ring,
+    slow_except,
 )
 
 import trainq as tq
 
 
-@pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("model", ["rbm 2x2", "biased rbm 2x3", "neural 3+2"])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [(k, m) for m in ("rbm 2x2", "biased rbm 2x3", "neural 3+2") for k in KERNELS]
+    + ON_COLOURS,
+)
 def test_one_step_has_the_frequencies_of_the_matrix(name, model, key):
-    kernel, model = KERNELS[name], MODELS[model]
+    model = MODELS[model]
+    kernel = kernel_of(name, model)
     matrix = np.asarray(kernel.chain(model).matrix())
     start = oracle.states(model.n_units)[1]
     counts = draw(kernel, model, jnp.asarray(start), key)
     assert excess(counts, matrix[1]) < SIGMAS
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize(
+    "name", [*KERNELS, *slow_except(COLOURED, "coloured alternating")]
+)
 def test_a_wrong_sampler_is_found_out(name, key):
-    # A temperature that is five percent off, from the same start.
-    kernel, model = KERNELS[name], rbm(2, 2, scale=1.0)
+    # A temperature that is ten percent off, from the same start.
+    model = ring(4, 2) if name in COLOURED else rbm(2, 2, scale=1.0)
+    kernel = kernel_of(name, model)
     matrix = np.asarray(kernel.chain(model).matrix())
     start = jnp.asarray(oracle.states(4)[1])
     counts = draw(kernel, model.tempered(0.9), start, key)
@@ -47,7 +58,7 @@ def effective_standard_error(values, chain, f):
     return float(jnp.sqrt(noise / values.size))
 
 
-@pytest.mark.parametrize("name", some_slow(KERNELS, "metropolis", "alternating"))
+@pytest.mark.parametrize("name", slow_except(KERNELS, "metropolis", "alternating"))
 def test_long_run_means_are_the_exact_ones(name, key):
     kernel, model = KERNELS[name], machine(5, 3, biased=True)
     n_chains, n_steps, burn_in = 100, 2000, 200
@@ -73,7 +84,7 @@ def test_long_run_means_are_the_exact_ones(name, key):
 
 
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("dtype", some_slow([jnp.float32, jnp.int8], jnp.int8))
+@pytest.mark.parametrize("dtype", slow_except([jnp.float32, jnp.int8], jnp.int8))
 def test_states_keep_their_shape_and_dtype(name, dtype, key):
     model = rbm(3, 2)
     for shape in [(5,), (2, 5), (2, 3, 5)]:

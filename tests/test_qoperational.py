@@ -20,7 +20,7 @@ from helpers import (
     neural,
     random_law,
     rbm,
-    some_slow,
+    slow_except,
 )
 from test_windows import moments
 
@@ -109,7 +109,7 @@ def test_any_model(kernel, model):
     assert_close(snr.parameter_mse, variance, DIRECT)
 
 
-@pytest.mark.parametrize("kernel", some_slow(KERNELS, "alternating"))
+@pytest.mark.parametrize("kernel", slow_except(KERNELS, "alternating"))
 def test_the_sokal_convention_is_its_limit(kernel):
     model, data = rbm(3, 3), random_law(3)
     gaps = []

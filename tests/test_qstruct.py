@@ -9,12 +9,14 @@ from helpers import (
     IDENTITY,
     KERNELS,
     MODELS,
+    ON_COLOURS,
     SIGMAS,
     assert_close,
     dense,
+    kernel_of,
     random_law,
     rbm,
-    some_slow,
+    slow_except,
 )
 
 import trainq as tq
@@ -22,27 +24,29 @@ import trainq as tq
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    some_slow(
+    slow_except(
         [(k, m) for m in ("rbm 3x2", "biased rbm 2x3", "neural 3+2") for k in KERNELS],
         *((k, "biased rbm 2x3") for k in KERNELS),
         ("gibbs", "rbm 3x2"),
         ("random", "neural 3+2"),
-    ),
+    )
+    + ON_COLOURS,
 )
 def test_signal_and_noise_of_every_parameter(name, model):
     model, window = MODELS[model], 73
     pi, matrix = dense(name, model)
+    kernel = kernel_of(name, model)
     f = np.asarray(tq.observables(model))
     data = random_law(model.n_visible)
     gradient = oracle.kl_gradient(pi, model.n_visible, np.asarray(data), f)
     noise = 2 * np.diag(oracle.noise_matrix(matrix, pi, f))
     variance = pi @ (f - pi @ f) ** 2
-    resolvent = tq.QStruct(KERNELS[name], window)(model, data)
+    resolvent = tq.QStruct(kernel, window)(model, data)
     assert_close(resolvent.parameter_signal, gradient**2, DIRECT)
     assert_close(resolvent.parameter_mse, noise / window, DIRECT)
     assert_close(resolvent.q, gradient @ gradient * window / noise.sum(), DIRECT)
     assert_close(resolvent.t_o, noise.sum() / 2, DIRECT)
-    sokal = tq.QStruct(KERNELS[name], window, convention="sokal")(model, data)
+    sokal = tq.QStruct(kernel, window, convention="sokal")(model, data)
     assert_close(sokal.parameter_mse, (noise - variance) / window, DIRECT)
 
 

@@ -8,6 +8,7 @@ from helpers import (
     PAIRS,
     assert_close,
     dense,
+    kernel_of,
     rbm,
 )
 
@@ -18,7 +19,7 @@ from trainq.markov import AbstractFlipRule, SingleFlipChain
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_residuals_are_zero_up_to_rounding(name, model):
     model = MODELS[model]
-    chain = KERNELS[name].chain(model)
+    chain = kernel_of(name, model).chain(model)
     assert tq.markov.row_sum_residual(chain) < IDENTITY
     assert tq.markov.stationarity_residual(chain) < IDENTITY
     if chain.is_reversible:

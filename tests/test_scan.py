@@ -17,40 +17,32 @@ from helpers import (
     energies,
     excess,
     flatten,
+    grid,
     machine,
     neural,
     random_law,
     rbm,
-    some_slow,
+    slow_except,
 )
 
 import trainq as tq
 
 
-def ladder(biased=True):
-    """Six spins on a 2×3 grid, which no order of units makes contiguous blocks of."""
-    edges = [(0, 1), (1, 2), (3, 4), (4, 5), (0, 3), (1, 4), (2, 5)]
-    couplings, bias = jr.normal(jr.key(1), (7,)), 0.5 * jr.normal(jr.key(2), (6,))
-    return tq.BoltzmannMachine(
-        0.7 * couplings, bias if biased else None, 4, edges=edges
-    )
-
-
 # A model, and blocks for it: two that interleave, the layers, three, one by one.
 CASES = {
-    "ladder": (ladder(), ((0, 2, 4), (1, 3, 5))),
-    "ladder, symmetric": (ladder(False), ((1, 3, 5), (4, 0, 2))),
+    "grid": (grid(), ((0, 2, 4), (1, 3, 5))),
+    "grid, symmetric": (grid(biased=False), ((1, 3, 5), (4, 0, 2))),
     "layers": (rbm(3, 2), ((0, 1, 2), (3, 4))),
     "layers, hidden first": (rbm(3, 2, biased=True), ((4, 3), (2, 0, 1))),
-    "three": (ladder(), ((2, 4), (0,), (5, 1, 3))),
+    "three": (grid(), ((2, 4), (0,), (5, 1, 3))),
     "one by one": (machine(4, 2, biased=True), ((2,), (0,), (3,), (1,))),
     "neural": (neural(2, 2), ((0,), (1,), (2,), (3,))),
 }
 
 
 @pytest.fixture(
-    params=some_slow(
-        CASES, "ladder", "ladder, symmetric", "three", "layers, hidden first"
+    params=slow_except(
+        CASES, "grid", "grid, symmetric", "three", "layers, hidden first"
     ),
     scope="module",
 )
@@ -137,7 +129,7 @@ def test_one_sweep_has_the_frequencies_of_the_matrix(case, key):
     assert excess(counts, matrix[1]) > SIGMAS
 
 
-@pytest.mark.parametrize("name", ["ladder, symmetric", "three"])
+@pytest.mark.parametrize("name", ["grid, symmetric", "three"])
 def test_the_gradient_of_the_noise(name):
     model, blocks = CASES[name]
     kernel, data = tq.AlternatingBlockGibbs(blocks), random_law(model.n_visible)
@@ -170,7 +162,7 @@ def test_two_blocks_solve_a_system_of_the_smaller_one():
 
 
 def test_blocks_that_interact_are_refused(key):
-    model = ladder()
+    model = grid()
     kernel = tq.AlternatingBlockGibbs([(0, 1, 2), (3, 4, 5)])
     # Also where all of it is compiled: edges are structure.
     for use in (
@@ -210,7 +202,7 @@ def test_blocks_that_do_not_hold_every_unit_once_are_refused(message, as_for_use
 
 def test_a_model_is_not_blocks(as_for_users):
     with pytest.raises(ValueError, match="but a model was given"):
-        tq.AlternatingBlockGibbs(ladder())
+        tq.AlternatingBlockGibbs(grid())
 
 
 def test_a_model_of_another_size_is_refused(key):

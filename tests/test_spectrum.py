@@ -12,10 +12,12 @@ from helpers import (
     KERNELS,
     MODELS,
     REVERSIBLE,
+    REVERSIBLE_ON_COLOURS,
     assert_close,
     central_difference,
     dense,
     flatten,
+    kernel_of,
     machine,
     rbm,
 )
@@ -26,11 +28,14 @@ import trainq as tq
 CHAINS = ["rbm 3x2", "rbm 2x2", "biased rbm 2x3", "visible machine 4", "neural 3+2"]
 
 
-@pytest.mark.parametrize("name", REVERSIBLE)
-@pytest.mark.parametrize("model", CHAINS)
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [(k, m) for m in CHAINS for k in REVERSIBLE] + REVERSIBLE_ON_COLOURS,
+)
 def test_slowest_mode_is_an_eigenfunction_with_the_second_eigenvalue(name, model):
-    pi, matrix = dense(name, MODELS[model])
-    chain = KERNELS[name].chain(MODELS[model])
+    model = MODELS[model]
+    pi, matrix = dense(name, model)
+    chain = kernel_of(name, model).chain(model)
     slowest = tq.markov.slowest_mode(chain)
     second = oracle.eigenvalues(matrix, pi)[1]
     assert abs(slowest.gap - (1 - second)) < IDENTITY

@@ -9,10 +9,12 @@ from helpers import (
     IDENTITY,
     KERNELS,
     MODELS,
+    ON_COLOURS,
     assert_close,
     dense,
+    kernel_of,
     rbm,
-    some_slow,
+    slow_except,
 )
 
 import trainq as tq
@@ -36,11 +38,18 @@ def moments(matrix, pi, f, window, law, burn_in):
 FEW = ["rbm 3x2", "biased rbm 2x3", "visible machine 4"]
 
 
-@pytest.mark.parametrize("model", some_slow(MODELS, *FEW))
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("kernel", "model"),
+    slow_except(
+        [(k, m) for m in MODELS for k in KERNELS],
+        *((k, m) for m in FEW for k in KERNELS),
+    )
+    + ON_COLOURS,
+)
 def test_moments(kernel, model):
-    chain = KERNELS[kernel].chain(MODELS[model])
-    pi, matrix = dense(kernel, MODELS[model])
+    model = MODELS[model]
+    chain = kernel_of(kernel, model).chain(model)
+    pi, matrix = dense(kernel, model)
     f = jr.normal(jr.key(1), (len(pi), 3))
     found = tq.markov.window_moments(chain, f, 7)
     _, variance = moments(matrix, pi, np.asarray(f), 7, pi, 0)

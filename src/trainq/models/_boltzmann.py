@@ -42,38 +42,37 @@ class BoltzmannMachine(AbstractEnergyModel):
         n_visible: int | None = None,
         *,
         edges: Any = None,
+        n_units: int | None = None,
     ):
-        """**Arguments:**
+        """As `from_matrix`, or, for one value an edge, as `from_edges`.
 
-        - `couplings`: a symmetric `(n_units, n_units)` matrix with zero diagonal. Each
-            pair `i < j` becomes a parameter, unless `edges` says which. May also be
+        **Arguments:**
+
+        - `couplings`: a symmetric `(n_units, n_units)` matrix with zero diagonal, or
             `(n_edges,)`, one value for each of the `edges`.
         - `bias`: `(n_units,)` fields, or None for a model without them.
         - `n_visible`: number of visible units, which come first. All, by default.
-        - `edges`: `(n_edges, 2)` pairs of units, each pair once.
+        - `edges`: `(n_edges, 2)` pairs of units, each pair once. All pairs of a matrix,
+            by default.
+        - `n_units`: number of units. As many as the matrix has rows; or as there are
+            biases; or else as the edges and `n_visible` need.
 
         **Raises:** `ValueError` if the shapes, the matrix, or the edges do not fit; a
         run-time error if a traced matrix is not symmetric with zero diagonal.
         """
         couplings = as_parameter("couplings", couplings)
-        bias = None if bias is None else as_parameter("bias", bias)
+        self.bias = None if bias is None else as_parameter("bias", bias)
         if n_visible is not None:
             n_visible = whole_number("n_visible", n_visible, 1, "units")
-        pairs = None if edges is None else _check_edges(np.asarray(edges))
-        if couplings.ndim == 2 and couplings.shape[0] == couplings.shape[1]:
-            n_units = couplings.shape[0]
-            if pairs is None:
-                pairs = np.stack(np.triu_indices(n_units, 1), axis=-1)
+        if n_units is not None:
+            n_units = whole_number("n_units", n_units, 1, "units")
+        pairs = None if edges is None else _checked_pairs(edges)
+        if couplings.ndim == 2:
+            self.graph = _graph_of_matrix(couplings, pairs, n_units)
+            self.couplings = _entries(couplings, self.edges)
         elif couplings.ndim == 1 and pairs is not None:
-            if couplings.shape[0] != len(pairs):
-                raise ValueError(
-                    f"couplings has one value for each of the {len(pairs)} edges, but "
-                    f"{couplings.shape[0]} were given."
-                )
-            if bias is None:
-                n_units = max(int(pairs.max(initial=0)) + 1, n_visible or 0)
-            else:
-                n_units = bias.size
+            self.graph = _graph_of_edges(pairs, n_units, self.bias, n_visible)
+            self.couplings = _one_each(couplings, self.edges)
         else:
             raise ValueError(
                 "couplings is a symmetric (n_units, n_units) matrix, or (n_edges,) "
@@ -81,30 +80,78 @@ class BoltzmannMachine(AbstractEnergyModel):
                 f"{couplings.shape} was given "
                 f"{'without' if pairs is None else 'with'} edges."
             )
-        if n_units == 0:
-            raise ValueError("A Boltzmann machine has at least one unit.")
-        if pairs.max(initial=0) >= n_units:
-            raise ValueError(
-                f"The edges name unit {pairs.max()}, but there are {n_units} units: "
-                f"{'rows of couplings' if couplings.ndim == 2 else 'values of bias'}."
-            )
-        if bias is not None and bias.shape != (n_units,):
+        n_units = self.graph.n_units
+        if self.bias is not None and self.bias.shape != (n_units,):
             raise ValueError(
                 f"bias has shape ({n_units},), one field for each unit, but "
-                f"{bias.shape} was given. Leave it out for a model without biases."
+                f"{self.bias.shape} was given. Leave it out for a model without biases."
             )
         self.n_visible = n_units if n_visible is None else n_visible
         self.n_hidden = n_units - self.n_visible
-        if not 1 <= self.n_visible <= n_units:
+        if self.n_hidden < 0:
             raise ValueError(
                 f"n_visible is between 1 and the {n_units} units, but {n_visible} was "
                 "given."
             )
-        if couplings.ndim == 2:
-            couplings = _edge_values(couplings, pairs)
-        self.couplings = couplings
-        self.bias = bias
-        self.graph = Graph.of(pairs, n_units)
+
+    @classmethod
+    def from_matrix(
+        cls,
+        couplings: Any,
+        bias: Any = None,
+        n_visible: int | None = None,
+        *,
+        edges: Any = None,
+    ) -> "BoltzmannMachine":
+        """The machine of a matrix of couplings.
+
+        **Arguments:**
+
+        - `couplings`: a symmetric `(n_units, n_units)` matrix with zero diagonal. Each
+            pair `i < j` becomes a parameter, unless `edges` says which.
+        - `bias`, `n_visible`: as for the class.
+        - `edges`: `(n_edges, 2)` pairs of units, outside of which the matrix is zero.
+
+        **Raises:** as the class does.
+        """
+        couplings = as_parameter("couplings", couplings)
+        if couplings.ndim != 2:
+            raise ValueError(
+                "couplings is a symmetric (n_units, n_units) matrix, but an array of "
+                f"shape {couplings.shape} was given. For one value an edge, use "
+                "`BoltzmannMachine.from_edges`."
+            )
+        return cls(couplings, bias, n_visible, edges=edges)
+
+    @classmethod
+    def from_edges(
+        cls,
+        edges: Any,
+        couplings: Any,
+        bias: Any = None,
+        n_visible: int | None = None,
+        *,
+        n_units: int | None = None,
+    ) -> "BoltzmannMachine":
+        """The machine of a sparse graph.
+
+        **Arguments:**
+
+        - `edges`: `(n_edges, 2)` pairs of units, each pair once.
+        - `couplings`: `(n_edges,)`, one value for each of the `edges`.
+        - `bias`, `n_visible`, `n_units`: as for the class. Units that no edge names are
+            free.
+
+        **Raises:** as the class does.
+        """
+        couplings = as_parameter("couplings", couplings)
+        if couplings.ndim != 1:
+            raise ValueError(
+                "couplings is (n_edges,), one value for each of the edges, but an "
+                f"array of shape {couplings.shape} was given. For a matrix, use "
+                "`BoltzmannMachine.from_matrix`."
+            )
+        return cls(couplings, bias, n_visible, edges=edges, n_units=n_units)
 
     @property
     def edges(self) -> Int[np.ndarray, "n_edges 2"]:
@@ -188,7 +235,9 @@ class BoltzmannMachine(AbstractEnergyModel):
         return jax.tree.map(lambda p: p * beta.astype(p.dtype), self)
 
 
-def _check_edges(pairs: np.ndarray) -> np.ndarray:
+def _checked_pairs(edges: Any) -> Int[np.ndarray, "n_edges 2"]:
+    """The pairs, the smaller unit first."""
+    pairs = np.asarray(edges)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
         raise ValueError(
             "edges is an integer array of shape (n_edges, 2), but an array of shape "
@@ -204,7 +253,55 @@ def _check_edges(pairs: np.ndarray) -> np.ndarray:
     return ordered
 
 
-def _edge_values(matrix: Array, pairs: np.ndarray) -> Array:
+def _graph_of_matrix(
+    matrix: Array, pairs: np.ndarray | None, n_units: int | None
+) -> Graph:
+    rows, columns = matrix.shape
+    if rows != columns or n_units not in (None, rows):
+        expected = "n_units, n_units" if n_units is None else f"{n_units}, {n_units}"
+        raise ValueError(
+            f"couplings is a symmetric ({expected}) matrix, but an array of shape "
+            f"{matrix.shape} was given."
+        )
+    if pairs is None:
+        pairs = np.stack(np.triu_indices(rows, 1), axis=-1)
+    return _graph(pairs, rows, "rows of couplings")
+
+
+def _graph_of_edges(
+    pairs: np.ndarray, n_units: int | None, bias: Array | None, n_visible: int | None
+) -> Graph:
+    if n_units is not None:
+        return _graph(pairs, n_units, "the given n_units")
+    if bias is not None:
+        return _graph(pairs, bias.size, "values of bias")
+    return _graph(pairs, max(int(pairs.max(initial=-1)) + 1, n_visible or 0))
+
+
+def _graph(pairs: np.ndarray, n_units: int, counted_as: str = "") -> Graph:
+    if n_units == 0:
+        raise ValueError(
+            "A Boltzmann machine has at least one unit, but none was given. Edges that "
+            "name none need `n_units`."
+        )
+    if pairs.max(initial=0) >= n_units:
+        raise ValueError(
+            f"The edges name unit {pairs.max()}, but there are {n_units} units: "
+            f"{counted_as}."
+        )
+    return Graph.of(pairs, n_units)
+
+
+def _one_each(values: Array, pairs: np.ndarray) -> Array:
+    if values.shape != (len(pairs),):
+        raise ValueError(
+            f"couplings has one value for each of the {len(pairs)} edges, but "
+            f"{values.shape[0]} were given."
+        )
+    return values
+
+
+def _entries(matrix: Array, pairs: np.ndarray) -> Array:
     # A matrix entry that no edge reads would be dropped in silence.
     n = matrix.shape[0]
     missing = np.ones((n, n), bool)

@@ -82,21 +82,13 @@ class AbstractStart(eqx.Module):
 class Uniform(AbstractStart):
     """Every state alike: chains that know nothing of the model. The default."""
 
-    def law(
-        self, model: AbstractEnergyModel, data: Data | None = None
-    ) -> Float[Array, " states"]:
+    def law(self, model, data=None):
         del data
         check_enumerable(model.n_units)
         n_states = 2**model.n_units
         return jnp.full(n_states, 1 / n_states, model.dtype)
 
-    def draw(
-        self,
-        key: Key[Array, ""],
-        model: AbstractEnergyModel,
-        data: Data | None,
-        n_chains: int,
-    ) -> Float[Array, "n_chains n_units"]:
+    def draw(self, key, model, data, n_chains):
         del data
         return jr.rademacher(key, (n_chains, model.n_units), model.dtype)
 
@@ -112,19 +104,11 @@ class Stationary(AbstractStart):
     def is_stationary(self) -> bool:
         return True
 
-    def law(
-        self, model: AbstractEnergyModel, data: Data | None = None
-    ) -> Float[Array, " states"]:
+    def law(self, model, data=None):
         del data
         return jnp.exp(log_laws(model)[0])
 
-    def draw(
-        self,
-        key: Key[Array, ""],
-        model: AbstractEnergyModel,
-        data: Data | None,
-        n_chains: int,
-    ) -> Float[Array, "n_chains n_units"]:
+    def draw(self, key, model, data, n_chains):
         del data
         if model.n_units > _MAX_DRAWN_UNITS:
             raise ValueError(
@@ -147,9 +131,7 @@ class FromData(AbstractStart):
         Neural Comput. 14, 1771, 2002.
     """
 
-    def law(
-        self, model: AbstractEnergyModel, data: Data | None = None
-    ) -> Float[Array, " states"]:
+    def law(self, model, data=None):
         data = _needed(data, model)
         if data.ndim == 2:
             data = empirical_distribution(data).astype(model.dtype)
@@ -157,13 +139,7 @@ class FromData(AbstractStart):
         given_visible = jnp.exp(joint.reshape(visible.size, -1) - visible[:, None])
         return (data[:, None] * given_visible).reshape(-1)
 
-    def draw(
-        self,
-        key: Key[Array, ""],
-        model: AbstractEnergyModel,
-        data: Data | None,
-        n_chains: int,
-    ) -> Float[Array, "n_chains n_units"]:
+    def draw(self, key, model, data, n_chains):
         data = _needed(data, model)
         first, second = jr.split(key)
         visible = draw_visible(first, model, data, (n_chains,))
@@ -199,21 +175,13 @@ class At(AbstractStart):
             )
         return state.astype(model.dtype)
 
-    def law(
-        self, model: AbstractEnergyModel, data: Data | None = None
-    ) -> Float[Array, " states"]:
+    def law(self, model, data=None):
         del data
         check_enumerable(model.n_units)
         index = state_index(self._checked(model))
         return jnp.zeros(2**model.n_units, model.dtype).at[index].set(1)
 
-    def draw(
-        self,
-        key: Key[Array, ""],
-        model: AbstractEnergyModel,
-        data: Data | None,
-        n_chains: int,
-    ) -> Float[Array, "n_chains n_units"]:
+    def draw(self, key, model, data, n_chains):
         del key, data
         return jnp.broadcast_to(self._checked(model), (n_chains, model.n_units))
 
@@ -224,19 +192,11 @@ class Law(AbstractStart):
     p: Float[Array, " states"] = eqx.field(converter=jnp.asarray)
     """`(2**n_units,)` probabilities, in order."""
 
-    def law(
-        self, model: AbstractEnergyModel, data: Data | None = None
-    ) -> Float[Array, " states"]:
+    def law(self, model, data=None):
         del data
         return _checked_law(self.p, self, model)
 
-    def draw(
-        self,
-        key: Key[Array, ""],
-        model: AbstractEnergyModel,
-        data: Data | None,
-        n_chains: int,
-    ) -> Float[Array, "n_chains n_units"]:
+    def draw(self, key, model, data, n_chains):
         law = self.law(model, data)
         index = jr.choice(key, law.shape[0], (n_chains,), p=law)
         return state_spins(index, model.n_units, model.dtype)
