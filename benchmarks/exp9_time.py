@@ -21,7 +21,7 @@ def compiling(m: int) -> float:
 
     task, network = exp9.make_task(0, (m, 2), "two-layer")
     weight, length = jnp.asarray(0.01), jnp.asarray(exp9.CHUNK)
-    arguments = network, exp9.start(network), task, weight, exp9.augmented_loss, length
+    arguments = exp9.start(network), task, weight, exp9.augmented_loss, length
     start = time.perf_counter()
     exp9.advance.lower(*arguments).compile()
     return time.perf_counter() - start
