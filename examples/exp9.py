@@ -17,8 +17,8 @@ KL*: at the first steps at which L_KL has fallen to one half (c50) and to one qu
     python examples/exp9.py --resume            # after Ctrl-C: keep the finished runs
 
 Read it from top to bottom: constants, task, losses, records, training, the NumPy
-oracle, one run, gates, files, report, figures, command line. The training loop uses public pieces
-only, so it is one to copy.
+oracle, one run, gates, files, report, figures, command line. The training loop uses
+public pieces only, so it is one to copy.
 """
 
 import argparse
@@ -409,18 +409,19 @@ def train(
     for done in range(0, steps, CHUNK):
         length = min(CHUNK, steps - done)
         try:
-            probe: Fields = {"q_step": np.arange(done, done + length)}
+            q_curve: Fields = {"q_step": np.arange(done, done + length)}
             if run.weight == 0:
                 with clock("baseline Q", augmented_loss, m):
-                    probe = {"q_step": done, **measure(state[0], task, 0.0)}
-                probe = {k: [probe[k]] for k in ("q_step", "q", "signal", "noise")}
+                    probe = measure(state[0], task, 0.0)
+                q_curve = {name: [probe[name]] for name in ("q", "signal", "noise")}
+                q_curve["q_step"] = [done]
             with clock("train", objective, m):
-                call = state, task, scalar, objective, jnp.asarray(length)
-                state, rows = advance(*call)
+                count = jnp.asarray(length)
+                state, rows = advance(state, task, scalar, objective, count)
         except eqx.EquinoxRuntimeError as error:
             run.stopped = f"step {done} to {done + length}: {reason(error)}"
             break
-        new = {name: np.asarray(row[:length]) for name, row in rows.items()} | probe
+        new = {name: np.asarray(row[:length]) for name, row in rows.items()} | q_curve
         for name, row in new.items():
             chunks[name].append(row)
         on_step(length)
@@ -571,8 +572,10 @@ def run_arm(
     kl, parameters = run.curves.get("kl", np.empty(0)), run.curves.pop("parameters", ())
     run.curves.pop("gradient", None)
     for name, level in zip(constants.matched, constants.crossings, strict=True):
-        for step in np.flatnonzero(kl <= level * kl[:1])[:1].tolist():
-            found[name] = step, unflat(jnp.asarray(parameters[step]), network)
+        below = np.flatnonzero(kl <= level * kl[:1])
+        if below.size:
+            there = jnp.asarray(parameters[below[0]])
+            found[name] = int(below[0]), unflat(there, network)
     if run.stopped is None:
         found["final"] = len(kl), last
 
