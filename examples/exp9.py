@@ -24,6 +24,7 @@ public pieces only, so it is one to copy.
 import argparse
 import json
 import math
+import os
 import platform
 import shlex
 import sys
@@ -861,6 +862,26 @@ def versions() -> dict[str, str]:
     return system | device | {name: version(name) for name in packages}
 
 
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Either the whole file is there under its name, or what was there before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Fields) -> None:
+    page = json.dumps(strict(value), indent=2) + "\n"
+    write_atomically(path, lambda unfinished: unfinished.write_text(page))
+
+
+def write_arrays(path: Path, arrays: Fields) -> None:
+    write_atomically(path, lambda unfinished: np.savez(unfinished, **arrays))
+
+
 def strict(value: Any) -> Any:
     """The same value as strict JSON gives it back: what is not finite becomes None."""
     return json.loads(json.dumps(value, default=vars), parse_constant=lambda _: None)
@@ -869,8 +890,7 @@ def strict(value: Any) -> Any:
 def save_run(path: Path, run: Run, constants: Constants) -> None:
     stamp = {"constants": constants.sha256, **versions()}
     meta = json.dumps({"stamp": stamp, "run": run.fields}, default=vars)
-    columns: Fields = {"meta": meta, **run.curves}
-    np.savez(path, **columns)
+    write_arrays(path, {"meta": meta, **run.curves})
 
 
 def load_run(path: Path, constants: Constants) -> Run | None:
@@ -960,8 +980,8 @@ def conclude(
     }
     curves: Fields = {f"{r.name}/{k}": x for r in runs for k, x in r.curves.items()}
     curves["constants"] = json.dumps(summary["constants"])
-    (out / "summary.json").write_text(json.dumps(strict(summary), indent=2) + "\n")
-    np.savez(out / "trajectories.npz", **curves)
+    write_json(out / "summary.json", summary)
+    write_arrays(out / "trajectories.npz", curves)
     return summary
 
 
@@ -1339,9 +1359,7 @@ def run_protocol(
     A failed certificate ends them, and what there is up to then is judged.
     """
     clock, folder = Clock(), runs_folder(out, constants)
-    folder.mkdir(parents=True, exist_ok=True)
-    note = json.dumps(asdict(constants), indent=2) + "\n"
-    (folder / "constants.json").write_text(note)
+    write_json(folder / "constants.json", asdict(constants))
     plan = list(product(constants.seeds[:n_seeds], constants.arms))
     runs: list[Run] = []
     halt = None
