@@ -22,7 +22,7 @@ def compiling(m: int) -> float:
 
     task, network = exp9.make_task(0, (m, 2), "two-layer")
     weight, length = jnp.asarray(0.01), jnp.asarray(exp9.CHUNK)
-    arguments = network, exp9.start(network), task, weight, exp9.augmented_loss, length
+    arguments = exp9.start(network), task, weight, exp9.augmented_loss, length
     start = time.perf_counter()
     advance: Any = exp9.advance  # Equinox's stubs have no `lower`
     advance.lower(*arguments).compile()

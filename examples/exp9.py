@@ -16,9 +16,9 @@ KL*: at the first steps at which L_KL has fallen to one half (c50) and to one qu
     python examples/exp9.py --seeds 5           # how much of the verdict is luck?
     python examples/exp9.py --resume            # after Ctrl-C: keep the finished runs
 
-Read it from top to bottom: constants, task, losses, training, the NumPy oracle, one
-run, gates, files, report, figures, command line. The training loop uses public pieces
-only, so it is one to copy.
+Read it from top to bottom: constants, task, losses, records, training, the NumPy
+oracle, one run, gates, files, report, figures, command line. The training loop uses
+public pieces only, so it is one to copy.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import version
@@ -50,6 +51,7 @@ import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -66,6 +68,8 @@ Cell = tuple[int, int]
 Array = jax.Array
 Network = tq.CouplingNetwork
 Fields = dict[str, Any]
+OnStep = Callable[[int], object]
+Certified = dict[str, float | None]
 
 
 # ---------------------------------------------------------------------------- constants
@@ -149,46 +153,22 @@ KERNEL = tq.RandomScanGibbs()
 OPTIMISER = optax.adam(PROTOCOL.learning_rate)
 CHUNK = 20  # steps per compiled call: how often bars move and the baseline's Q is drawn
 
-# Outcomes 2 and 3 are the protocol's; 1 and 4 are ours, for what is left.
+# Each outcome and when it is reached. 2 and 3 are the protocol's; 1 and 4 are ours, for
+# what is left.
 OUTCOMES = {
-    1: "not feasible, or not verified",
-    2: "feasible, steers",
-    3: "feasible, does not steer",
-    4: "feasible, but KL progress is lost",
+    1: ("not feasible, or not verified", "P1 fails, or a certificate of P4 does."),
+    2: ("feasible, steers", "All four gates pass."),
+    3: ("feasible, does not steer", "P1, P3 and P4 pass, and P2 does not."),
+    4: (
+        "feasible, but KL progress is lost",
+        "P1 passes, no certificate fails, and P3 fails: an arm never crosses c25, so "
+        "that its pair and its certificates there are missing.",
+    ),
 }
-DEFINITIONS = {
-    "Outcome 1": "P1 fails, or a certificate of P4 does.",
-    "Outcome 2": "All four gates pass.",
-    "Outcome 3": "P1, P3 and P4 pass, and P2 does not.",
-    "Outcome 4": "P1 passes, no certificate fails, and P3 fails: an arm never "
-    "crosses c25, so that its pair and its certificates there are missing.",
+DEFINITIONS = {f"Outcome {number}": when for number, (_, when) in OUTCOMES.items()} | {
     "D11.i": "Decomposition: each ratio of Q is a ratio of signals over one of noises.",
     "D11.iv": "Dose response: the ratios of Q against λ.",
 }
-
-# The published run, to print beside ours: only these numbers are known of it. Those of
-# "arm" are of the verdict arm λ = 0.1, those of "all" of the twelve runs.
-PUBLISHED: dict[str, tuple[Any, str]] = {
-    "outcome": (3, "arm"),
-    "P1 Q against NumPy, worst": (2.26e-14, "all"),
-    "P1 autodiff, worst at (4,2)": (2.51e-9, "arm"),
-    "P1 autodiff, worst at (4,3)": (2.53e-9, "arm"),
-    "P1 autodiff, worst at (5,2)": (1.07e-9, "arm"),
-    "P1 autodiff, worst at (5,3)": (1.96e-9, "arm"),
-    "P3 verdict arms crossing c25": ("4 of 4", "arm"),
-    "P4 worst detailed-balance residual": (4.16e-17, "all"),
-    "P4 smallest Cheeger margin": (3.68e-3, "all"),
-    "P4 symmetry failures": ("0 of 192", "all"),
-    "D11.i signal ratios": ((0.96, 2.05), "arm"),
-    "D11.i noise ratios": ((0.87, 1.04), "arm"),
-    "D11.i largest pair": ("(5,2) c25", "arm"),
-    "   = signal × 1/noise ratio": ("2.37 = 2.05 × 1.15", "arm"),
-    "final Q, verdict arm": ("10 to 10²", "arm"),
-    "final Q, baseline": ("1e-8 to 1e-5", "baseline"),
-    "in-loop evaluations": (16_000, "all"),
-    "wall time, s": (1913, "all"),
-}
-PUBLISHED_DOSES = {0.1: (1.125, "7 of 8"), 0.01: (1.0002, "4 of 8")}  # median, above 1
 
 
 # --------------------------------------------------------------------------------- task
@@ -249,18 +229,13 @@ def make_task(seed: int, cell: Cell, family: str) -> tuple[Task, Network]:
 
 Record = dict[str, Array]
 Objective = Callable[[Network, Task, Array], tuple[Array, Record]]
+State = tuple[Network, optax.OptState]
 
 
 def mean_kl(network: Network, task: Task) -> Array:
     """L_KL: the mean over teachers of KL(teacher ‖ student)."""
     kl = eqx.filter_vmap(lambda code, law: tq.kl_divergence(network(code), law))
     return jnp.mean(kl(task.codes, task.laws))
-
-
-def pooled_snr(network: Network, task: Task) -> tq.GradientSNR:
-    """Q over all teachers at once: sum of signals over sum of noises."""
-    snr = eqx.filter_vmap(lambda code, law: task.predictor(network(code), law))
-    return tq.pool(snr(task.codes, task.laws))
 
 
 def plain_loss(network: Network, task: Task, weight: Array) -> tuple[Array, Record]:
@@ -272,9 +247,64 @@ def plain_loss(network: Network, task: Task, weight: Array) -> tuple[Array, Reco
 
 def augmented_loss(network: Network, task: Task, weight: Array) -> tuple[Array, Record]:
     """L_KL − λ log Q_pool. λ is a traced scalar: one compilation serves every arm."""
-    kl, snr = mean_kl(network, task), pooled_snr(network, task)
+    each = eqx.filter_vmap(lambda code, law: task.predictor(network(code), law))
+    # Pooled over the teachers: the sum of signals over the sum of noises.
+    kl, snr = mean_kl(network, task), tq.pool(each(task.codes, task.laws))
     record = {"kl": kl, "q": snr.q, "signal": snr.signal, "noise": snr.mse}
     return kl - weight * snr.log_q, record
+
+
+# --------------------------------------------------------------------- what is recorded
+
+
+@dataclass
+class Checkpoint:
+    """One network on the way, pooled over its teachers; one certificate per teacher."""
+
+    step: int
+    kl: float
+    q: float
+    signal: float
+    noise: float
+    q_numpy: float | None
+    certificates: list[Certified]
+
+
+@dataclass
+class Run:
+    """One arm of one cell. A checkpoint that was not reached is None."""
+
+    seed: int
+    cell: Cell
+    weight: float
+    stopped: str | None = None
+    seconds: float = 0.0
+    checkpoints: dict[str, Checkpoint | None] = field(default_factory=dict)
+    differences: list[float] | None = None
+    curves: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        m, s = self.cell
+        return f"seed{self.seed}_m{m}_s{s}_lambda{self.weight:g}"
+
+    @property
+    def fields(self) -> Fields:
+        """Everything but the curves."""
+        return {k: v for k, v in vars(self).items() if k != "curves"}
+
+    @property
+    def evaluations(self) -> int:
+        """How often Q and its gradient were computed in the loop."""
+        return len(self.curves.get("kl", ())) if self.weight > 0 else 0
+
+    @property
+    def finite(self) -> bool:
+        """Whether training reached its end and every recorded number is finite."""
+        points = [p for p in self.checkpoints.values() if p is not None]
+        numbers = [[x for p in points for x in (p.kl, p.q, p.signal, p.noise)]]
+        recorded = (*self.curves.values(), *numbers)
+        return self.stopped is None and all(np.isfinite(x).all() for x in recorded)
 
 
 # ----------------------------------------------------------------------------- training
@@ -291,27 +321,25 @@ def unflat(vector: Array, like: Network) -> Network:
     return eqx.combine(ravel_pytree(arrays)[1](vector), static)
 
 
+def start(network: Network) -> State:
+    return network, OPTIMISER.init(eqx.filter(network, eqx.is_inexact_array))
+
+
 @eqx.filter_jit
 def advance(
-    network: Network,
-    optimiser: optax.OptState,
-    task: Task,
-    weight: Array,
-    objective: Objective,
-    length: Array,
-) -> tuple[Network, optax.OptState, Record]:
+    state: State, task: Task, weight: Array, objective: Objective, length: Array
+) -> tuple[State, Record]:
     """`length` steps of Adam, at most CHUNK, and what was recorded at each of them.
 
     All that is recorded at step t, its parameters too, is from before its update.
     `length` is traced, so that one program serves every chunk and `measure` below.
     """
-    arrays, static = eqx.partition((network, optimiser), eqx.is_array)
+    arrays, static = eqx.partition(state, eqx.is_array)
+    slope = eqx.filter_value_and_grad(objective, has_aux=True)
 
     def step(arrays: Any) -> tuple[Any, Record]:
         network, optimiser = eqx.combine(arrays, static)
-        (loss, record), gradient = eqx.filter_value_and_grad(objective, has_aux=True)(
-            network, task, weight
-        )
+        (loss, record), gradient = slope(network, task, weight)
         record |= {"loss": loss, "grad_norm": jnp.linalg.norm(flat(gradient))}
         record |= {"parameters": flat(network), "gradient": flat(gradient)}
         updates, optimiser = OPTIMISER.update(gradient, optimiser)
@@ -319,28 +347,22 @@ def advance(
         return eqx.filter(after, eqx.is_array), record
 
     def write(i: Array, carry: Any) -> Any:
-        arrays, rows = carry
-        arrays, record = step(arrays)
-        return arrays, jax.tree.map(lambda row, x: row.at[i].set(x), rows, record)
+        arrays, record = step(carry[0])
+        return arrays, jax.tree.map(lambda row, x: row.at[i].set(x), carry[1], record)
 
     _, record = jax.eval_shape(step, arrays)
     rows = jax.tree.map(lambda x: jnp.zeros((CHUNK, *x.shape), x.dtype), record)
     arrays, rows = jax.lax.fori_loop(0, length, write, (arrays, rows))
-    network, optimiser = eqx.combine(arrays, static)
-    return network, optimiser, rows
+    return eqx.combine(arrays, static), rows
 
 
-def start(network: Network) -> optax.OptState:
-    return OPTIMISER.init(eqx.filter(network, eqx.is_inexact_array))
-
-
-def measure(network: Network, task: Task, weight: float) -> Fields:
+def measure(network: Network, task: Task, weight: float) -> dict[str, np.ndarray]:
     """Loss, KL, Q and gradient: the record of one training step that is thrown away.
 
     So nothing is compiled that was not compiled for training.
     """
     scalar, once = jnp.asarray(weight), jnp.asarray(1)
-    *_, rows = advance(network, start(network), task, scalar, augmented_loss, once)
+    _, rows = advance(start(network), task, scalar, augmented_loss, once)
     return {name: np.asarray(row[0]) for name, row in rows.items()}
 
 
@@ -375,57 +397,41 @@ def reason(error: eqx.EquinoxRuntimeError) -> str:
 
 
 def train(
-    clock: Clock,
-    task: Task,
-    network: Network,
-    weight: float,
-    steps: int,
-    on_step: Callable[[int], None],
-) -> tuple[Network, dict[str, np.ndarray], str | None]:
-    """Trains until the cap.
-
-    Returns the last network, the curves, and why it stopped early, if it did.
+    clock: Clock, task: Task, network: Network, run: Run, steps: int, on_step: OnStep
+) -> Network:
+    """Trains until the cap, unless something stops it; fills the curves of the run.
 
     The augmented arms read Q off their own loss at every step. The baseline never
     evaluates it in its loop, so its curve is sampled between chunks.
     """
-    m, scalar = network(task.codes[0]).n_visible, jnp.asarray(weight)
-    objective = augmented_loss if weight > 0 else plain_loss
-    optimiser = start(network)
-    chunks: list[dict[str, np.ndarray]] = []
-    probes: list[Fields] = []
-    done, stopped = 0, None
-    while done < steps and stopped is None:
+    m, scalar = run.cell[0], jnp.asarray(run.weight)
+    objective = augmented_loss if run.weight > 0 else plain_loss
+    state, chunks = start(network), defaultdict(list)
+    for done in range(0, steps, CHUNK):
         length = min(CHUNK, steps - done)
         try:
-            if weight == 0:
+            q_curve: Fields = {"q_step": np.arange(done, done + length)}
+            if run.weight == 0:
                 with clock("baseline Q", augmented_loss, m):
-                    probes.append({"q_step": done, **measure(network, task, weight)})
+                    probe = measure(state[0], task, 0.0)
+                q_curve = {name: [probe[name]] for name in ("q", "signal", "noise")}
+                q_curve["q_step"] = [done]
             with clock("train", objective, m):
-                network, optimiser, rows = advance(
-                    network, optimiser, task, scalar, objective, jnp.asarray(length)
-                )
+                count = jnp.asarray(length)
+                state, rows = advance(state, task, scalar, objective, count)
         except eqx.EquinoxRuntimeError as error:
-            stopped = f"step {done} to {done + length}: {reason(error)}"
+            run.stopped = f"step {done} to {done + length}: {reason(error)}"
             break
-        chunks.append({name: np.asarray(row[:length]) for name, row in rows.items()})
-        done += length
-        on_step(done)
-        if not all(np.isfinite(x).all() for x in chunks[-1].values()):
-            stopped = f"a recorded quantity is not finite before step {done}"
-
-    names = chunks[0] if chunks else ()
-    curves = {name: np.concatenate([one[name] for one in chunks]) for name in names}
-    curves["q_step"] = np.arange(done)
-    for name in ("q_step", "q", "signal", "noise") if weight == 0 else ():
-        curves[name] = np.asarray([probe[name] for probe in probes])
-    return network, curves, stopped
-
-
-def first_below(kl: np.ndarray, level: float) -> int | None:
-    """The first step at which L_KL is at most a fraction of its initial value."""
-    below = np.flatnonzero(kl <= level * kl[:1])
-    return int(below[0]) if below.size else None
+        new = {name: np.asarray(row[:length]) for name, row in rows.items()} | q_curve
+        for name, row in new.items():
+            chunks[name].append(row)
+        on_step(length)
+        if not all(np.isfinite(row).all() for row in new.values()):
+            done += length
+            run.stopped = f"a recorded quantity is not finite before step {done}"
+            break
+    run.curves = {name: np.concatenate(rows) for name, rows in chunks.items()}
+    return state[0]
 
 
 # ---------------------------------------------------------------- the NumPy oracle (P1)
@@ -494,81 +500,19 @@ class Halt(RuntimeError):
         super().__init__(f"{where}: failed {', '.join(words)}")
 
 
-@dataclass
-class Certified:
-    """What one student's certificate measured; None where a check did not apply."""
-
-    detailed_balance: float | None
-    symmetry: float | None
-    gap: float | None
-    cheeger_lower: float | None
-    cheeger_upper: float | None
-
-
-@dataclass
-class Checkpoint:
-    """One network on the way, pooled over its teachers; one certificate per teacher."""
-
-    step: int
-    kl: float
-    q: float
-    signal: float
-    noise: float
-    q_numpy: float | None
-    certificates: list[Certified]
-
-
-@dataclass
-class Run:
-    """One arm of one cell. A checkpoint that was not reached is None."""
-
-    seed: int
-    cell: Cell
-    weight: float
-    stopped: str | None
-    seconds: float
-    checkpoints: dict[str, Checkpoint | None]
-    differences: list[float] | None
-    curves: dict[str, np.ndarray] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return run_name(self.seed, self.cell, self.weight)
-
-    @property
-    def evaluations(self) -> int:
-        """How often Q and its gradient were computed in the loop."""
-        return len(self.curves.get("kl", ())) if self.weight > 0 else 0
-
-    @property
-    def finite(self) -> bool:
-        """Whether training reached its end and every recorded number is finite."""
-        points = [p for p in self.checkpoints.values() if p is not None]
-        numbers = [x for p in points for x in (p.kl, p.q, p.signal, p.noise)]
-        curves = all(np.isfinite(curve).all() for curve in self.curves.values())
-        return self.stopped is None and curves and bool(np.isfinite(numbers).all())
-
-
-def run_name(seed: int, cell: Cell, weight: float) -> str:
-    return f"seed{seed}_m{cell[0]}_s{cell[1]}_lambda{weight:g}"
-
-
 def certify(weights: np.ndarray, where: str) -> Certified:
-    """The certificate of one student, or a halt."""
+    """What one student's certificate measured, or a halt."""
     found = tq.certify(KERNEL, tq.RBM(jnp.asarray(weights)))
     if not found.ok:
         raise Halt(where, found)
-
-    def number(x: Any) -> float | None:
-        return None if x is None else float(x)
-
-    return Certified(
-        detailed_balance=number(found.checks["detailed_balance"].residual),
-        symmetry=number(found.checks["symmetry"].residual),
-        gap=number(found.cheeger and found.cheeger.gap),
-        cheeger_lower=number(found.cheeger and found.cheeger.lower),
-        cheeger_upper=number(found.cheeger and found.cheeger.upper),
-    )
+    numbers = {
+        "detailed_balance": found.checks["detailed_balance"].residual,
+        "symmetry": found.checks["symmetry"].residual,
+        "gap": found.cheeger and found.cheeger.gap,
+        "cheeger_lower": found.cheeger and found.cheeger.lower,
+        "cheeger_upper": found.cheeger and found.cheeger.upper,
+    }
+    return {name: None if x is None else float(x) for name, x in numbers.items()}
 
 
 def difference_errors(
@@ -593,65 +537,64 @@ def difference_errors(
     return np.abs(np.array(differences) - slopes) / np.abs(slopes)
 
 
-def run_arm(
-    clock: Clock,
-    constants: Constants,
-    seed: int,
-    cell: Cell,
-    weight: float,
-    on_step: Callable[[int], None] = lambda done: None,
-) -> Run:
-    """One run: train one arm of one cell, then measure and certify its checkpoints."""
-    begin, m = time.perf_counter(), cell[0]
-    task, network = make_task(seed, cell, constants.teacher_family)
-    last, curves, stopped = train(
-        clock, task, network, weight, constants.steps, on_step
-    )
+def examine(
+    clock: Clock, task: Task, run: Run, name: str, step: int, student: Network
+) -> None:
+    """Measures and certifies the network at one checkpoint of a run."""
+    m = run.cell[0]
+    with clock("evaluate", augmented_loss, m):
+        values = measure(student, task, run.weight)
+    weights = np.stack([student(code).weights for code in task.codes])
+    run.curves[f"weights_{name}"] = weights
+    q_numpy = None
+    if name not in ("init", "final"):
+        with clock("NumPy oracle"):
+            laws, window = np.asarray(task.laws), task.predictor.window
+            q_numpy = pooled_structural_q(weights, laws, window)
+    with clock("certify", tq.certify, m):
+        where = f"{run.name} at {name}, teacher"
+        certificates = [certify(w, f"{where} {i}") for i, w in enumerate(weights)]
+    numbers = {key: float(values[key]) for key in ("kl", "q", "signal", "noise")}
+    parts: Fields = {"q_numpy": q_numpy, "certificates": certificates}
+    run.checkpoints[name] = Checkpoint(step, **numbers, **parts)
 
-    # The networks at the checkpoints, each with its step. Of the parameters at every
-    # step only these are kept.
+
+def run_arm(
+    clock: Clock, constants: Constants, run: Run, on_step: OnStep = lambda done: None
+) -> Run:
+    """Trains one arm of one cell, then measures and certifies its checkpoints."""
+    begin = time.perf_counter()
+    task, network = make_task(run.seed, run.cell, constants.teacher_family)
+    last = train(clock, task, network, run, constants.steps, on_step)
+
+    # A crossing is the first step at which L_KL is at most a fraction of its initial
+    # value. Of the parameters at every step only those at the checkpoints are kept.
     found = {"init": (0, network)}
-    kl, parameters = curves.get("kl", np.empty(0)), curves.pop("parameters", None)
-    curves.pop("gradient", None)
+    kl, parameters = run.curves.get("kl", np.empty(0)), run.curves.pop("parameters", ())
+    run.curves.pop("gradient", None)
     for name, level in zip(constants.matched, constants.crossings, strict=True):
-        step = first_below(kl, level)
-        if step is not None and parameters is not None:
-            found[name] = step, unflat(jnp.asarray(parameters[step]), network)
-    if stopped is None:
+        below = np.flatnonzero(kl <= level * kl[:1])
+        if below.size:
+            there = jnp.asarray(parameters[below[0]])
+            found[name] = int(below[0]), unflat(there, network)
+    if run.stopped is None:
         found["final"] = len(kl), last
 
-    checkpoints: dict[str, Checkpoint | None] = dict.fromkeys(constants.checkpoints)
-    differences = None
+    run.checkpoints = dict.fromkeys(constants.checkpoints)
     for name, (step, student) in found.items():
         try:
-            with clock("evaluate", augmented_loss, m):
-                values = measure(student, task, weight)
+            examine(clock, task, run, name, step, student)
         except eqx.EquinoxRuntimeError as error:
-            stopped = f"{name}, at step {step}: {reason(error)}"
+            run.stopped = f"{name}, at step {step}: {reason(error)}"
             continue
-        weights = np.stack([student(code).weights for code in task.codes])
-        curves[f"weights_{name}"] = weights
-        q_numpy = None
-        if name in constants.matched:
-            with clock("NumPy oracle"):
-                laws, window = np.asarray(task.laws), task.predictor.window
-                q_numpy = pooled_structural_q(weights, laws, window)
-        with clock("certify", tq.certify, m):
-            where = f"{run_name(seed, cell, weight)} at {name}, teacher"
-            certificates = [certify(w, f"{where} {i}") for i, w in enumerate(weights)]
-        numbers = {key: float(values[key]) for key in ("kl", "q", "signal", "noise")}
-        checkpoints[name] = Checkpoint(
-            step, **numbers, q_numpy=q_numpy, certificates=certificates
-        )
         # Once per cell, on the verdict arm.
-        if name == PROTOCOL.difference_checkpoint and weight == constants.primary:
+        if name == PROTOCOL.difference_checkpoint and run.weight == constants.primary:
             with clock("differences"):
-                key = seed_key(seed, cell, PROTOCOL.stream_directions)
-                errors = difference_errors(student, task, weight, key)
-            differences = errors.min(axis=0).tolist()
-
-    seconds = time.perf_counter() - begin
-    return Run(seed, cell, weight, stopped, seconds, checkpoints, differences, curves)
+                key = seed_key(run.seed, run.cell, PROTOCOL.stream_directions)
+                errors = difference_errors(student, task, run.weight, key)
+            run.differences = errors.min(axis=0).tolist()
+    run.seconds = time.perf_counter() - begin
+    return run
 
 
 # -------------------------------------------------------------------------------- gates
@@ -664,67 +607,49 @@ def run_arm(
 
 @dataclass(frozen=True)
 class Pair:
-    """An augmented arm and its baseline at one checkpoint; None was never reached."""
+    """An augmented arm beside its baseline at one checkpoint, and who is missing."""
 
     cell: Cell
     checkpoint: str
     weight: float
-    arm: Checkpoint | None
-    baseline: Checkpoint | None
-
-    @property
-    def name(self) -> str:
-        return f"({self.cell[0]},{self.cell[1]}) {self.checkpoint}"
-
-    @property
-    def missing(self) -> str | None:
-        """Who never got there."""
-        sides = {"arm": self.arm, "baseline": self.baseline}
-        return " and ".join(w for w, point in sides.items() if point is None) or None
-
-    def over(self, number: Callable[[Checkpoint], float]) -> float | None:
-        """A number of the arm over that of the baseline, if both are there."""
-        if self.arm is None or self.baseline is None:
-            return None
-        return number(self.arm) / number(self.baseline)
-
-    @property
-    def ratio(self) -> float | None:
-        return self.over(lambda point: point.q)
-
-    def summary(self) -> Fields:
-        arm, baseline = self.arm, self.baseline
-        return {
-            "cell": self.cell,
-            "checkpoint": self.checkpoint,
-            "weight": self.weight,
-            "missing": self.missing,
-            "ratio": self.ratio,
-            "signal_ratio": self.over(lambda point: point.signal),
-            "noise_ratio": self.over(lambda point: point.noise),
-            "q": arm and arm.q,
-            "q_baseline": baseline and baseline.q,
-            "kl": arm and arm.kl,
-            "kl_baseline": baseline and baseline.kl,
-        }
+    missing: str | None
+    ratio: float | None
+    signal_ratio: float | None
+    noise_ratio: float | None
+    q: float | None
+    q_baseline: float | None
+    kl: float | None
+    kl_baseline: float | None
 
 
-def find(runs: list[Run], cell: Cell, weight: float) -> Run | None:
-    return next((r for r in runs if r.cell == cell and r.weight == weight), None)
+def find(runs: list[Run], cell: Cell, weight: float) -> Run:
+    """The run of one arm; one in which nothing was reached, if it is not there."""
+    ours = (run for run in runs if (run.cell, run.weight) == (cell, weight))
+    return next(ours, Run(-1, cell, weight))
 
 
 def reached(runs: list[Run], cell: Cell, weight: float, name: str) -> Checkpoint | None:
-    run = find(runs, cell, weight)
-    return None if run is None else run.checkpoints[name]
+    return find(runs, cell, weight).checkpoints.get(name)
+
+
+def make_pair(runs: list[Run], cell: Cell, weight: float, name: str) -> Pair:
+    arm, base = reached(runs, cell, weight, name), reached(runs, cell, 0.0, name)
+    gone = [side for side, x in (("arm", arm), ("baseline", base)) if x is None]
+    ratios = None, None, None
+    if arm and base:
+        ratios = arm.q / base.q, arm.signal / base.signal, arm.noise / base.noise
+    numbers = arm and arm.q, base and base.q, arm and arm.kl, base and base.kl
+    return Pair(cell, name, weight, " and ".join(gone) or None, *ratios, *numbers)
 
 
 def make_pairs(runs: list[Run], constants: Constants, *names: str) -> list[Pair]:
     """Every augmented arm beside its baseline: at the crossings, unless told others."""
-    base, *weights = constants.lambdas
-    return [
-        Pair(cell, at, w, reached(runs, cell, w, at), reached(runs, cell, base, at))
-        for w, cell, at in product(weights, constants.cells, names or constants.matched)
-    ]
+    every = product(constants.lambdas[1:], constants.cells, names or constants.matched)
+    return [make_pair(runs, cell, weight, name) for weight, cell, name in every]
+
+
+def cell_name(cell: Sequence[int]) -> str:
+    return f"({cell[0]},{cell[1]})"
 
 
 def known(values: Iterable[float | None]) -> list[float]:
@@ -744,8 +669,8 @@ def ends(values: Iterable[float | None]) -> tuple[float, float] | None:
 
 def summarise(pairs: list[Pair], weight: float) -> Fields:
     """The ratios of one arm."""
-    ours = [pair for pair in pairs if pair.weight == weight]
-    ratios = known(pair.ratio for pair in ours)
+    ours = [pair.ratio for pair in pairs if pair.weight == weight]
+    ratios = known(ours)
     return {
         "weight": weight,
         "median": float(np.median(ratios)) if ratios else None,
@@ -768,10 +693,9 @@ def feasibility(runs: list[Run], constants: Constants) -> Fields:
     points = [run.checkpoints[name] for run in runs for name in constants.matched]
     values = [abs(p.q - p.q_numpy) / abs(p.q_numpy) for p in points if p and p.q_numpy]
     differences: dict[str, float | None] = {}
-    for m, s in constants.cells:
-        run = find(runs, (m, s), constants.primary)
-        errors = run.differences if run else None
-        differences[f"({m},{s})"] = None if errors is None else worst(errors)
+    for cell in constants.cells:
+        errors = find(runs, cell, constants.primary).differences
+        differences[cell_name(cell)] = None if errors is None else worst(errors)
     slopes = known(differences.values())
     value, slope = worst(values), worst(slopes)
     value_bar, slope_bar = constants.value_tolerance, constants.difference_tolerance
@@ -810,31 +734,32 @@ def compatibility(runs: list[Run], constants: Constants) -> Fields:
     It asks no more, so an arm that crosses and then loses what it has learnt passes.
     Such a relapse, to above that crossing at the last step, stands beside the verdict.
     """
-    steps: dict[str, dict[str, int | None]] = {}
-    notes, relapsed, last = [], [], constants.matched[-1]
+    steps, missing, relapsed, notes, primary = {}, [], [], [], 0
     for cell, weight in constants.arms:
-        arm = f"({cell[0]},{cell[1]}) λ = {weight:g}"
-        points = {at: reached(runs, cell, weight, at) for at in constants.checkpoints}
-        crossings = {at: points[at] for at in constants.matched}
-        steps[arm] = {at: point and point.step for at, point in crossings.items()}
-        first, end = points["init"], points["final"]
-        if points[last] is None:
+        arm = f"{cell_name(cell)} λ = {weight:g}"
+        points = [reached(runs, cell, weight, at) for at in constants.checkpoints]
+        first, *crossings, end = points
+        matched = zip(constants.matched, crossings, strict=True)
+        steps[arm] = {at: point and point.step for at, point in matched}
+        if crossings[-1] is None:
+            missing.append(arm)
             notes.append(f"\nnever: {arm}")
-        elif first and end and end.kl > constants.crossings[-1] * first.kl:
+            continue
+        primary += weight == constants.primary
+        if first and end and end.kl > constants.crossings[-1] * first.kl:
             relapsed.append(arm)
             where = f"KL {text(end.kl)} and Q {text(end.q)}"
             notes.append(f"\n{arm} crosses, and is above it again at the end: {where}")
-    crossed = {arm for arm, at in steps.items() if at[last] is not None}
-    primary = [reached(runs, cell, constants.primary, last) for cell in constants.cells]
+    crossed = len(steps) - len(missing)
     return {
-        "pass": len(crossed) == len(steps),
-        "crossed": len(crossed),
+        "pass": not missing,
+        "crossed": crossed,
         "expected": len(steps),
-        "primary_crossed": sum(point is not None for point in primary),
-        "missing": [arm for arm in steps if arm not in crossed],
+        "primary_crossed": primary,
+        "missing": missing,
         "relapsed": relapsed,
         "steps": steps,
-        "found": f"{len(crossed)} of {len(steps)} arms reach {last} within "
+        "found": f"{crossed} of {len(steps)} arms reach {constants.matched[-1]} within "
         f"{constants.steps} steps{''.join(notes)}",
     }
 
@@ -846,15 +771,16 @@ def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fie
     "verified" wants all of them, with all three checks; "incomplete" is without those
     of a checkpoint that was never reached.
     """
-    points = [p for run in runs for p in run.checkpoints.values() if p is not None]
+    points = [point for run in runs for point in run.checkpoints.values() if point]
     found = [one for point in points for one in point.certificates]
+    names = "detailed_balance", "symmetry", "gap", "cheeger_lower", "cheeger_upper"
+    values = {name: known(one[name] for one in found) for name in names}
     expected = len(constants.arms) * len(constants.checkpoints) * constants.teachers
     missing, failed = expected - len(found), int(halt is not None)
-    applied = all(None not in vars(one).values() for one in found)
+    applied = found and all(len(x) == len(found) for x in values.values())
     word = "incomplete" if missing else "verified"
-    word = word if found and applied and not failed else "not verified"
-    lower = min(known(one.cheeger_lower for one in found), default=math.nan)
-    upper = min(known(one.cheeger_upper for one in found), default=math.nan)
+    word = word if applied and not failed else "not verified"
+    smallest = {name: min(x, default=math.nan) for name, x in values.items()}
     return {
         "pass": word == "verified",
         "verdict": word,
@@ -863,12 +789,12 @@ def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fie
         "expected": expected,
         "missing": missing,
         "failed": failed,
-        "worst_detailed_balance": worst(known(one.detailed_balance for one in found)),
-        "worst_symmetry": worst(known(one.symmetry for one in found)),
+        "worst_detailed_balance": worst(values["detailed_balance"]),
+        "worst_symmetry": worst(values["symmetry"]),
         "symmetry_failures": int(halt is not None and "symmetry" in halt.failed),
-        "smallest_cheeger_lower": lower,
-        "smallest_cheeger_upper": upper,
-        "smallest_gap": min(known(one.gap for one in found), default=math.nan),
+        "smallest_cheeger_lower": smallest["cheeger_lower"],
+        "smallest_cheeger_upper": smallest["cheeger_upper"],
+        "smallest_gap": smallest["gap"],
         "found": f"{len(found)} of {expected} certificates, {failed} failed, "
         f"{missing} missing",
     }
@@ -876,41 +802,33 @@ def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fie
 
 def decomposition(pairs: list[Pair], constants: Constants) -> Fields:
     """D11.i: does a ratio come from the signal or from the noise?"""
-    rows = [pair.summary() for pair in pairs]
-    ours = [row for row in rows if row["weight"] == constants.primary]
-    ours = [row for row in ours if row["missing"] is None]
+    ours = [p for p in pairs if p.weight == constants.primary and p.missing is None]
+    largest = max(ours, key=lambda pair: pair.ratio or 0.0, default=None)
     return {
-        "signal_ratios": ends(row["signal_ratio"] for row in ours),
-        "noise_ratios": ends(row["noise_ratio"] for row in ours),
-        "largest": max(ours, key=lambda row: row["ratio"], default=None),
-        "pairs": rows,
+        "signal_ratios": ends(pair.signal_ratio for pair in ours),
+        "noise_ratios": ends(pair.noise_ratio for pair in ours),
+        "largest": largest and vars(largest),
+        "pairs": [vars(pair) for pair in pairs],
     }
-
-
-def dose_response(pairs: list[Pair], constants: Constants) -> list[Fields]:
-    """D11.iv: the ratios as a function of λ."""
-    return [summarise(pairs, weight) for weight in sorted(constants.lambdas[1:])]
 
 
 def finals(runs: list[Run], constants: Constants) -> Fields:
     """The trap: what one would read off the last step. Never part of the verdict."""
     pairs = make_pairs(runs, constants, "final")
-    rows = [pair.summary() for pair in pairs if pair.weight == constants.primary]
+    pairs = [pair for pair in pairs if pair.weight == constants.primary]
     return {
         "in_verdict": False,
-        "q_primary": ends(row["q"] for row in rows),
-        "q_baseline": ends(row["q_baseline"] for row in rows),
-        "pairs": rows,
+        "q_primary": ends(pair.q for pair in pairs),
+        "q_baseline": ends(pair.q_baseline for pair in pairs),
+        "pairs": [vars(pair) for pair in pairs],
     }
 
 
 def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
     """All gates and the outcome, for the runs of one seed."""
     pairs = make_pairs(runs, constants)
-    p1 = feasibility(runs, constants)
-    p2 = steering(pairs, constants)
-    p3 = compatibility(runs, constants)
-    p4 = diagnostics(runs, constants, halt)
+    p1, p2 = feasibility(runs, constants), steering(pairs, constants)
+    p3, p4 = compatibility(runs, constants), diagnostics(runs, constants, halt)
     # A certificate is "incomplete" only where a run stopped, for P1, or P3 fails.
     if not p1["pass"] or p4["verdict"] == "not verified":
         outcome = 1
@@ -920,13 +838,14 @@ def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
         outcome = 2 if p2["pass"] else 3
     return {
         "outcome": outcome,
-        "verdict": f"Outcome {outcome}: {OUTCOMES[outcome]}",
+        "verdict": f"Outcome {outcome}: {OUTCOMES[outcome][0]}",
         "p1": p1,
         "p2": p2,
         "p3": p3,
         "p4": p4,
         "decomposition": decomposition(pairs, constants),
-        "dose_response": dose_response(pairs, constants),
+        # D11.iv: the ratios as a function of λ.
+        "dose_response": [summarise(pairs, w) for w in sorted(constants.lambdas[1:])],
         "finals": finals(runs, constants),
         "evaluations": sum(run.evaluations for run in runs),
     }
@@ -937,17 +856,14 @@ def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
 
 def versions() -> dict[str, str]:
     """The software and the machine that produced a result."""
+    system = {"python": platform.python_version(), "platform": platform.platform()}
     packages = ("trainq", "jax", "jaxlib", "equinox", "optax", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": jax.devices()[0].device_kind,
-        **{name: version(name) for name in packages},
-    }
+    device = {"device": jax.devices()[0].device_kind}
+    return system | device | {name: version(name) for name in packages}
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Either the whole file is there under its name, or nothing is."""
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Either the whole file is there under its name, or what was there before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -957,48 +873,44 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def write_json(path: Path, value: Fields) -> None:
+    page = json.dumps(strict(value), indent=2) + "\n"
+    write_atomically(path, lambda unfinished: unfinished.write_text(page))
+
+
+def write_arrays(path: Path, arrays: Fields) -> None:
+    write_atomically(path, lambda unfinished: np.savez(unfinished, **arrays))
+
+
 def strict(value: Any) -> Any:
-    """The same value for strict JSON: what is not finite becomes None."""
-    if isinstance(value, dict):
-        return {str(k): strict(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [strict(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def run_fields(run: Run) -> Fields:
-    """Everything but the curves."""
-    return {k: v for k, v in asdict(replace(run, curves={})).items() if k != "curves"}
+    """The same value as strict JSON gives it back: what is not finite becomes None."""
+    return json.loads(json.dumps(value, default=vars), parse_constant=lambda _: None)
 
 
 def save_run(path: Path, run: Run, constants: Constants) -> None:
     stamp = {"constants": constants.sha256, **versions()}
-    meta = json.dumps({"stamp": stamp, "run": run_fields(run)})
-    columns: Fields = {"meta": meta, **run.curves}
-    write_atomically(path, lambda p: np.savez(p, **columns))
+    meta = json.dumps({"stamp": stamp, "run": run.fields}, default=vars)
+    write_arrays(path, {"meta": meta, **run.curves})
 
 
 def load_run(path: Path, constants: Constants) -> Run | None:
     """A finished run; None, with a warning, if the file is not what its name says."""
     try:
         with path.open("rb") as stream, np.load(stream) as file:
-            meta = json.loads(str(file["meta"]))
-            curves = {name: file[name] for name in file.files if name != "meta"}
+            curves = dict(file)
+        meta = json.loads(str(curves.pop("meta")))
         run = Run(**meta["run"], curves=curves)
         run.cell = (run.cell[0], run.cell[1])  # JSON made a list of it
-        for name, fields in meta["run"]["checkpoints"].items():
-            if fields is not None:
-                point = run.checkpoints[name] = Checkpoint(**fields)
-                point.certificates = [Certified(**x) for x in fields["certificates"]]
+        for name, point in meta["run"]["checkpoints"].items():
+            run.checkpoints[name] = point and Checkpoint(**point)
         if run.name != path.stem:
             raise ValueError(f"it holds the run {run.name}")
         if meta["stamp"] != {"constants": constants.sha256, **versions()}:
             raise ValueError("it was made with other constants or other software")
         return run
     except (BadZipFile, OSError, EOFError, KeyError, TypeError, ValueError) as error:
-        warnings.warn(
-            f"{path} is not used, its run is made anew: {error!r}", stacklevel=2
-        )
+        problem = f"{path} is not used, its run is made anew: {error!r}"
+        warnings.warn(problem, stacklevel=2)
         return None
 
 
@@ -1007,19 +919,19 @@ def runs_folder(out: Path, constants: Constants) -> Path:
     return out / "runs" / constants.sha256[:12]
 
 
-def check_resume(out: Path, constants: Constants) -> None:
-    """Refuses to resume a folder whose runs were all made with other constants."""
+def cannot_resume(out: Path, constants: Constants) -> str | None:
+    """Why not, if all runs in a folder were made with other constants."""
     others = list(out.glob("runs/*/constants.json"))
     if not others or runs_folder(out, constants).exists():
-        return
+        return None
     newest = max(others, key=lambda path: path.stat().st_mtime)
     then, now = json.loads(newest.read_text()), strict(asdict(constants))
-    changed = [
+    changed = (
         f"{name}: {then.get(name)} there, {now.get(name)} here"
         for name in sorted({*then, *now})
         if then.get(name) != now.get(name)
-    ]
-    raise ValueError(
+    )
+    return (
         f"cannot resume in {out}: its runs were made with other constants "
         f"({'; '.join(changed)}). Give the options they were made with, choose another "
         "--out, or leave out --resume to start afresh."
@@ -1044,16 +956,18 @@ def conclude(
     The top level of the summary is the verdict of the first seed.
     """
     seeds = dict.fromkeys(run.seed for run in runs)
-    of_seed = {seed: [run for run in runs if run.seed == seed] for seed in seeds}
-    judged = [judge(one, constants, halt) for one in of_seed.values()]
-    every = [
+    judged = {
+        seed: judge([run for run in runs if run.seed == seed], constants, halt)
+        for seed in seeds
+    }
+    spread = [
         {"seed": seed, "outcome": one["outcome"], "p3": one["p3"]["pass"]}
         | {key: one["p2"][key] for key in ("median", "above_one", "present", "largest")}
         | {"medians": {dose["weight"]: dose["median"] for dose in one["dose_response"]}}
-        for seed, one in zip(seeds, judged, strict=True)
+        for seed, one in judged.items()
     ]
     summary = {
-        **(judged[0] if judged else judge([], constants, halt)),
+        **(next(iter(judged.values()), None) or judge([], constants, halt)),
         "label": label(constants),
         "definitions": DEFINITIONS,
         "constants": {**asdict(constants), "sha256": constants.sha256},
@@ -1061,15 +975,13 @@ def conclude(
         "wall_seconds": time.perf_counter() - clock.start,
         "reused_seconds": clock.reused,
         "timing": dict(clock.seconds),
-        "seeds": every if len(every) > 1 else None,
-        "runs": [run_fields(run) for run in runs],
+        "seeds": spread if len(spread) > 1 else None,
+        "runs": [run.fields for run in runs],
     }
-    text = json.dumps(strict(summary), indent=2, allow_nan=False) + "\n"
-    curves: Fields = {"constants": json.dumps(summary["constants"])}
-    for run in runs:
-        curves |= {f"{run.name}/{k}": curve for k, curve in run.curves.items()}
-    write_atomically(out / "summary.json", lambda path: path.write_text(text))
-    write_atomically(out / "trajectories.npz", lambda path: np.savez(path, **curves))
+    curves: Fields = {f"{r.name}/{k}": x for r in runs for k, x in r.curves.items()}
+    curves["constants"] = json.dumps(summary["constants"])
+    write_json(out / "summary.json", summary)
+    write_arrays(out / "trajectories.npz", curves)
     return summary
 
 
@@ -1092,80 +1004,83 @@ def text(value: Any, digits: int = 3) -> str:
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = ""
-) -> Table:
-    """A table within 80 characters: words to the left, numbers to the right."""
+    title: str, columns: str, rows: Iterable[Iterable[Any]], note: str = ""
+) -> None:
+    """Prints a table within 80 characters: words to the left, numbers to the right."""
     made = Table(title=title, title_justify="left", title_style="bold")
     made.box, made.padding = box.SIMPLE_HEAD, (0, 1, 0, 0)
-    made.caption, made.caption_justify = caption and caption + "\n", "left"
-    for index, column in enumerate(columns):
+    made.caption, made.caption_justify = note and note + "\n", "left"
+    for index, column in enumerate(columns.split("|")):
         left = index == 0 or column in ("verdict", "what was found")
         made.add_column(column, justify="left" if left else "right")
     for row in rows:
         made.add_row(*map(text, row))
-    return made
+    console.print(made)
 
 
-def pair_name(row: Fields) -> str:
-    m, s = row["cell"]
-    return f"({m},{s}) {row['checkpoint']}"
-
-
-def gate_table(summary: Fields) -> Table:
+def show_gates(summary: Fields) -> None:
     titles = ("P1 fidelity", "P2 steering", "P3 KL progress", "P4 diagnostics")
     rows = []
-    for title, gate in zip(
-        titles, (summary[f"p{i}"] for i in (1, 2, 3, 4)), strict=True
-    ):
+    for title in titles:
+        gate = summary[title[:2].lower()]
         word = gate.get("verdict", "pass" if gate["pass"] else "fail")
         style = "green" if gate["pass"] else "bold red"
         rows.append((title, f"[{style}]{word}[/]", escape(gate["found"])))
-    return table("Gates", ("gate", "verdict", "what was found"), rows)
+    table("Gates", "gate|verdict|what was found", rows)
 
 
-def published_table(summary: Fields, constants: Constants) -> Table:
-    """The published numbers, each only beside what it is of, and ours."""
+def pair_name(row: Fields) -> str:
+    return f"{cell_name(row['cell'])} {row['checkpoint']}"
+
+
+def show_published(summary: Fields, constants: Constants) -> None:
+    """The published numbers, each only beside what it is of, and ours.
+
+    Only these numbers are known of the published run. Those of "arm" are of the verdict
+    arm λ = 0.1, those of "all" of the twelve runs.
+    """
     p1, p3, p4 = summary["p1"], summary["p3"], summary["p4"]
-    d11, last = summary["decomposition"], summary["finals"]
-    sides = p4["smallest_cheeger_lower"], p4["smallest_cheeger_upper"]
-    best, parts = d11["largest"], None
-    if best is not None:
-        factors = best["ratio"], best["signal_ratio"], 1 / best["noise_ratio"]
-        parts = "{:.2f} = {:.2f} × {:.2f}".format(*factors)
-    cells = p1["differences"]["worst_per_cell"].items()
-    ours = {
-        "outcome": summary["outcome"],
-        "P1 Q against NumPy, worst": p1["values"]["worst"],
-        **{f"P1 autodiff, worst at {cell}": error for cell, error in cells},
-        "P3 verdict arms crossing c25": f"{p3['primary_crossed']} of {len(cells)}",
-        "P4 worst detailed-balance residual": p4["worst_detailed_balance"],
-        "P4 smallest Cheeger margin": min(sides),
-        "   its lower side, Φ − γ/2": sides[0],
-        "   its upper side, √(2γ) − Φ": sides[1],
-        "P4 symmetry failures": f"{p4['symmetry_failures']} of {p4['certified']}",
-        "D11.i signal ratios": d11["signal_ratios"],
-        "D11.i noise ratios": d11["noise_ratios"],
-        "D11.i largest pair": best and pair_name(best),
-        "   = signal × 1/noise ratio": parts,
-        "final Q, verdict arm": last["q_primary"],
-        "final Q, baseline": last["q_baseline"],
-        "in-loop evaluations": summary["evaluations"],
-        "wall time, s": round(summary["wall_seconds"] + summary["reused_seconds"]),
-    }
-    same_arm = constants.primary == PROTOCOL.primary
-    same = {"arm": same_arm, "baseline": True}
+    d11, last, pair, parts = summary["decomposition"], summary["finals"], None, None
+    if best := d11["largest"]:
+        pair, noise = pair_name(best), 1 / best["noise_ratio"]
+        parts = f"{best['ratio']:.2f} = {best['signal_ratio']:.2f} × {noise:.2f}"
+    value, balance = p1["values"]["worst"], p4["worst_detailed_balance"]
+    slopes = {"(4,2)": 2.51e-9, "(4,3)": 2.53e-9, "(5,2)": 1.07e-9, "(5,3)": 1.96e-9}
+    cells = p1["differences"]["worst_per_cell"]
+    crossed = f"{p3['primary_crossed']} of {len(cells)}"
+    lower, upper = p4["smallest_cheeger_lower"], p4["smallest_cheeger_upper"]
+    failures = f"{p4['symmetry_failures']} of {p4['certified']}"
+    seconds = round(summary["wall_seconds"] + summary["reused_seconds"])
+    rows = [
+        ("outcome", 3, "arm", summary["outcome"]),
+        ("P1 Q against NumPy, worst", 2.26e-14, "all", value),
+        *(
+            (f"P1 autodiff, worst at {cell}", slopes.get(cell), "arm", error)
+            for cell, error in cells.items()
+        ),
+        ("P3 verdict arms crossing c25", "4 of 4", "arm", crossed),
+        ("P4 worst detailed-balance residual", 4.16e-17, "all", balance),
+        ("P4 smallest Cheeger margin", 3.68e-3, "all", min(lower, upper)),
+        ("   its lower side, Φ − γ/2", None, "all", lower),
+        ("   its upper side, √(2γ) − Φ", None, "all", upper),
+        ("P4 symmetry failures", "0 of 192", "all", failures),
+        ("D11.i signal ratios", (0.96, 2.05), "arm", d11["signal_ratios"]),
+        ("D11.i noise ratios", (0.87, 1.04), "arm", d11["noise_ratios"]),
+        ("D11.i largest pair", "(5,2) c25", "arm", pair),
+        ("   = signal × 1/noise ratio", "2.37 = 2.05 × 1.15", "arm", parts),
+        ("final Q, verdict arm", "10 to 10²", "arm", last["q_primary"]),
+        ("final Q, baseline", "1e-8 to 1e-5", "baseline", last["q_baseline"]),
+        ("in-loop evaluations", 16_000, "all", summary["evaluations"]),
+        ("wall time, s", 1913, "all", seconds),
+    ]
+    same = {"arm": constants.primary == PROTOCOL.primary, "baseline": True}
     same["all"] = constants.lambdas == PROTOCOL.lambdas
-    rows = []
-    for what, value in ours.items():
-        theirs, of = PUBLISHED.get(what, (None, "all"))
-        rows.append((what, theirs if same[of] else None, value))
-    title = (
-        f"Published numbers beside ours; the verdict arm is λ = {constants.primary:g}"
-    )
-    return table(title, ("", "published", "here"), rows)
+    title = "Published numbers beside ours; the verdict arm is λ = "
+    shown = [(what, theirs if same[of] else None, x) for what, theirs, of, x in rows]
+    table(f"{title}{constants.primary:g}", "|published|here", shown)
 
 
-def pair_table(summary: Fields, constants: Constants) -> Table:
+def show_pairs(summary: Fields, constants: Constants) -> None:
     rows = []
     for row in (*summary["decomposition"]["pairs"], *summary["finals"]["pairs"]):
         ratios = [row[key] for key in ("ratio", "signal_ratio", "noise_ratio")]
@@ -1173,57 +1088,53 @@ def pair_table(summary: Fields, constants: Constants) -> Table:
             ratios = ["missing", "", ""]
         numbers = [row[key] for key in ("q", "q_baseline", "kl", "kl_baseline")]
         rows.append((pair_name(row), f"{row['weight']:g}", *ratios, *numbers))
-    columns = "pair,λ,Q ratio,= signals,/ noises,Q,base's,KL,base's".split(",")
     title = "D11.i: arm over baseline, at equal progress in KL and at the end"
     bar = f"The bar for the median is {constants.steering_bar:g}. A noise ratio below 1"
-    caption = f"""{bar} is a gain.
+    note = f"""{bar} is a gain.
 The last step is a trap, and never part of the verdict: an arm that has learnt
 less holds a larger gradient, hence a larger Q."""
-    return table(title, columns, rows, caption)
+    columns = "pair|λ|Q ratio|= signals|/ noises|Q|base's|KL|base's"
+    table(title, columns, rows, note)
 
 
-def dose_table(summary: Fields) -> Table:
+def show_doses(summary: Fields) -> None:
+    published = {0.1: ("1.1250", "7 of 8"), 0.01: ("1.0002", "4 of 8")}
     rows = []
     for dose in summary["dose_response"]:
-        median, above = PUBLISHED_DOSES.get(dose["weight"], (None, None))
-        ours = f"{dose['above_one']} of {dose['expected']}"
-        numbers = (text(dose["median"], 4), text(median, 4), ours, above)
-        weight = f"{dose['weight']:g}"
-        rows.append((weight, *numbers, dose["smallest"], dose["largest"]))
-    columns = "λ,median,published,above 1,published,smallest,largest".split(",")
-    return table("D11.iv: dose response, the Q ratios against λ", columns, rows)
+        median, above = published.get(dose["weight"], (None, None))
+        ours = text(dose["median"], 4), f"{dose['above_one']} of {dose['expected']}"
+        numbers = ours[0], median, ours[1], above, dose["smallest"], dose["largest"]
+        rows.append((f"{dose['weight']:g}", *numbers))
+    columns = "λ|median|published|above 1|published|smallest|largest"
+    table("D11.iv: dose response, the Q ratios against λ", columns, rows)
 
 
-def seed_table(summary: Fields) -> Table:
-    rows, medians = [], known(row["median"] for row in summary["seeds"])
-    for row in summary["seeds"]:
-        p3 = "pass" if row["p3"] else "fail"
+def show_seeds(seeds: list[Fields]) -> None:
+    rows = []
+    for row in seeds:
         above = f"{row['above_one']} of {row['present']}"
-        rows.append((*(row[k] for k in ("seed", "outcome", "median")), above, p3))
+        p3 = "pass" if row["p3"] else "fail"
+        rows.append((row["seed"], row["outcome"], row["median"], above, p3))
+    medians = known(row["median"] for row in seeds)
     middle = float(np.median(medians)) if medians else None
-    caption = (
-        f"Median of medians {text(middle)}, from {text(ends(medians))}. The verdict "
-    )
-    caption += "is that of the first seed."
-    columns = ("seed", "outcome", "median", "above 1", "P3")
-    return table("Over seed tables", columns, rows, caption)
+    note = f"Median of medians {text(middle)}, from {text(ends(medians))}. The verdict "
+    note += "is that of the first seed."
+    table("Over seed tables", "seed|outcome|median|above 1|P3", rows, note)
 
 
 def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
     """The whole report; after a halt, why there is none."""
+    console.print()
     if halted := summary["p4"]["halted"]:
-        console.print(
-            "\n[bold red]HALT.[/] A student failed its certificate, and nothing"
-        )
-        console.print(f"after it can be trusted:\n  {escape(halted)}")
+        console.print("[bold red]HALT.[/] A student failed its certificate, and")
+        console.print(f"nothing after it can be trusted:\n  {escape(halted)}")
     else:
-        console.print()
-        console.print(gate_table(summary))
-        console.print(published_table(summary, constants))
-        console.print(pair_table(summary, constants))
-        console.print(dose_table(summary))
+        show_gates(summary)
+        show_published(summary, constants)
+        show_pairs(summary, constants)
+        show_doses(summary)
         if summary["seeds"]:
-            console.print(seed_table(summary))
+            show_seeds(summary["seeds"])
         parts = sorted(summary["timing"].items(), key=lambda part: -part[1])
         parts.append(("rest", summary["wall_seconds"] - sum(x for _, x in parts)))
         split = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
@@ -1262,57 +1173,53 @@ STYLE: dict[Any, Any] = {
 
 
 def arm_style(constants: Constants, weight: float) -> Fields:
-    """Label, colour and dashes of an arm."""
+    """Label, colour, dashes and marker of an arm."""
     index = constants.lambdas.index(weight)
     place = index and 1 + (index - 1) % (len(COLOURS) - 1)
     name = f"λ = {weight:g}" if weight else "baseline, λ = 0"
-    return {"label": name, "color": COLOURS[place], "ls": DASHES[place]}
+    marker = MARKERS[index % len(MARKERS)]
+    return {"label": name, "c": COLOURS[place], "ls": DASHES[place], "marker": marker}
 
 
-def legend(figure: Figure) -> None:
-    """Every label of the figure once, below the axes."""
-    lines = [line for axis in figure.axes for line in axis.get_lines()]
-    named = {line.get_label(): line for line in reversed(lines)}
-    named = {
-        str(k): v for k, v in reversed(named.items()) if not str(k).startswith("_")
-    }
-    place, columns = "outside lower center", min(len(named), 5)
-    figure.legend([*named.values()], [*named], loc=place, ncols=columns)
+def canvas(
+    title: str, width: float, height: float, *shape: int, **kw: Any
+) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots(*shape, **kw)
 
 
-def ratio_axis(axis: Any, constants: Constants) -> None:
-    """A log axis of ratios, with the bar and plain ticks."""
+def ratio_axis(axis: Any, constants: Constants, names: Sequence[Any]) -> None:
+    """A log axis of ratios, with the bar and plain ticks, against named places."""
     bar = constants.steering_bar
     axis.axhline(1, color="black", lw=1, zorder=1)
-    axis.axhline(
-        bar, color="grey", ls="--", zorder=1, label=f"bar for the median, {bar:g}"
-    )
+    style: Fields = {"color": "grey", "ls": "--", "zorder": 1}
+    axis.axhline(bar, **style, label=f"bar for the median, {bar:g}")
     axis.set(yscale="log", ylabel="Q ratio, arm over baseline")
     low, high = axis.get_ylim()
-    low, high = min(low, 0.75), max(high, 2.2)
-    ticks = (0.1, 0.2, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50)
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    axis.set_ylim(low, high)
-    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ylim(min(low, 0.75), max(high, 2.2))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.grid(axis="x", visible=False)
+    axis.set_xticks(range(len(names)), names)
 
 
 def figure_trajectories(runs: list[Run], constants: Constants) -> Figure:
-    n_cells = len(constants.cells)
-    figure = Figure(figsize=(3.1 * n_cells + 0.6, 6.2), layout="constrained")
-    axes = figure.subplots(2, n_cells, sharex=True, sharey="row", squeeze=False)
+    n_cells, title = len(constants.cells), "What does λ change while the model learns?"
+    shared: Fields = {"sharex": True, "sharey": "row", "squeeze": False}
+    figure, axes = canvas(title, 3.1 * n_cells + 0.6, 6.2, 2, n_cells, **shared)
     for run in runs:
         top, bottom = axes[:, constants.cells.index(run.cell)]
-        style = arm_style(constants, run.weight)
+        style = arm_style(constants, run.weight) | {"marker": ""}
         kl = run.curves.get("kl", np.empty(0))
         top.plot(1 + np.arange(len(kl)), kl, **style)
         if "q" in run.curves:
             bottom.plot(1 + run.curves["q_step"], run.curves["q"], **style)
         for name, marker in zip(constants.matched, MARKERS[::2], strict=False):
             if point := run.checkpoints[name]:
-                dot = {"color": style["color"], "marker": marker, "mfc": "white"}
-                dot |= {"ls": "", "label": f"at {name}", "zorder": 5}
+                dot = {"c": style["c"], "marker": marker, "mfc": "white", "ls": ""}
+                dot |= {"label": f"at {name}", "zorder": 5}
                 top.plot(1 + point.step, point.kl, **dot)
                 bottom.plot(1 + point.step, point.q, **dot)
     for (m, s), (top, bottom) in zip(constants.cells, axes.T, strict=True):
@@ -1322,107 +1229,98 @@ def figure_trajectories(runs: list[Run], constants: Constants) -> Figure:
         axes[0, 0].set_xlim(10, 1.15 * constants.steps)
     axes[0, 0].set_ylabel("KL to the teachers, L_KL")
     axes[1, 0].set_ylabel("signal-to-noise of the gradient, Q")
-    figure.suptitle("What does λ change while the model learns?")
     return figure
 
 
-def figure_ratios(pairs: list[Pair], constants: Constants) -> Figure:
-    figure = Figure(figsize=(8.2, 4.4), layout="constrained")
-    axis = figure.subplots()
-    names = list(dict.fromkeys(pair.name for pair in pairs))
-    n_arms = len(constants.lambdas) - 1
+def figure_ratios(summary: Fields, constants: Constants) -> Figure:
+    title = "At equal progress in KL, does log Q in the loss buy a better Q?"
+    figure, axis = canvas(title, 8.2, 4.4)
+    pairs, n_arms = summary["decomposition"]["pairs"], len(constants.lambdas) - 1
+    names = list(dict.fromkeys(map(pair_name, pairs)))
     for pair in pairs:
-        index = constants.lambdas.index(pair.weight)
-        x = names.index(pair.name) + (index - (n_arms + 1) / 2) * 0.5 / n_arms
-        style = arm_style(constants, pair.weight)
-        if pair.ratio is None:
-            where = {"rotation": 90, "ha": "center", "color": style["color"]}
+        offset = constants.lambdas.index(pair["weight"]) - (n_arms + 1) / 2
+        x = names.index(pair_name(pair)) + offset * 0.5 / n_arms
+        style = arm_style(constants, pair["weight"])
+        if pair["ratio"] is None:
+            where = {"rotation": 90, "ha": "center", "color": style["c"]}
             axis.text(x, 1.02, "missing", size=8, **where)
         else:
-            marker = MARKERS[index % len(MARKERS)]
-            axis.plot([x, x], [1, pair.ratio], **style, marker=marker, markevery=[1])
-    median = summarise(pairs, constants.primary)["median"]
-    if median is not None:
+            axis.plot([x, x], [1, pair["ratio"]], **style, markevery=[1])
+    if (median := summary["p2"]["median"]) is not None:
         style = arm_style(constants, constants.primary)
-        style |= {"label": f"median of {style['label']}", "ls": ":", "lw": 1}
-        axis.axhline(median, **style)
+        words = f"median of {style['label']}"
+        axis.axhline(median, c=style["c"], label=words, ls=":", lw=1)
     axis.set_xlim(-0.6, len(names) - 0.4)
-    axis.set_xticks(range(len(names)), names)
-    ratio_axis(axis, constants)
-    figure.suptitle("At equal progress in KL, does log Q in the loss buy a better Q?")
+    ratio_axis(axis, constants, names)
     return figure
 
 
-def figure_doses(pairs: list[Pair], constants: Constants) -> Figure:
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
-    axis = figure.subplots()
-    weights = sorted(constants.lambdas)
-
-    def line(ratios: dict[float, float | None], **style: Any) -> None:
-        points = [(weights.index(w), r) for w, r in ratios.items() if r is not None]
-        axis.plot(*zip((0, 1.0), *sorted(points), strict=True), **style)
-
-    thin: Fields = {"lw": 1, "ms": 4, "alpha": 0.8}
+def figure_doses(summary: Fields, constants: Constants) -> Figure:
+    figure, axis = canvas("Does a larger dose steer further?", 6.4, 4.4)
+    weights, rows = sorted(constants.lambdas), summary["decomposition"]["pairs"]
+    rows = [row for row in rows if row["ratio"] is not None]
     for cell, at in product(constants.cells, constants.matched):
-        ours = [pair for pair in pairs if (pair.cell, pair.checkpoint) == (cell, at)]
+        ours = [row for row in rows if (row["cell"], row["checkpoint"]) == (cell, at)]
+        ratios = {0.0: 1.0} | {row["weight"]: row["ratio"] for row in ours}
+        points = sorted((weights.index(weight), x) for weight, x in ratios.items())
         place = 6 if at == constants.matched[0] else 2
-        style = {
-            "color": COLOURS[place],
-            "marker": MARKERS[place],
-            "label": f"cells, {at}",
-        }
-        line({pair.weight: pair.ratio for pair in ours}, **style, **thin)
-    doses = {dose["weight"]: dose["median"] for dose in dose_response(pairs, constants)}
-    line(doses, label="median", color=COLOURS[1], lw=3, marker="s", ms=8)
+        style: Fields = {"c": COLOURS[place], "marker": MARKERS[place], "ms": 4}
+        axis.plot(*zip(*points, strict=True), **style, label=f"cells, {at}", lw=1)
+    medians = [1.0, *(dose["median"] for dose in summary["dose_response"])]
+    style = {"c": COLOURS[1], "lw": 3, "marker": "s", "ms": 8}
+    axis.plot(np.array(medians, float), **style, label="median")
     axis.set_xlabel("weight λ of −log Q in the loss")
-    axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
-    ratio_axis(axis, constants)
-    figure.suptitle("Does a larger dose steer further?")
+    ratio_axis(axis, constants, [f"{weight:g}" for weight in weights])
     return figure
 
 
 def figure_finals(runs: list[Run], constants: Constants) -> Figure:
-    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    title = "Would the last step have told the same story?"
+    figure, (left, right) = canvas(title, 9.6, 4.4, 1, 2)
     names = constants.checkpoints[1:]
-    for index, (m, s) in enumerate(constants.cells):
-        marker, qs = MARKERS[index % len(MARKERS)], {}
+    places = np.arange(len(names))
+    for index, cell in enumerate(constants.cells):
+        marker, qs = MARKERS[index % len(MARKERS)], []
         for weight in constants.lambdas[:2]:
-            points = [reached(runs, (m, s), weight, name) for name in names]
-            qs[weight] = np.array([p.q if p else math.nan for p in points])
-            style = arm_style(constants, weight)
-            left.plot(range(len(names)), qs[weight], **style, marker=marker, lw=1.2)
-        baseline, arm = qs.values()
-        x = np.arange(len(names)) + 0.12 * (index - (len(constants.cells) - 1) / 2)
-        dots = {"color": "#0072B2", "ls": "", "marker": marker}
-        right.plot(x, arm / baseline, **dots, label=f"m = {m}, s = {s}")
+            points = [reached(runs, cell, weight, name) for name in names]
+            qs.append(np.array([p.q if p else math.nan for p in points]))
+            style = arm_style(constants, weight) | {"marker": marker, "lw": 1.2}
+            left.plot(places, qs[-1], **style)
+        x = places + 0.12 * (index - (len(constants.cells) - 1) / 2)
+        words = "m = {}, s = {}".format(*cell)
+        right.plot(x, qs[1] / qs[0], c=COLOURS[2], ls="", marker=marker, label=words)
     for axis in (left, right):
         axis.set_yscale("log")
-        ticks = [*names[:-1], "last step\n(unequal KL)"]
-        axis.set_xticks(range(len(names)), ticks)
-        axis.axvspan(len(names) - 1.4, len(names) - 0.6, color="#f3e9d9", zorder=0)
+        axis.set_xticks(places, [*names[:-1], "last step\n(unequal KL)"])
+        axis.axvspan(places[-1] - 0.4, places[-1] + 0.4, color="#f3e9d9", zorder=0)
         axis.grid(axis="x", visible=False)
     right.axhline(1, color="black", lw=1, zorder=1)
     left.set(ylabel="pooled Q")
     right.set(ylabel="Q ratio, arm over baseline")
-    figure.suptitle("Would the last step have told the same story?")
     return figure
 
 
 def figure_seeds(rows: list[Fields], constants: Constants) -> Figure:
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axis = figure.subplots()
-    for row, weight in product(rows, constants.lambdas[1:]):
-        if row["medians"][weight] is not None:
-            style: Fields = arm_style(constants, weight) | {"ls": ""}
-            marker = MARKERS[constants.lambdas.index(weight) % len(MARKERS)]
-            axis.plot(row["seed"], row["medians"][weight], **style, marker=marker)
+    figure, axis = canvas("How much of the verdict is luck?", 6.4, 4.0)
+    for (place, row), weight in product(enumerate(rows), constants.lambdas[1:]):
+        if (median := row["medians"][weight]) is not None:
+            axis.plot(place, median, **arm_style(constants, weight) | {"ls": ""})
     axis.set_xlabel("seed")
-    axis.set_xticks([row["seed"] for row in rows])
-    ratio_axis(axis, constants)
+    ratio_axis(axis, constants, [row["seed"] for row in rows])
     axis.set_ylabel("median Q ratio, arm over baseline")
-    figure.suptitle("How much of the verdict is luck?")
     return figure
+
+
+def finish(path: Path, figure: Figure, constants: Constants) -> Path:
+    """Adds every label once, below the axes, and the hash; writes the file."""
+    lines = [line for axis in figure.axes for line in axis.get_lines()]
+    named = {str(line.get_label()): line for line in reversed(lines)}
+    shown = {k: named[k] for k in reversed(named) if not k.startswith("_")}
+    place, columns = "outside lower center", min(len(shown), 5)
+    figure.legend([*shown.values()], [*shown], loc=place, ncols=columns)
+    figure.suptitle(f"{figure.get_suptitle()}\n({label(constants)})")
+    figure.savefig(path, metadata={"Constants": constants.sha256})
+    return path
 
 
 def draw(
@@ -1430,26 +1328,27 @@ def draw(
 ) -> list[Path]:
     """All figures, for the first seed; one more if there are several seeds."""
     first = [run for run in runs if run.seed == runs[0].seed]
-    pairs = make_pairs(first, constants)
-    paths = []
     with matplotlib.rc_context(STYLE):
         figures = {
             "trajectories": figure_trajectories(first, constants),
-            "ratios": figure_ratios(pairs, constants),
-            "dose_response": figure_doses(pairs, constants),
+            "ratios": figure_ratios(summary, constants),
+            "dose_response": figure_doses(summary, constants),
             "finals": figure_finals(first, constants),
         }
         if summary["seeds"]:
             figures["seeds"] = figure_seeds(summary["seeds"], constants)
-        for name, figure in figures.items():
-            legend(figure)
-            figure.suptitle(f"{figure.get_suptitle()}\n({summary['label']})")
-            paths.append(out / f"{name}.png")
-            figure.savefig(paths[-1], metadata={"Constants": constants.sha256})
-    return paths
+        return [finish(out / f"{k}.png", x, constants) for k, x in figures.items()]
 
 
 # ----------------------------------------------------- the whole protocol, its options
+
+
+def progress_line(run: Run, source: str) -> str:
+    """A finished run in one line: where it crossed, and what it came to."""
+    _, *crossings, (_, last) = run.checkpoints.items()
+    steps = "  ".join(f"{at} {p.step if p else 'never':>5}" for at, p in crossings)
+    line = f"{run.name:24} {steps}  final Q {text(last and last.q):>8}  {source}"
+    return line + (f"\n  stopped early, {run.stopped}" if run.stopped else "")
 
 
 def run_protocol(
@@ -1460,30 +1359,25 @@ def run_protocol(
     A failed certificate ends them, and what there is up to then is judged.
     """
     clock, folder = Clock(), runs_folder(out, constants)
-    note = json.dumps(asdict(constants), indent=2) + "\n"
-    write_atomically(folder / "constants.json", lambda path: path.write_text(note))
+    write_json(folder / "constants.json", asdict(constants))
     plan = list(product(constants.seeds[:n_seeds], constants.arms))
     runs: list[Run] = []
     halt = None
     columns = "{task.description:24}", BarColumn(24), MofNCompleteColumn()
-    bars = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
-    every, this = bars.add_task("runs", total=len(plan)), bars.add_task("")
-    with bars:
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True
+    ) as bars:
+        every, this = bars.add_task("runs", total=len(plan)), bars.add_task("")
         for seed, (cell, weight) in plan:
-            name = run_name(seed, cell, weight)
-            path = folder / f"{name}.npz"
-            run = load_run(path, constants) if resume and path.exists() else None
-            source = "from disk"
-            if run is not None:
+            run = Run(seed, cell, weight)
+            path, source = folder / f"{run.name}.npz", "from disk"
+            if resume and path.exists() and (old := load_run(path, constants)):
+                run = old
                 clock.reused += run.seconds
             else:
-                bars.reset(this, description=name, total=constants.steps)
-
-                def on_step(done: int) -> None:
-                    bars.update(this, completed=done)
-
+                bars.reset(this, description=run.name, total=constants.steps)
                 try:
-                    run = run_arm(clock, constants, seed, cell, weight, on_step)
+                    run_arm(clock, constants, run, partial(bars.advance, this))
                 except Halt as failure:
                     halt = failure
                     break
@@ -1491,13 +1385,7 @@ def run_protocol(
                 source = f"{run.seconds:.1f} s"
             runs.append(run)
             bars.advance(every)
-            *crossings, (_, last) = list(run.checkpoints.items())[1:]
-            steps = [f"{at} {p.step if p else 'never':>5}" for at, p in crossings]
-            final_q = text(last and last.q)
-            line = f"{name:24} {'  '.join(steps)}  final Q {final_q:>8}  {source}"
-            bars.console.print(line)
-            if run.stopped:
-                bars.console.print(f"  stopped early, {run.stopped}", markup=False)
+            console.print(progress_line(run, source), markup=False)
     return conclude(out, constants, runs, clock, halt), runs
 
 
@@ -1516,25 +1404,24 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Constants]:
     add("--teachers", choices=families, default=default, help=words)
     add("--resume", action="store_true", help="keep the finished runs of OUT")
     args = parser.parse_args(argv)
-    if args.steps < 1:
-        parser.error(f"--steps must be at least 1, got {args.steps}")
-    if not 1 <= args.seeds <= n_seeds:
-        parser.error(f"--seeds must lie between 1 and {n_seeds}, got {args.seeds}")
-    if not all(math.isfinite(weight) and weight >= 0 for weight in args.lambdas):
-        parser.error(f"--lambdas must be finite and not negative, got {args.lambdas}")
     arms = tuple(weight for weight in args.lambdas if weight > 0)
-    # As text, because runs and their files are named by it.
-    if not arms or len({f"{weight:g}" for weight in arms}) < len(arms):
-        parser.error(f"--lambdas must be positive and distinct, got {args.lambdas}")
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f"--out must be a folder, and {args.out} is a file")
+    names = {f"{weight:g}" for weight in arms}  # runs and their files have them
+    wrong = {
+        "--steps must be at least 1": args.steps < 1,
+        f"--seeds must lie between 1 and {n_seeds}": not 1 <= args.seeds <= n_seeds,
+        "--lambdas must be finite and not negative": not all(
+            0 <= weight < math.inf for weight in args.lambdas
+        ),
+        "--lambdas must be positive and distinct": not 0 < len(names) == len(arms),
+        "--out must be a folder": args.out.exists() and not args.out.is_dir(),
+    }
+    for message in (words for words, true in wrong.items() if true):
+        got = getattr(args, message.split()[0].lstrip("-"))
+        parser.error(f"{message}, got {got}")
     options = {"steps": args.steps, "teacher_family": args.teachers}
     constants = replace(PROTOCOL, lambdas=(0.0, *arms), **options)
-    if args.resume:
-        try:
-            check_resume(args.out, constants)
-        except ValueError as error:
-            parser.error(str(error))
+    if args.resume and (why := cannot_resume(args.out, constants)):
+        parser.error(why)
     return args, constants
 
 
@@ -1556,10 +1443,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         words = sys.orig_argv if argv is None else ["python", "examples/exp9.py", *argv]
         again = shlex.join([*words, *([] if args.resume else ["--resume"])])
-        console.print(
-            "\n[bold]Interrupted.[/] Finished runs are on disk; only the run in"
-        )
-        console.print("flight is lost. To pick up from there:")
+        console.print("\n[bold]Interrupted.[/] Finished runs are on disk; only the run")
+        console.print("in flight is lost. To pick up from there:")
         console.print(f"  {again}", soft_wrap=True, markup=False)
         return 130
 

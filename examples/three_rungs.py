@@ -131,7 +131,7 @@ def exp9_systems(folder: Path) -> Iterator[tuple[str, float, Any, Any, int]]:
     for window in CONSTANTS.exp9_windows:
         for cell, task in tasks.items():
             for weight in constants["lambdas"]:
-                name = exp9.run_name(seed, cell, weight)
+                name = exp9.Run(seed, cell, weight).name
                 for label in exp9.PROTOCOL.checkpoints:
                     key = f"{name}/weights_{label}"
                     if key in weights:
