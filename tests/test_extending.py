@@ -352,8 +352,10 @@ def test_an_equivalent_changes_nothing_but_the_time(name):
 
 
 def test_the_equivalent_of_a_tempered_model():
-    model = Known(*jnp.split(jr.normal(jr.key(1), (5, 2)), [2])).tempered(0.5)
-    assert_close(model.equivalent.weights, 0.5 * model.model.weights, IDENTITY)
+    model = Known(*jnp.split(jr.normal(jr.key(1), (5, 2)), [2]))
+    found = model.tempered(0.5).equivalent
+    assert isinstance(found, tq.RBM)
+    assert_close(found.weights, 0.5 * model.weights, IDENTITY)
 
 
 @pytest.mark.parametrize("fn", [tq.markov.resolvent, tq.markov.resolvent_trace])

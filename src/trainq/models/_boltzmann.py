@@ -40,8 +40,8 @@ class BoltzmannMachine(AbstractEnergyModel):
         couplings: Any,
         bias: Any = None,
         n_visible: int | None = None,
-        *,
         edges: Any = None,
+        *,
         n_units: int | None = None,
     ):
         """As `from_matrix`, or, for one value an edge, as `from_edges`.
