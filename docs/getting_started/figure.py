@@ -1,0 +1,69 @@
+"""The figure of the page "Getting started": Q against the window.
+
+The model, the data and the kernel are those of the page: its program is run first. Run
+`python docs/getting_started/figure.py` after a change of either.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import jax
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+import trainq as tq
+
+
+HERE = Path(__file__).parent
+SWEEPS = np.geomspace(0.5, 500, 25)
+SAMPLED = (1, 5, 25, 125, 500)
+
+
+def program() -> dict:
+    """The names that the first program of the page defines."""
+    page = HERE.with_suffix(".md").read_text()
+    names: dict = {}
+    exec(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0], names)
+    return names
+
+
+def draw(model: tq.RBM, kernel: tq.RandomScanGibbs, data: jax.Array) -> Figure:
+    steps = [kernel.steps(model, sweeps) for sweeps in SWEEPS]
+    x = np.array(steps) / model.n_units
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", facecolor="white")
+    axis = figure.subplots()
+    for convention, style, words in (
+        ("resolvent", "--", "2 T_O / K"),
+        ("sokal", ":", "(2 T_O − V) / K"),
+    ):
+        q = [tq.QStruct(kernel, k, convention)(model, data).q for k in steps]
+        colour = {"--": "#D55E00", ":": "#E69F00"}[style]
+        axis.plot(x, q, style, c=colour, label=f"predicted, noise {words}")
+    q = [tq.QOperational(kernel, k)(model, data).q for k in steps]
+    axis.plot(x, q, c="black", label="exact, uniform start")
+    for index, sweeps in enumerate(SAMPLED):
+        estimate = tq.QSampled(kernel, kernel.steps(model, sweeps))
+        found = estimate(jax.random.key(2), model, data)
+        ends = np.abs(np.array(found.interval()) - found.q)[:, None]
+        label = None if index else "sampled, 95 % intervals"
+        axis.errorbar(sweeps, found.q, ends, fmt="o", c="#0072B2", ms=4, label=label)
+    axis.set(xscale="log", yscale="log", xlabel="window K, in sweeps", ylabel="Q")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def main(out: Path) -> None:
+    names = program()
+    # The same bytes on every run.
+    with matplotlib.rc_context({"svg.hashsalt": "trainq"}):
+        figure = draw(names["model"], names["kernel"], names["data"])
+        figure.savefig(out, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "q_against_window.svg")
