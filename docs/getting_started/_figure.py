@@ -1,7 +1,7 @@
 """The figure of the page "Getting started": Q against the window.
 
 The model, the data and the kernel are those of the page: its program is run first. Run
-`python docs/getting_started/figure.py` after a change of either.
+`python docs/getting_started/_figure.py` after a change of either.
 """
 
 import re
@@ -17,15 +17,17 @@ import trainq as tq
 
 
 HERE = Path(__file__).parent
+PAGE = HERE.with_suffix(".md")
 SWEEPS = np.geomspace(0.5, 500, 25)
 SAMPLED = (1, 5, 25, 125, 500)
 
 
 def program() -> dict:
     """The names that the first program of the page defines."""
-    page = HERE.with_suffix(".md").read_text()
+    first = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    assert first is not None
     names: dict = {}
-    exec(re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)[0], names)
+    exec(first[1], names)
     return names
 
 
