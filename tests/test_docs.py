@@ -1,5 +1,6 @@
 """What the documentation claims: its code runs, and its numbers are the stored ones."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -46,6 +47,14 @@ def test_programs_of_the_documentation_are_at_most_72_columns_wide():
     for name, (program, _) in BLOCKS.items():
         wide = [line for line in program.splitlines() if len(line) > 72]
         assert not wide, name
+
+
+def test_the_figure_of_getting_started_is_that_of_its_program():
+    program, _ = BLOCKS["docs/getting_started.md 1"]
+    figure = (ROOT / "docs/getting_started/q_against_window.svg").read_text()
+    assert hashlib.sha256(program.encode()).hexdigest() in figure, (
+        "Run `python docs/getting_started/_figure.py`."
+    )
 
 
 def test_the_readme_has_an_example_of_at_most_fifteen_statements():
