@@ -7,6 +7,7 @@ The model, the data and the kernel are those of the page: its program is run fir
 import hashlib
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -35,15 +36,15 @@ def draw(model: tq.RBM, kernel: tq.RandomScanGibbs, data: jax.Array) -> Figure:
     x = np.array(steps) / model.n_units
     figure = Figure(figsize=(6.4, 3.8), layout="constrained", facecolor="white")
     axis = figure.subplots()
-    for convention, style, words in (
-        ("resolvent", "--", "2 T_O / K"),
-        ("sokal", ":", "(2 T_O − V) / K"),
-    ):
-        q = [tq.QStruct(kernel, k, convention)(model, data).q for k in steps]
-        colour = {"--": "#D55E00", ":": "#E69F00"}[style]
-        axis.plot(x, q, style, c=colour, label=f"predicted, noise {words}")
-    q = [tq.QOperational(kernel, k)(model, data).q for k in steps]
-    axis.plot(x, q, c="black", label="exact, uniform start")
+    sokal = partial(tq.QStruct, convention="sokal")
+    lines = (
+        (tq.QStruct, "--", "#D55E00", "predicted, noise 2 T_O / K"),
+        (sokal, ":", "#E69F00", "predicted, noise (2 T_O − V) / K"),
+        (tq.QOperational, "-", "black", "exact, uniform start"),
+    )
+    for predictor, style, colour, label in lines:
+        q = [predictor(kernel, k)(model, data).q for k in steps]
+        axis.plot(x, q, style, c=colour, label=label)
     for index, sweeps in enumerate(SAMPLED):
         estimate = tq.QSampled(kernel, kernel.steps(model, sweeps))
         found = estimate(jax.random.key(2), model, data)
