@@ -1,5 +1,6 @@
 """What the documentation claims: its code runs, and its numbers are the stored ones."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -12,29 +13,54 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# A program, and what it prints where a page shows that, after a line in between.
+PROGRAM = r"^```python\n(.*?)^```\n(?:\n[^\n]+\n\n```text\n(.*?)^```)?"
 BLOCKS = {
     f"{page.relative_to(ROOT)} {number}": block
     for page in PAGES
     for number, block in enumerate(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S), 1
+        re.findall(PROGRAM, page.read_text(), re.M | re.S), 1
     )
 }
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_code_of_the_documentation_runs(name, tmp_path):
+def test_code_of_the_documentation_runs_and_prints_what_the_page_says(name, tmp_path):
     # As a user runs it: in a process of its own, where warnings are errors.
-    command = [sys.executable, "-W", "error", "-c", BLOCKS[name]]
+    program, printed = BLOCKS[name]
+    command = [sys.executable, "-W", "error", "-c", program]
     quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
         command, cwd=tmp_path, env=quick, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    if printed:
+        assert done.stdout == printed
+
+
+def test_pages_that_show_what_is_printed_are_held_to_it():
+    shown = sum(page.read_text().count("```text") for page in PAGES)
+    assert shown == sum(bool(printed) for _, printed in BLOCKS.values()) >= 2
+
+
+def test_programs_of_the_documentation_are_at_most_72_columns_wide():
+    for name, (program, _) in BLOCKS.items():
+        wide = [line for line in program.splitlines() if len(line) > 72]
+        assert not wide, name
+
+
+def test_the_figure_of_getting_started_is_that_of_its_program():
+    program, _ = BLOCKS["docs/getting_started.md 1"]
+    figure = (ROOT / "docs/getting_started/q_against_window.svg").read_text()
+    assert hashlib.sha256(program.encode()).hexdigest() in figure, (
+        "Run `python docs/getting_started/_figure.py`."
+    )
 
 
 def test_the_readme_has_an_example_of_at_most_fifteen_statements():
     assert "README.md 1" in BLOCKS
-    lines = [line for line in BLOCKS["README.md 1"].splitlines() if line.strip()]
+    program, _ = BLOCKS["README.md 1"]
+    lines = [line for line in program.splitlines() if line.strip()]
     assert len(lines) <= 15
 
 

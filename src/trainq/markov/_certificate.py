@@ -136,7 +136,8 @@ def certify(
     **Arguments:**
 
     - `kernel`: the kernel.
-    - `model`: the model, with at most 13 units.
+    - `model`: the model, with at most 13 units: see the
+        [limits](../choosing.md#limits).
     - `tolerance`: largest residual allowed. By default 4096 times the machine epsilon:
         9e-13 in float64.
 

@@ -96,8 +96,8 @@ class Uniform(AbstractStart):
 class Stationary(AbstractStart):
     """The law of the model itself: chains that have forgotten where they came from.
 
-    Drawn exactly, by enumeration, for up to 20 units. For a larger model start
-    elsewhere and burn in.
+    Drawn exactly, by enumeration, for up to [20 units](../choosing.md#limits). For a
+    larger model start elsewhere and burn in.
     """
 
     @property

@@ -97,10 +97,10 @@ class QSampled(eqx.Module):
     it many times: for models too large for [`trainq.QOperational`][], which is the same
     number without the noise.
 
-    Errors are taken about the exact gradient, found by enumeration for up to 20 units.
-    For larger models give it the `gradient` if you know it: otherwise errors are taken
-    about the mean of the replicates, which leaves out the bias of the start, and `Q` is
-    too large, by a lot if the burn-in is short.
+    Errors are taken about the exact gradient, found by enumeration for up to
+    [20 units](../choosing.md#limits). For larger models give it the `gradient` if you
+    know it: otherwise errors are taken about the mean of the replicates, which leaves
+    out the bias of the start, and `Q` is too large, by a lot if the burn-in is short.
 
     Every replicate is a complete estimate: `n_chains` chains of its own start anew,
     drop `burn_in` steps and average the observables over the next `window`.

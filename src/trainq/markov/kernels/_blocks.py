@@ -41,7 +41,7 @@ class AbstractBlockGibbs(AbstractKernel):
     interact: the colours of a graph, as [`trainq.BoltzmannMachine.colouring`][] finds
     them. The chain of two blocks reduces to the smaller one, at least for the scans
     that come with the library; more make a chain whose systems are solved densely, for
-    up to 13 units.
+    up to [13 units](../choosing.md#limits).
     """
 
     scan: eqx.AbstractVar[AbstractScan]
