@@ -1,11 +1,12 @@
-"""Opens every page of the built site in a browser, without a network: `make docs-check`.
+"""Looks at every page of the built site in a browser, offline: `make docs-check`.
 
     python docs/_check.py site [--screenshots DIR]
+    python docs/_check.py               starts a browser, and fails if there is none
 
-Each page is loaded wide and in the light theme, then narrow and in the dark one. It fails
-on errors and warnings in the console, requests that fail or leave the site, formulas
-that stay TeX, pages that scroll sideways, and, where it is wide, boxes that cut off what
-is in them. The browser is $CHROMIUM, or the system's, or Playwright's own.
+Each page is loaded wide and in the light theme, then narrow and in the dark one. Faults
+are errors and warnings in the console, where every request ends up that fails or leaves
+the site; formulas that stay TeX; pages that scroll sideways; and, where it is wide, boxes
+that cut off what is in them. The browser is $CHROMIUM, or the system's, or Playwright's.
 """
 
 import argparse
@@ -17,7 +18,14 @@ import shutil
 import sys
 import threading
 
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error,
+    Page,
+    Playwright,
+    sync_playwright,
+)
 
 
 VIEWS = {
@@ -47,8 +55,6 @@ FAULTS = r"""
     if (raw && !text.currentNode.parentElement.closest(skipped))
       faults.push(`a formula is not rendered: ${text.currentNode.data.trim()}`);
   }
-  for (const error of document.querySelectorAll(".katex-error"))
-    faults.push(error.title);
 
   const root = document.documentElement;
   if (root.scrollWidth > root.clientWidth)
@@ -57,13 +63,14 @@ FAULTS = r"""
   // KaTeX has a copy of each formula for screen readers, hidden by a box of 1 px.
   const shown = (element) => !element.closest(".katex-mathml");
   for (const element of [...document.querySelectorAll("article *")].filter(shown)) {
-    const box = element.getBoundingClientRect();
-    if (wide && clips(element) && box.width && element.scrollWidth > element.clientWidth)
-      faults.push(`cut off, ${element.scrollWidth - element.clientWidth} px: ${name(element)}`);
-    let ancestor = element;
-    while (ancestor && !clips(ancestor)) ancestor = ancestor.parentElement;
-    if (!ancestor && box.right > root.clientWidth + 1)
-      faults.push(`reaches out of the page, ${Math.round(box.right)} px: ${name(element)}`);
+    const hidden = element.scrollWidth - element.clientWidth;
+    if (wide && clips(element) && element.clientWidth && hidden > 0)
+      faults.push(`${hidden} px are cut off in ${name(element)}`);
+    let box = element;
+    while (box !== document.body && !clips(box)) box = box.parentElement;
+    const outside = element.getBoundingClientRect().right - root.clientWidth;
+    if (box === document.body && outside > 1)
+      faults.push(`${Math.round(outside)} px are off the page of ${name(element)}`);
   }
   return faults;
 }
@@ -77,48 +84,54 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("site", type=pathlib.Path)
+    parser.add_argument("site", type=pathlib.Path, nargs="?")
     parser.add_argument("--screenshots", type=pathlib.Path, metavar="DIR")
     arguments = parser.parse_args()
+    with sync_playwright() as playwright, launch(playwright) as browser:
+        if arguments.site:
+            return check(browser, arguments.site, arguments.screenshots)
+        print(f"{browser.browser_type.name} {browser.version}")
+        return 0
+
+
+def check(
+    browser: Browser, site: pathlib.Path, screenshots: pathlib.Path | None
+) -> bool:
+    """Whether any page has a fault; each is printed."""
     pages = sorted(
-        str(page.relative_to(arguments.site)).removesuffix("index.html")
-        for page in arguments.site.rglob("index.html")
+        str(page.relative_to(site)).removesuffix("index.html")
+        for page in site.rglob("index.html")
     )
     if not pages:
-        sys.exit(f"No page in {arguments.site}: build the site first, by `make docs`.")
-
-    handler = functools.partial(Quiet, directory=arguments.site)
-    with (
-        http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        sync_playwright() as playwright,
-    ):
+        sys.exit(f"No page in {site}: build the site first, by `make docs`.")
+    faults = 0
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=site)
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         home = f"http://127.0.0.1:{server.server_port}/"
-        faults = 0
-        with launch(playwright) as browser:
-            for view, options in VIEWS.items():
-                context = browser.new_context(**options)
-                # What leaves the site fails, and is reported as a failed request.
-                context.route(
-                    lambda url: not url.startswith(home), lambda route: route.abort()
-                )
-                for path in pages:
-                    page = context.new_page()
-                    for fault in look(page, home + path, view == "wide"):
-                        print(f"{path or 'home'}, {view}: {fault}")
-                        faults += 1
-                    if arguments.screenshots:
-                        file = f"{path.strip('/').replace('/', '-') or 'home'}-{view}.png"
-                        page.screenshot(
-                            path=arguments.screenshots / file, full_page=True
-                        )
-                    page.close()
+        for view, options in VIEWS.items():
+            context = browser.new_context(**options)
+            # What leaves the site fails, and is reported as a failed request.
+            context.route(
+                lambda url: not url.startswith(home), lambda route: route.abort()
+            )
+            for path in pages:
+                page = context.new_page()
+                for fault in look(page, home + path, view == "wide"):
+                    print(f"{path or 'home'}, {view}: {fault}")
+                    faults += 1
+                if screenshots:
+                    name = path.strip("/").replace("/", "-") or "home"
+                    file = screenshots / f"{name}-{view}.png"
+                    page.screenshot(path=file, full_page=True)
+                page.close()
         server.shutdown()
     print(f"{len(pages)} pages, {len(VIEWS)} views, {faults} faults")
     return faults > 0
 
 
-def launch(playwright):
+def launch(playwright: Playwright) -> Browser:
     found = filter(None, map(shutil.which, NAMES))
     path = os.environ.get("CHROMIUM") or next(found, None)
     if path is None and not pathlib.Path(playwright.chromium.executable_path).exists():
@@ -130,16 +143,13 @@ def launch(playwright):
 def look(page: Page, url: str, wide: bool) -> list[str]:
     """What is wrong with a page, in words."""
     faults = []
-    page.on(
-        "console",
-        lambda message: (
-            message.type in ("error", "warning") and faults.append(message.text)
-        ),
-    )
+
+    def hear(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            faults.append(f"{message.text} ({message.location['url']})")
+
+    page.on("console", hear)
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on(
-        "requestfailed", lambda request: faults.append(f"{request.url}: {request.failure}")
-    )
     try:
         page.goto(url, wait_until="load")
     except Error as error:

@@ -57,9 +57,9 @@ def package(cache: pathlib.Path) -> bytes:
         ) from error
     if integrity(content) != INTEGRITY:
         raise PluginError(
-            f"{URL} has the integrity {integrity(content)}, not {INTEGRITY} as written "
-            f"in {__file__}. If you have raised VERSION, copy INTEGRITY from the output "
-            f"of `npm view katex@{VERSION} dist.integrity`; if not, do not use the file."
+            f"{URL} has the integrity {integrity(content)}, and {__file__} asks for "
+            f"{INTEGRITY}. If you have raised VERSION, copy INTEGRITY from `npm view "
+            f"katex@{VERSION} dist.integrity`; if not, do not use the file."
         )
     cache.mkdir(exist_ok=True)
     kept.write_bytes(content)
