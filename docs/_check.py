@@ -151,10 +151,9 @@ def look(page: Page, url: str, wide: bool) -> list[str]:
     page.on("console", hear)
     page.on("pageerror", lambda error: faults.append(str(error)))
     try:
-        page.goto(url, wait_until="load")
+        page.goto(url, wait_until="networkidle")
     except Error as error:
         return [error.message]
-    page.evaluate("document.fonts.ready")
     return faults + page.evaluate(FAULTS, wide)
 
 
