@@ -5,8 +5,9 @@
 
 Each page is loaded wide and in the light theme, then narrow and in the dark one. Faults
 are errors and warnings in the console, where every request ends up that fails or leaves
-the site; formulas that stay TeX; pages that scroll sideways; and, where it is wide, boxes
-that cut off what is in them. The browser is $CHROMIUM, or the system's, or Playwright's.
+the site; formulas that stay TeX; pages that scroll sideways; and, in the wide view,
+boxes that cut off what they hold. The browser is $CHROMIUM, the system's or that of
+Playwright.
 """
 
 import argparse
