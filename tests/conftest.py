@@ -21,7 +21,7 @@ if "OPTIMISE" not in os.environ:
     # the tests once a day, with OPTIMISE=1.
     jax.config.update("jax_disable_most_optimizations", True)
     # Half of what remains: one module of machine code in place of 32, and the older
-    # emitters, as long as there are any: XLA ends the process at a flag that it does not
+    # emitters, where there are any: XLA ends the process at a flag that it does not
     # know. It reads this when it first compiles.
     flags = ["--xla_cpu_parallel_codegen_split_count=1"]
     if jax.__version_info__ < (0, 11):
