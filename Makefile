@@ -20,8 +20,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs docs-check \
-  docs-serve clean clean-all
+.PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs \
+  docs-check docs-serve dist clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -74,6 +74,9 @@ docs-check: docs ## ... and look at every page in a browser, without a network
 
 docs-serve: $(VENV)/.installed-docs ## serve the documentation while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
+
+dist: $(VENV)/.installed-dist ## build the sdist and the wheel, and try them outside
+	$(BIN)/python .ci/dist.py
 
 clean: ## remove caches and build output
 	rm -rf build dist site .cache .hypothesis .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Exact, differentiable signal-to-noise of energy-based training."""
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from . import (
     markov as markov,
@@ -61,4 +61,4 @@ from .solvers import (
 )
 
 
-__version__ = version("trainq")
+__version__ = _version("trainq")

@@ -13,9 +13,8 @@ from .chains import AbstractChain, require_reversible
 class CheegerMargins(eqx.Module):
     """Both sides of `γ/2 ≤ Φ ≤ √(2γ)`, with `Φ` the best sweep cut of the slowest mode.
 
-    `lower` is `Φ - γ/2` and `upper` is `√(2γ) - Φ`, in inverse kernel steps; for a
-    chain that is what it claims to be neither is negative. `gap` is `γ`, `conductance`
-    is `Φ`.
+    Both are in inverse kernel steps; for a chain that is what it claims to be neither
+    is negative. `gap` is `γ`, `conductance` is `Φ`.
     """
 
     gap: Float[Array, ""]
@@ -23,10 +22,12 @@ class CheegerMargins(eqx.Module):
 
     @property
     def lower(self) -> Float[Array, ""]:
+        """`Φ - γ/2`."""
         return self.conductance - self.gap / 2
 
     @property
     def upper(self) -> Float[Array, ""]:
+        """`√(2γ) - Φ`."""
         return jnp.sqrt(2 * self.gap) - self.conductance
 
     @property

@@ -106,7 +106,7 @@ class AbstractEnergyModel(eqx.Module):
         return False
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """The dtype of the parameters, which results share."""
         leaves = jax.tree.leaves(parameters(self))
         return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
@@ -223,6 +223,16 @@ class AbstractEnergyModel(eqx.Module):
         """Draw one block of units from its law given the other block.
 
         The default enumerates the `2**size` states of the block.
+
+        **Arguments:**
+
+        - `key`: random key.
+        - `x`: ±1 spins of shape `(..., n_units)`, visible units first.
+        - `block`: `"visible"` or `"hidden"`.
+
+        **Returns:** the states with that block drawn anew, in the shape of `x`.
+
+        **Raises:** `ValueError` for a block that is too large to enumerate.
         """
         x = as_spins(x, self.n_units)
         m = self.n_visible

@@ -160,10 +160,17 @@ def _needed(data: Data | None, model: AbstractEnergyModel) -> Array:
 
 
 class At(AbstractStart):
-    """All chains from one state."""
+    """All chains from one state.
+
+    !!! example
+
+        ```python
+        up = tq.At(jnp.ones(model.n_units))
+        chains = tq.start_chains(key, model, n_chains=8, start=up)
+        ```
+    """
 
     state: Num[Array, " n_units"] = eqx.field(converter=jnp.asarray)
-    """`(n_units,)` spins."""
 
     def _checked(self, model: AbstractEnergyModel) -> Array:
         state = check_spins(self.state, model.n_units)
@@ -186,11 +193,25 @@ class At(AbstractStart):
         return jnp.broadcast_to(self._checked(model), (n_chains, model.n_units))
 
 
+At.__init__.__doc__ = """**Arguments:**
+
+- `state`: `(n_units,)` spins.
+"""
+
+
 class Law(AbstractStart):
-    """Chains from a law of all states that is given."""
+    """Chains from a law of all states that is given.
+
+    !!! example
+
+        ```python
+        warmer = jnp.exp(tq.log_stationary(model.tempered(0.5)))
+        start = tq.Law(warmer)
+        chains = tq.start_chains(key, model, n_chains=8, start=start)
+        ```
+    """
 
     p: Float[Array, " states"] = eqx.field(converter=jnp.asarray)
-    """`(2**n_units,)` probabilities, in order."""
 
     def law(self, model, data=None):
         del data
@@ -200,6 +221,12 @@ class Law(AbstractStart):
         law = self.law(model, data)
         index = jr.choice(key, law.shape[0], (n_chains,), p=law)
         return state_spins(index, model.n_units, model.dtype)
+
+
+Law.__init__.__doc__ = """**Arguments:**
+
+- `p`: `(2**n_units,)` probabilities, in order.
+"""
 
 
 def check_start(start: Any) -> AbstractStart:

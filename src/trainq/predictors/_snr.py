@@ -220,6 +220,21 @@ def pool(snr: GradientSNR) -> GradientSNR:
     `Q_pool = Σ signal / Σ mse` is that of one gradient with a block for each model.
     The statistics of the solver are not kept: look at them before. Squared biases are
     summed as well, so that the bias of the result is the length of those of the models.
+
+    **Arguments:**
+
+    - `snr`: the result of a predictor under `eqx.filter_vmap`.
+
+    **Returns:** a [`trainq.GradientSNR`][] of one model.
+
+    !!! example
+
+        ```python
+        models = eqx.filter_vmap(model.tempered)(jnp.array([0.5, 1.0]))
+        predictor = tq.QStruct(tq.RandomScanGibbs(), window=1000)
+        each = eqx.filter_vmap(predictor, in_axes=(0, None))(models, data)
+        print(tq.pool(each))
+        ```
     """
     n_parameters = snr.parameter_signal.shape[-1]
 

@@ -20,6 +20,7 @@ STATUS = {
     2: "too short: a chain is shorter than 50 autocorrelation times",
     3: "not finite: a value of the series is NaN or infinite",
 }
+"""What the codes in `AutocorrelationTime.status` mean."""
 # Sokal's rule: sum up to the first lag that is this many times the sum so far.
 _SOKAL = 5
 _ENOUGH = 50

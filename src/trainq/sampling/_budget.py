@@ -41,7 +41,8 @@ def plan_budget(
     !!! example
 
         ```python
-        table = tq.sampling.exact_errors(tq.AlternatingBlockGibbs(), model, data)
+        kernel = tq.AlternatingBlockGibbs()
+        table = tq.sampling.exact_errors(kernel, model, data)
         print(tq.plan_budget(table, target_q=10))
         ```
     """
@@ -138,12 +139,17 @@ def compare_budgets(
     !!! example
 
         ```python
-        kernels = {"Gibbs": tq.RandomScanGibbs(), "blocks": tq.AlternatingBlockGibbs()}
-        print(
-            tq.sampling.compare_budgets(
-                kernels, lambda k: tq.sampling.exact_errors(k, model, data), target_q=10
-            )
-        )
+        kernels = {
+            "single": tq.RandomScanGibbs(),
+            "blocks": tq.AlternatingBlockGibbs(),
+        }
+
+
+        def errors(kernel):
+            return tq.sampling.exact_errors(kernel, model, data)
+
+
+        print(tq.sampling.compare_budgets(kernels, errors, target_q=10))
         ```
     """
     if not isinstance(kernels, Mapping) or not kernels:

@@ -116,6 +116,8 @@ class ErrorTable(AbstractShown):
         - `target_q`: the `Q` to reach.
         - `max_chains`: the largest number of chains, if there is one.
 
+        **Returns:** a [`trainq.sampling.Budget`][].
+
         **Raises:** [`trainq.sampling.BudgetError`][] if there is none, saying why.
         """
         return self.cheapest_by_chains(target_q, max_chains)[0]
@@ -165,7 +167,14 @@ class ErrorTable(AbstractShown):
         ]
 
     def best(self, cost: float, max_chains: SupportsIndex | None = None) -> Budget:
-        """The budget of the largest `Q` for at most some cost, in unit updates.
+        """The budget of the largest `Q` for at most some cost.
+
+        **Arguments:**
+
+        - `cost`: what may be spent, in single-unit updates.
+        - `max_chains`: the largest number of chains, if there is one.
+
+        **Returns:** a [`trainq.sampling.Budget`][].
 
         **Raises:** [`trainq.sampling.BudgetError`][] if it does not pay for one chain.
         """

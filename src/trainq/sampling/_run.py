@@ -49,8 +49,14 @@ class ChainState(eqx.Module):
 
     @classmethod
     def begin(cls, x: Shaped[Array, "..."], key: Key[Array, ""]) -> "ChainState":
-        """Chains at the states `x`, `(n_chains, n_units)` spins, before their first
-        step.
+        """Chains before their first step, at states of your own.
+
+        **Arguments:**
+
+        - `x`: `(n_chains, n_units)` spins.
+        - `key`: random key of all steps.
+
+        **Returns:** what [`trainq.sampling.run`][] goes on from.
 
         **Raises:** `ValueError` for a wrong shape; a run-time error for another value
         than ±1.
@@ -185,6 +191,8 @@ def start_chains(
     - `start`: where they start, as for [`trainq.QOperational`][].
     - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins,
         for a start that takes them, as [`trainq.FromData`][] does.
+
+    **Returns:** what [`trainq.sampling.run`][] goes on from.
 
     **Raises:** `ValueError` for a wrong shape, a number of chains that is not whole or
     not positive, or data that are missing; `TypeError` for another thing than a start;

@@ -117,7 +117,16 @@ class AbstractSolver(eqx.Module):
     def compute(
         self, state: PyTree, b: Float[Array, "n k"], options: SolveOptions
     ) -> tuple[Float[Array, "n k"], Int[Array, " k"]]:
-        """The solutions, and the number of iterations for each."""
+        """Solve.
+
+        **Arguments:**
+
+        - `state`: what `init` returned.
+        - `b`: right-hand sides, one a column.
+        - `options`: what may be made use of.
+
+        **Returns:** the solutions, and the number of iterations for each.
+        """
 
     def transpose(self, state: PyTree) -> PyTree:
         """What `init` would return for the transposed system. Systems that are
@@ -132,8 +141,15 @@ class AbstractSolver(eqx.Module):
         )
 
     def select(self, system: AbstractSystem, n_columns: int) -> "AbstractSolver":
-        """The solver to use for a system and a number of right-hand sides; itself, by
-        default."""
+        """The solver to use, when a choice depends on the system.
+
+        **Arguments:**
+
+        - `system`: the system.
+        - `n_columns`: number of right-hand sides.
+
+        **Returns:** a solver; itself, by default.
+        """
         del system, n_columns
         return self
 
@@ -145,10 +161,20 @@ class AbstractSolver(eqx.Module):
         smallest: Float[Array, ""],
         floor: Float[Array, ""],
     ) -> Float[Array, " k"]:
-        """The relative error of each solution in the norm `√⟨y, A y⟩`, from the
-        `smallest` eigenvalue of the system; in the norm `‖y‖`, from the smallest
-        singular value, if it is not self-adjoint. That of a form `⟨b, y⟩` is of the
-        same order, or of the second one."""
+        """How well the solutions are known.
+
+        **Arguments:**
+
+        - `system`: the system.
+        - `b`, `y`: right-hand sides and solutions, one a column.
+        - `smallest`: the smallest eigenvalue of the system; the smallest singular
+            value, if it is not self-adjoint.
+        - `floor`: as in [`trainq.solvers.SolveOptions`][].
+
+        **Returns:** the relative error of each solution in the norm `√⟨y, A y⟩`; in the
+        norm `‖y‖`, if the system is not self-adjoint. That of a form `⟨b, y⟩` is of the
+        same order, or of the second one.
+        """
         residual = jnp.linalg.norm(b - system.mv(y), axis=0)
         least = jnp.maximum(floor**2, jnp.finfo(b.dtype).tiny)
         known = smallest > 0
@@ -173,7 +199,16 @@ class AbstractSolver(eqx.Module):
         return float(jnp.finfo(dtype).eps) ** 0.45
 
     def columns_at_once(self, n_states: int, n_columns: int, dtype: Any) -> int:
-        """How many right-hand sides to hold at once, each a vector of `n_states`."""
+        """How many right-hand sides to hold at once.
+
+        **Arguments:**
+
+        - `n_states`: length of each of them.
+        - `n_columns`: how many there are.
+        - `dtype`: their dtype.
+
+        **Returns:** a number up to `n_columns`; all of them, by default.
+        """
         del n_states, dtype
         return n_columns
 
