@@ -18,7 +18,9 @@ import trainq
 
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = {page.stem: page.read_text() for page in (ROOT / "docs/api").glob("*.md")}
+PAGES = {
+    page.stem: page.read_text() for page in sorted((ROOT / "docs/api").glob("*.md"))
+}
 # On this page is what the packages share with each other. It needs types and a
 # docstring, and no more.
 SHARED = "internals"
@@ -96,7 +98,7 @@ def _at(path: str) -> Any:
 
 
 LISTED = shown(*PAGES)
-ON_PROMISED_PAGES = shown(*PAGES.keys() - {SHARED})
+ON_PROMISED_PAGES = shown(*(page for page in PAGES if page != SHARED))
 
 
 def is_callable(found: Any) -> bool:
@@ -252,7 +254,7 @@ def test_arguments_of_a_class_are_on_its_page(path):
 
 
 # Examples of docstrings take this for granted.
-PRELUDE = BLOCKS["docs/api/models.md 1"]
+PRELUDE, _ = BLOCKS["docs/api/models.md 1"]
 DOCSTRINGS = {
     f"{file.stem} {number}": textwrap.dedent(block)
     for file in sorted((ROOT / "src").rglob("*.py"))
@@ -272,6 +274,7 @@ def test_examples_of_docstrings_run(name, tmp_path, monkeypatch, as_for_users):
 @pytest.mark.parametrize("path", [p for p in PUBLIC if p.count(".") == 1])
 def test_every_name_of_the_first_rank_has_an_example(path):
     _, name = path.split(".")
-    code = "\n".join([*BLOCKS.values(), *DOCSTRINGS.values()])
+    programs = [program for program, _ in BLOCKS.values()]
+    code = "\n".join([*programs, *DOCSTRINGS.values()])
     used = re.search(rf"\btq\.{name}\b", code)
     assert bool(used) is (path not in WITHOUT_EXAMPLE)
