@@ -141,7 +141,7 @@ def autocorrelation(
     **Arguments:**
 
     - `values`: `(chains, steps)` or `(chains, steps, n_obs)` values, as
-        [`trainq.run`][] keeps them; up to 7 observables.
+        [`trainq.sampling.run`][] keeps them; up to 7 observables.
     - `names`: a name for each observable; numbers by default.
     - `windowing`: how to stop the sum, as for the time.
     - `ax`: the axes to draw on; a new figure by default.
