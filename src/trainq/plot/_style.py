@@ -87,6 +87,11 @@ def q_values(what: str, values: Any, *, or_zero: bool = False) -> np.ndarray:
     return (finite if or_zero else positive)(what, values, hint)
 
 
+def short(x: float) -> str:
+    """A number in two digits, or all three of one in the hundreds."""
+    return f"{x:.{3 if 99.5 <= x < 1000 else 2}g}"
+
+
 def mark_one(ax: Axes) -> None:
     """A line at Q = 1, if that is in sight: above it one estimate points the right
     way."""
