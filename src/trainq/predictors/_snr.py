@@ -260,15 +260,16 @@ def _root(x: Array) -> Array:
 
 def _ratio(signal: Array, mse: Array) -> Array:
     # Nothing over nothing is a parameter that the energy does not depend on: no signal.
-    noisy = mse > 0
-    ratio = jnp.where(
-        noisy, signal / jnp.where(noisy, mse, 1), jnp.where(signal > 0, jnp.inf, 0)
-    )
+    # What is no number stays none.
+    noisy = ~(mse <= 0)
+    exact = jnp.where(signal > 0, jnp.inf, 0 * signal)
+    ratio = jnp.where(noisy, signal / jnp.where(noisy, mse, 1), exact)
     return jnp.where(signal < 0, 0, ratio)
 
 
 def _log_ratio(signal: Array, mse: Array) -> Array:
-    some, noisy = signal > 0, (signal > 0) & (mse > 0)
+    some = ~(signal <= 0)
+    noisy = some & ~(mse <= 0)
     log_signal = jnp.log(jnp.where(some, signal, 1))
     log_ratio = log_signal - jnp.log(jnp.where(noisy, mse, 1))
     return jnp.where(some, jnp.where(noisy, log_ratio, jnp.inf), -jnp.inf)
