@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key, Num
 
 from .._checks import require_law
 from .._spins import check_enumerable, check_spins, state_index, state_spins
-from ._base import AbstractEnergyModel, checked, require_model
-from ._laws import mean_observables
+from ._base import AbstractEnergyModel, exactly, require_model
+from ._laws import model_phase
 
 
 VisibleLaw = Float[Array | np.ndarray, " visible_states"]
@@ -35,7 +35,7 @@ def kl_divergence(model: AbstractEnergyModel, data: VisibleLaw) -> Float[Array, 
     **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
     or a parameter is not finite.
     """
-    return _kl(checked(model), check_law(data, model))
+    return _kl(exactly(model), check_law(data, model))
 
 
 def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
@@ -55,7 +55,7 @@ def kl_gradient(
     Parameters are in the order of `observables`. Arguments and errors are those of
     `kl_divergence`.
     """
-    return gradient_of_kl(checked(model), check_law(data, model))
+    return gradient_of_kl(exactly(model), check_law(data, model))
 
 
 def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
@@ -65,7 +65,7 @@ def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
     difference of two laws, which keeps more digits of a gradient that is small.
     """
     if data.ndim == 2:
-        return data_phase(model, data) - mean_observables(model)
+        return data_phase(model, data) - model_phase(model)
     params, static = eqx.partition(model, eqx.is_inexact_array)
     gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
     return ravel_pytree(gradient)[0]

@@ -11,19 +11,19 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
 from .._spins import check_enumerable, map_states, spins, spread
-from ._base import AbstractEnergyModel, checked
+from ._base import AbstractEnergyModel, exactly
 
 
 @eqx.filter_jit
 def log_partition(model: AbstractEnergyModel) -> Float[Array, ""]:
     """`log Z = log Σ_x exp(-E(x))`, nats."""
-    return checked(model).log_partition()
+    return exactly(model).log_partition()
 
 
 @eqx.filter_jit
 def free_energies(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
     """`F(v) = -log Σ_h exp(-E(v, h))` for every visible state, in order, nats."""
-    return checked(model).free_energies()
+    return exactly(model).free_energies()
 
 
 @eqx.filter_jit
@@ -35,7 +35,7 @@ def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_s
 @eqx.filter_jit
 def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
     """`log π(x)` for every state, in order, nats."""
-    return jax.nn.log_softmax(-spread(checked(model).energies()))
+    return jax.nn.log_softmax(-spread(exactly(model).energies()))
 
 
 @eqx.filter_jit
@@ -48,7 +48,7 @@ def log_laws(
 ]:
     """`log π(v, h)`, `log π(v)` and `log π(h)`, nats, from the closed forms of the
     model."""
-    model = checked(model)
+    model = exactly(model)
     visible, hidden = model.free_energies(), model.hidden_free_energies()
     log_z = jax.nn.logsumexp(-visible)
     return -model.energies() - log_z, -visible - log_z, -hidden - log_z
@@ -68,7 +68,7 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
     Columns are the parameters, in the order of the model's leaves, each raveled in C
     order: for an RBM the weights row by row, then visible and hidden biases.
     """
-    model = checked(model)
+    model = exactly(model)
     check_enumerable(model.n_units)
     return model.observables(spins(model.n_units, model.dtype))
 
@@ -77,8 +77,13 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
 def mean_observables(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
     """`E_π[f_a]` for every parameter, without a table of observables: it is minus the
     gradient of `log Z`."""
+    return model_phase(exactly(model))
+
+
+def model_phase(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
+    """`E_π[f_a]` for a model that has been checked."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    gradient = jax.grad(lambda p: log_partition(eqx.combine(p, static)))(params)
+    gradient = jax.grad(lambda p: eqx.combine(p, static).log_partition())(params)
     flat, _ = ravel_pytree(gradient)
     return -flat
 
