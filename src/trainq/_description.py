@@ -105,7 +105,7 @@ def place(name: str, key: str) -> str:
 
 
 def at(name: str) -> str:
-    return f"at `{name}`" if name else "by itself"
+    return f"at `{name}`" if name else "at the top"
 
 
 def _public_name(cls: type) -> str:
@@ -145,7 +145,7 @@ def summary(node: Any) -> str:
         case {"dtype": dtype, "shape": shape, "key": impl}:
             return f"random keys of {impl}, as {dtype} of shape {tuple(shape)}"
         case {"dtype": dtype, "shape": shape}:
-            return f"{dtype} of shape {tuple(shape)}"
+            return f"an array of {dtype} and shape {tuple(shape)}"
         case {"class": name, "fields": fields}:
             return f"the class {name.partition(':')[2]} with {', '.join(fields)}"
         case {"static": value}:

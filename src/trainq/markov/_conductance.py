@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import Direct
 from ._spectrum import SlowestMode, find_slowest
 from .chains import AbstractChain, require_reversible
 
 
-class CheegerMargins(eqx.Module):
+class CheegerMargins(AbstractShown):
     """Both sides of `γ/2 ≤ Φ ≤ √(2γ)`, with `Φ` the best sweep cut of the slowest mode.
 
     `lower` is `Φ - γ/2` and `upper` is `√(2γ) - Φ`, in inverse kernel steps; for a

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import (
     AbstractSolver,
     Form,
@@ -55,7 +56,7 @@ def resolvent(
     return solve_resolvent(chain, f, solver=solver).value
 
 
-class ResolventSolution(eqx.Module):
+class ResolventSolution(AbstractShown):
     """`R f`, and how well each column of it was solved."""
 
     value: Float[Array, "states *obs"]

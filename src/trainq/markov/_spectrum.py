@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import (
     AbstractGenerator,
     Direct,
@@ -26,7 +27,7 @@ from .chains import (
 )
 
 
-class SlowestMode(eqx.Module):
+class SlowestMode(AbstractShown):
     """The gap of a reversible chain and the eigenfunction that has it.
 
     `gap` is `γ = 1 - λ`, the rate in inverse kernel steps at which the slowest function
@@ -39,7 +40,7 @@ class SlowestMode(eqx.Module):
     is_odd: Array
 
 
-class ParityGaps(eqx.Module):
+class ParityGaps(AbstractShown):
     """The spectral gaps on the even and on the odd functions under the global flip."""
 
     even: Float[Array, ""]

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._checks import require_law, whole_number
 from .._loops import Steps, repeat
+from .._show import AbstractShown
 from ..solvers import Form, Window, columns_in, polynomial_form
 from .chains import (
     AbstractChain,
@@ -21,7 +22,7 @@ from .chains import (
 _MEMORY = 4.0  # GiB for the functions that are held at once
 
 
-class WindowMoments(eqx.Module):
+class WindowMoments(AbstractShown):
     """The bias and the variance of averages over a window of a chain."""
 
     bias: Float[Array, "*obs"]

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._show import AbstractShown, count, number
+from .._show import AbstractShown, Table, count, number
 from ..solvers import SolverStats
 
 
@@ -41,10 +41,11 @@ class AbstractSNR(AbstractShown):
         noise is, and its derivative is taken to be zero there."""
         return _log_ratio(self.signal, self.mse)
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         text = f"Q = {number(self.q)}: signal {number(self.signal)}"
         text += f" over noise {number(self.mse)}"
-        return ", ".join([text, f"window of {self.window} steps", *self._remarks()])
+        window = f"window of {self.window} steps"
+        return [", ".join([text, window, *self._remarks()])]
 
     @abc.abstractmethod
     def _remarks(self) -> list[str]:

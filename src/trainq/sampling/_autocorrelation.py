@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._show import AbstractShown, number
+from .._show import AbstractShown, Table, number
 
 
 Windowing = Literal["sokal", "geyer"]
@@ -57,14 +57,14 @@ class AutocorrelationTime(AbstractShown):
         taken to be `n log10(n)` at most (Vehtari et al. 2021)."""
         return self.n_samples / jnp.maximum(self.value, 1 / math.log10(self.n_samples))
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         counts = [int(jnp.sum(self.status == code)) for code in STATUS]
         what = ", ".join(
             f"{n} {text.partition(':')[0]}"
             for n, text in zip(counts, STATUS.values(), strict=True)
             if n
         )
-        return f"autocorrelation times of {number(self.value)} steps ({what})"
+        return [f"autocorrelation times of {number(self.value)} steps ({what})"]
 
 
 def autocovariance(

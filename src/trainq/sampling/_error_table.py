@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable
 from typing import SupportsIndex
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
 from .._checks import positive_number, whole_number
-from .._show import AbstractShown, count, number
+from .._show import AbstractShown, Table, count, number
 from ._statistics import jackknife_error, student_quantile
 
 
@@ -43,14 +42,14 @@ class Budget(AbstractShown):
         chains = count(self.n_chains, "chain")
         return f"burn-in {self.burn_in}, window {self.window}, {chains}"
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         text = f"{self.plan}: Q = {self.q:.4g} for {self.cost:.4g} unit updates"
-        if self.q_low is None:
-            return text
-        return f"{text} (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
+        if self.q_low is not None:
+            text += f" (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
+        return [text]
 
 
-class TableJackknife(eqx.Module):
+class TableJackknife(AbstractShown):
     """What a calibration finds without one of its replicates, for each of them: the
     scatter of whatever is computed from these is the error of the same from the whole
     table."""
@@ -91,14 +90,14 @@ class ErrorTable(AbstractShown):
     ) = None
     jackknife: TableJackknife | None = None
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         how = "exact" if self.jackknife is None else "from a calibration"
-        return (
+        return [
             f"errors for {len(self.steps)} pairs of burn-in and window of up to "
             f"{self.steps.max()} steps, {how}: signal {self.signal:.4g}, variance of "
             f"the data {self.data_variance:.4g}; of one chain squared bias "
             f"{number(self.bias2)}, variance {number(self.variance)}"
-        )
+        ]
 
     @property
     def steps(self) -> Int[np.ndarray, " candidates"]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check_key, whole_number
-from .._show import count
+from .._show import AbstractShown, Table, count
 from ..markov import AbstractKernel, checked_kernel
 from ..models import (
     AbstractEnergyModel,
@@ -80,6 +80,11 @@ class SampledSNR(AbstractSNR):
         """A confidence interval for `Q`, from Student's `t` on the logarithm."""
         degrees = self.squared_error.size - 1
         return log_interval(self.q, self.log_q_error, degrees, confidence)
+
+    def _shown(self) -> list[str | Table]:
+        if self.estimated_signal.ndim:  # a batch, by `eqx.filter_vmap`
+            return AbstractShown._shown(self)
+        return super()._shown()
 
     def _remarks(self) -> list[str]:
         low, high = self.interval()

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt
 
 from .._checks import check_key, whole_number
+from .._show import AbstractShown, Table, count, number
 from .._spins import check_spins
 from ..markov import AbstractKernel, checked_kernel
 from ..models import (
@@ -34,7 +35,7 @@ _RECENT = 128
 Functions = Callable[[Num[Array, "chains n_units"]], Float[Array, "chains n_obs"]]
 
 
-class ChainState(eqx.Module):
+class ChainState(AbstractShown):
     """Where a batch of independent chains stands: all that is needed to go on.
 
     It is a tree of arrays: save it with `eqx.tree_serialise_leaves`. `step` counts the
@@ -64,6 +65,15 @@ class ChainState(eqx.Module):
         data = jr.key_data(key)
         return cls(x, data, jnp.zeros((), jnp.uint32), jr.key_impl(key))
 
+    def _shown(self) -> list[str | Table]:
+        if self.step.ndim:  # a batch, by `eqx.filter_vmap`
+            return super()._shown()
+        chains, n_units = self.x.shape
+        return [
+            f"{count(chains, 'chain')} of {count(n_units, 'unit')}, after "
+            f"{count(int(self.step), 'step')}"
+        ]
+
     @property
     def key(self) -> Key[Array, ""]:
         """The key that the randomness of every step comes from."""
@@ -75,7 +85,7 @@ class ChainState(eqx.Module):
         return self.x.shape[0]
 
 
-class Moments(eqx.Module):
+class Moments(AbstractShown):
     """Means and variances over time, for each chain, without the values themselves.
 
     A run that goes on from them counts in what came before. They are as good after a
@@ -94,6 +104,16 @@ class Moments(eqx.Module):
         """Those of no values yet, for values of a shape `(chains, n_obs)`."""
         zeros = jnp.zeros(shape, dtype)
         return cls(jnp.zeros((), int), (zeros,) * 4, (zeros,) * 3)
+
+    def _shown(self) -> list[str | Table]:
+        if self.count.ndim:  # a batch, by `eqx.filter_vmap`
+            return super()._shown()
+        chains, n_obs = self.recent[0].shape
+        return [
+            f"moments of {count(int(self.count), 'value')} of "
+            f"{count(n_obs, 'observable')} in {count(chains, 'chain')}: means "
+            f"{number(self.mean)}, variances {number(self.variance)}"
+        ]
 
     @property
     def mean(self) -> Float[Array, "chains n_obs"]:
@@ -158,7 +178,7 @@ class Moments(eqx.Module):
         return mean, lost, deviations, less
 
 
-class Run(eqx.Module):
+class Run(AbstractShown):
     """What a run leaves: the state to go on from, the moments, and the values of the
     functions where they were asked for."""
 

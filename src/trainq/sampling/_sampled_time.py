@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import whole_number
-from .._show import AbstractShown, number
+from .._show import AbstractShown, Table, number
 from ._autocorrelation import Series, check_series, lag_weights, summed
 from ._statistics import log_interval, standard_error
 
@@ -27,13 +27,15 @@ class SampledTime(AbstractShown):
     variance: Float[Array, ""]
     resolved: Array
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
+        if self.variance.ndim:  # a batch, by `eqx.filter_vmap`
+            return super()._shown()
         low, high = self.interval()
         known = "" if self.resolved else ", NOT RESOLVED"
-        return (
+        return [
             f"T_O = {number(self.t_o)} steps, {low:.4g} to {high:.4g} with 95 % "
             f"confidence{known}"
-        )
+        ]
 
     @property
     def t_o(self) -> Float[Array, ""]:

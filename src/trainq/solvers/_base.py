@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._show import AbstractShown, count
+from .._show import AbstractShown, Table, count
 from ._systems import AbstractSystem
 
 
@@ -45,21 +45,17 @@ class SolverStats(AbstractShown):
         """Whether every right-hand side was solved."""
         return jnp.all(self.result == 0, axis=-1)
 
-    def _text(self) -> str:
-        lines = [
-            f"{int((self.result == code).sum()):6d}  {text}"
-            for code, text in enumerate(RESULTS)
-            if (self.result == code).any()
+    def _shown(self) -> list[str | Table]:
+        rows: Table = [("number", "result")]
+        for code, text in enumerate(RESULTS):
+            if (self.result == code).any():
+                rows.append((str(int((self.result == code).sum())), text))
+        return [
+            f"{count(self.result.size, 'right-hand side')}, at most "
+            f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
+            f"residual at most {float(self.residual.max(initial=0)):.1e}",
+            rows,
         ]
-        return "\n".join(
-            [
-                f"{count(self.result.size, 'right-hand side')}, at most "
-                f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
-                "residual "
-                f"at most {float(self.residual.max(initial=0)):.1e}",
-                *lines,
-            ]
-        )
 
 
 def worst(stats: Sequence[SolverStats]) -> SolverStats:
