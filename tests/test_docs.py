@@ -73,3 +73,32 @@ def test_the_counts_of_three_rungs_are_those_of_the_stored_summary():
         assert re.search(rf"^\| {name}: .* \| {numbers} \|$", page, re.M), name
     inside = found["exact inside the sampled 95 % interval"]
     assert f"interval in {inside} of the {found['cells']}" in page.replace("\n", " ")
+
+
+FAULTY = """
+import equinox as eqx, jax, jax.numpy as jnp, trainq as tq
+jax.config.update("jax_enable_x64", True)
+def loss(weights):
+    return tq.kl_divergence(tq.RBM(weights), jnp.ones(4))
+COMPILED(jnp.ones((2, 1)))
+"""
+SENTENCE = "data is not a law: its entries must be at least 0 and sum to 1. Divide"
+
+
+@pytest.mark.parametrize("outermost", ["eqx.filter_jit", "", "jax.jit"])
+def test_a_run_time_error_has_its_sentence_on_a_line(outermost):
+    # As `docs/conventions.md` says: what Equinox and JAX make of it is not ours.
+    command = FAULTY.replace("COMPILED", f"{outermost}(loss)")
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    errors = [line for line in lines if SENTENCE in line]
+    if outermost == "jax.jit":
+        assert any(line.startswith("jax.errors.JaxRuntimeError") for line in lines)
+        assert "_EquinoxRuntimeError: " in errors[0]
+    else:
+        assert len(errors) == 1 and len(lines) < 40
+        assert errors[0].startswith(f"equinox.EquinoxRuntimeError: {SENTENCE}")
+        assert "JaxRuntimeError" not in done.stderr

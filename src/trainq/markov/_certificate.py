@@ -33,8 +33,11 @@ class Check(AbstractShown):
     """
 
     residual: Float[Array, "*batch"] | None
+    """How far the chain is from what it claims to be; None if it does not apply."""
     tolerance: float = eqx.field(static=True)
+    """The largest residual that passes."""
     reason: str | None = eqx.field(static=True, default=None)
+    """Why the check does not apply; None if it does."""
 
     @property
     def applicable(self) -> bool:
@@ -49,17 +52,14 @@ class Check(AbstractShown):
 
 class Certificate(AbstractShown):
     """What `trainq.certify` found: every check by name, and the numbers behind
-    Cheeger's.
-
-    - `checks`: `"row_sums"`, `"positivity"`, `"stationarity"`, `"detailed_balance"`,
-        `"symmetry"` and
-        `"cheeger"`, each a [`trainq.markov.Check`][].
-    - `cheeger`: gap, conductance and both margins, in inverse kernel steps, as
-        [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible.
-    """
+    Cheeger's."""
 
     checks: dict[str, Check]
+    """`"row_sums"`, `"positivity"`, `"stationarity"`, `"detailed_balance"`,
+    `"symmetry"` and `"cheeger"`, each a [`trainq.markov.Check`][]."""
     cheeger: CheegerMargins | None
+    """Gap, conductance and both margins, in inverse kernel steps, as
+    [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible."""
 
     @property
     def ok(self) -> Bool[Array, "*batch"]:

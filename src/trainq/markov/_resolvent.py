@@ -60,7 +60,9 @@ class ResolventSolution(AbstractShown):
     """`R f`, and how well each column of it was solved."""
 
     value: Float[Array, "states *obs"]
+    """`R f` at every state, in order."""
     stats: SolverStats
+    """How well each column was solved, and at what price."""
 
 
 @eqx.filter_jit

@@ -28,23 +28,24 @@ from .chains import (
 
 
 class SlowestMode(AbstractShown):
-    """The gap of a reversible chain and the eigenfunction that has it.
-
-    `gap` is `γ = 1 - λ`, the rate in inverse kernel steps at which the slowest function
-    decays; `mode` is `ψ` with `Pψ = λψ`, `π(ψ) = 0`, `π(ψ²) = 1`; `is_odd` says whether
-    `ψ(-x) = -ψ(x)` for a chain that is symmetric under the global flip.
-    """
+    """The gap of a reversible chain and the eigenfunction that has it."""
 
     gap: Float[Array, ""]
+    """`γ = 1 - λ`, the rate in inverse kernel steps at which the slowest function
+    decays."""
     mode: Float[Array, " states"]
+    """`ψ` at every state, in order, with `Pψ = λψ`, `π(ψ) = 0` and `π(ψ²) = 1`."""
     is_odd: Array
+    """Whether `ψ(-x) = -ψ(x)`, for a chain that is symmetric under the global flip."""
 
 
 class ParityGaps(AbstractShown):
     """The spectral gaps on the even and on the odd functions under the global flip."""
 
     even: Float[Array, ""]
+    """The gap on functions with `f(-x) = f(x)`, in inverse kernel steps."""
     odd: Float[Array, ""]
+    """The gap on functions with `f(-x) = -f(x)`, in inverse kernel steps."""
 
 
 @eqx.filter_jit

@@ -26,7 +26,9 @@ class WindowMoments(AbstractShown):
     """The bias and the variance of averages over a window of a chain."""
 
     bias: Float[Array, "*obs"]
+    """The expectation of the average, less `π(f)`."""
     variance: Float[Array, "*obs"]
+    """The variance of the average about its own expectation."""
 
     @property
     def mse(self) -> Float[Array, "*obs"]:

@@ -62,8 +62,7 @@ class GradientSNR(AbstractSNR):
     by `eqx.filter_vmap`, has leading axes.
 
     A structural predictor, of one chain from its stationary law and of an exact data
-    phase, has all of its error in the variance. Its result has the time `t_o` as well,
-    and `stats` tells how well the system of each parameter was solved, if any was.
+    phase, has all of its error in the variance. Its result has the time `t_o` as well.
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
@@ -79,6 +78,7 @@ class GradientSNR(AbstractSNR):
     n_chains: int = eqx.field(static=True)
     """The number of independent chains."""
     stats: SolverStats | None = None
+    """How well the system of each parameter was solved, if any was."""
     parameter_t_o: Float[Array, "*batch n_parameters"] | None = None
     """Of a structural predictor, what each parameter contributes to `t_o`."""
 
@@ -180,9 +180,13 @@ class RandomisedSNR(AbstractSNR):
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
+    """`g_a²`, exact."""
     probe_mse: Float[Array, "*batch n_probes"]
+    """The estimate of `E‖ĝ - g‖²` from each probe."""
     window: int | float = eqx.field(static=True)
+    """Kernel steps that the chain averages over."""
     stats: SolverStats | None = None
+    """How well the system of each probe was solved, if any was."""
 
     @property
     def signal(self) -> Float[Array, "*batch"]:

@@ -40,10 +40,15 @@ class AutocorrelationTime(AbstractShown):
     """
 
     value: Float[Array, "*obs"]
+    """`τ`, in steps of the series."""
     error: Float[Array, "*obs"]
+    """The standard error of `τ`, in steps of the series."""
     lags: Int[Array, "*obs"]
+    """The lag that the sum stops at."""
     status: Int[Array, "*obs"]
+    """A key of [`trainq.sampling.STATUS`][], zero if it is resolved."""
     n_samples: int = eqx.field(static=True)
+    """The number of values that it comes from, of all chains together."""
 
     @property
     def ok(self) -> Bool[Array, ""]:

@@ -89,9 +89,13 @@ class Comparison(AbstractShown):
     the cost of the cheapest. A kernel that does not reach it has a reason."""
 
     target_q: float
+    """The `Q` to reach."""
     cost: float
+    """What the cheapest kernel needs, in single-unit updates."""
     budgets: dict[str, Budget | str]
+    """What each kernel needs, by name, or why it does not reach the target."""
     at_equal_cost: dict[str, Budget | str]
+    """The best that each kernel does for `cost`, by name, or why it does nothing."""
 
     def _shown(self) -> list[str | Table]:
         rows: Table = [("kernel", "cheapest", "cost", "at equal cost", "Q")]

@@ -17,15 +17,17 @@ from ._statistics import log_interval, standard_error
 class SampledTime(AbstractShown):
     """`T_O` estimated from a trajectory, in steps of the series.
 
-    `segments` are the estimates from the pieces that it was cut into, whose scatter
-    gives the error. It is `resolved` if every observable changes, but for rounding, a
-    piece is at least 10 times as long as the longest window of their autocorrelation,
-    and the estimate is finite and positive.
+    The error is that of pieces of the trajectory.
     """
 
     segments: Float[Array, " segments"]
+    """The estimates from the pieces, whose scatter gives the error."""
     variance: Float[Array, ""]
+    """`Σ_a Var f_a`, from all of the trajectory."""
     resolved: Array
+    """Whether to trust it: every observable changes, but for rounding, a piece is at
+    least 10 times as long as the longest window of their autocorrelation, and the
+    estimate is finite and positive."""
 
     def _shown(self) -> list[str | Table]:
         if self.variance.ndim:  # a batch, by `eqx.filter_vmap`
