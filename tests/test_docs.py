@@ -1,13 +1,20 @@
 """What the documentation claims: its code runs, and its numbers are the stored ones."""
 
+import ast
+import dataclasses
+import inspect
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
+
+import trainq as tq
+from trainq._show import AbstractShown
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -102,3 +109,33 @@ def test_a_run_time_error_has_its_sentence_on_a_line(outermost):
         assert len(errors) == 1 and len(lines) < 40
         assert errors[0].startswith(f"equinox.EquinoxRuntimeError: {SENTENCE}")
         assert "JaxRuntimeError" not in done.stderr
+
+
+def results(cls=AbstractShown):
+    """Everything that a user is given to read, by name."""
+    assert tq.__version__  # all of it is imported
+    found = {}
+    for sub in cls.__subclasses__():
+        if not sub.__name__.startswith("Abstract"):
+            found[sub.__name__] = sub
+        found = results(sub) | found  # Equinox makes subclasses of the same name
+    return found
+
+
+@pytest.mark.parametrize("name", results())
+def test_every_field_of_a_result_is_on_a_page(name):
+    cls = results()[name]
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    body = tree.body[0].body
+    after = zip(body, [*body[1:], None], strict=True)
+    documented = {
+        field.target.id
+        for field, text in after
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+    assert documented == {field.name for field in dataclasses.fields(cls)}
+    pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    entry = rf"^::: trainq\.(\w+\.)?{cls.__name__}\n    options:\n      members: null"
+    assert len(re.findall(entry, pages, re.M)) == 1
