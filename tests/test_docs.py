@@ -125,11 +125,12 @@ def results(cls=AbstractShown):
 @pytest.mark.parametrize("name", results())
 def test_every_field_of_a_result_is_on_a_page(name):
     cls = results()[name]
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
-    body = tree.body[0].body
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    body = tree.body
     after = zip(body, [*body[1:], None], strict=True)
     documented = {
-        field.target.id
+        ast.unparse(field.target)
         for field, text in after
         if isinstance(field, ast.AnnAssign)
         and isinstance(text, ast.Expr)

@@ -55,8 +55,8 @@ def _describe(value: Any, name: str, static: bool, found: Described) -> Any:
         fields = dataclasses.fields(value)
         fixed = tuple(f.name for f in fields if f.metadata.get("static", False))
         children = {f.name: getattr(value, f.name) for f in fields}
-    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-        children, fixed = value._asdict(), ()  # a named tuple
+    elif isinstance(value, tuple) and (names := getattr(value, "_fields", ())):
+        children, fixed = dict(zip(names, value, strict=True)), ()
     elif callable(value) and not any(map(_is_array, jax.tree.leaves(value))):
         found.known[name] = value
         return {"function": getattr(value, "__name__", type(value).__name__)}
