@@ -295,6 +295,16 @@ def test_more_values_than_an_integer_holds():
         sampling.run(KERNELS["gibbs"], MODEL, state, 2**63)
 
 
+def test_moments_go_on_with_longer_integers():
+    # As of a file that was written without them.
+    first = sampling.run(KERNELS["gibbs"], MODEL, start(), 5)
+    short = eqx.tree_at(lambda m: m.count, first.moments, jnp.int32(5))
+    found = sampling.run(KERNELS["gibbs"], MODEL, first.state, 5, moments=short)
+    whole = sampling.run(KERNELS["gibbs"], MODEL, start(), 10)
+    assert found.moments.count == 10 and found.moments.count.dtype == int
+    assert np.array_equal(found.moments.mean, whole.moments.mean)
+
+
 def test_without_64_bits_everything_is_as_with_them():
     # JAX's default, in which integers have 32 bits.
     def go():

@@ -100,7 +100,7 @@ class PrecisionWarning(UserWarning):
 
 def tell_precision(dtype: Any) -> None:
     """Warn if an exact result is in float32, and could not be in float64."""
-    if dtype == jnp.float32 and not jax.config.read("jax_enable_x64"):
+    if dtype == jnp.float32 and jnp.result_type(float) == jnp.float32:
         _tell_precision()
 
 

@@ -4,6 +4,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import jax
+import jax.numpy as jnp
 
 
 _PACKAGES = ("trainq", "jax", "jaxlib", "equinox", "jaxtyping", "numpy", "scipy")
@@ -25,7 +26,7 @@ def show_versions() -> None:
     rows += [
         ("Python", platform.python_version()),
         ("platform", platform.platform()),
-        ("x64", "on" if jax.config.read("jax_enable_x64") else "off"),
+        ("x64", "on" if jnp.result_type(float) == jnp.float64 else "off"),
         ("devices", ", ".join(f"{d.device_kind} {d.id}" for d in jax.devices())),
     ]
     for name, value in rows:

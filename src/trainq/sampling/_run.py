@@ -312,7 +312,10 @@ def run(
     if n_steps // every > most:
         raise ValueError(too_many)
     if moments is not None:
-        full = moments.count > most - n_steps // every
+        # From a file they may come with the integers of a process without x64.
+        n_before = moments.count.astype(int)
+        moments = Moments(n_before, moments.totals, moments.recent)
+        full = n_before > most - n_steps // every
         moments = _checked_moments(moments, full, too_many)
     values = []
     with bar(n_steps, progress) as advance:
