@@ -1,6 +1,7 @@
 """Files that say what they hold, and refuse to be taken for something else."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -57,7 +58,7 @@ SAVED = {
     "table": sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=5),
     "array": jnp.ones((2, 0, 3), jnp.int8),
     "key": KEY,
-    "tree": {"a": [Pair(KEY, 0.1), None], "b": (np.float32(2), "x", True), "c": {}},
+    "tree": {"a": [Pair(KEY, 0.1), None], "b": (np.float64(2), "x", True), "c": {}},
 }
 
 
@@ -270,6 +271,7 @@ def current_umask():
     "tree, error, message",
     [
         ({1: 2.0}, TypeError, "An object of type dict cannot be saved"),
+        (signal.SIGINT, TypeError, "An object of type Signals cannot be saved"),
         ([object()], TypeError, "type object cannot be saved, and there is one at `0`"),
         (np.array(["x"]), TypeError, "The array at the top has the dtype <U1"),
         (jnp.ones(2, jnp.bfloat16), TypeError, "has the dtype bfloat16"),

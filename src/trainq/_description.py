@@ -39,14 +39,14 @@ def _describe(value: Any, name: str, static: bool, found: Described) -> Any:
 
     if value is None:
         return None
-    if isinstance(value, (bool, int, float, str)):
+    if type(value) in (bool, int, float, str):
         return {"static" if static else "value": value}
     if isinstance(value, bytes):
         _put(found, name, np.frombuffer(value, np.uint8))
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return _describe_array(value, name, found)
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+    if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": inside(value)}
     if type(value) in (tuple, list):
         items = inside({str(i): item for i, item in enumerate(value)})
