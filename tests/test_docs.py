@@ -1,14 +1,21 @@
 """What the documentation claims: its code runs, and its numbers are the stored ones."""
 
+import ast
+import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
+
+import trainq as tq
+from trainq._show import AbstractShown
 
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -99,3 +106,63 @@ def test_the_counts_of_three_rungs_are_those_of_the_stored_summary():
         assert re.search(rf"^\| {name}: .* \| {numbers} \|$", page, re.M), name
     inside = found["exact inside the sampled 95 % interval"]
     assert f"interval in {inside} of the {found['cells']}" in page.replace("\n", " ")
+
+
+FAULTY = """
+import equinox as eqx, jax, jax.numpy as jnp, trainq as tq
+jax.config.update("jax_enable_x64", True)
+def loss(weights):
+    return tq.kl_divergence(tq.RBM(weights), jnp.ones(4))
+COMPILED(jnp.ones((2, 1)))
+"""
+SENTENCE = "data is not a law: its entries must be at least 0 and sum to 1. Divide"
+
+
+@pytest.mark.parametrize("outermost", ["eqx.filter_jit", "", "jax.jit"])
+def test_a_run_time_error_has_its_sentence_on_a_line(outermost):
+    # As `docs/conventions.md` says: what Equinox and JAX make of it is not ours.
+    command = FAULTY.replace("COMPILED", f"{outermost}(loss)")
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    errors = [line for line in lines if SENTENCE in line]
+    if outermost == "jax.jit":
+        assert any(line.startswith("jax.errors.JaxRuntimeError") for line in lines)
+        assert "_EquinoxRuntimeError: " in errors[0]
+    else:
+        assert len(errors) == 1 and len(lines) < 40
+        assert errors[0].startswith(f"equinox.EquinoxRuntimeError: {SENTENCE}")
+        assert "JaxRuntimeError" not in done.stderr
+
+
+def results(cls=AbstractShown):
+    """Everything that a user is given to read, by name."""
+    assert tq.__version__  # all of it is imported
+    found = {}
+    for sub in cls.__subclasses__():
+        if not sub.__name__.startswith("Abstract"):
+            found[sub.__name__] = sub
+        found = results(sub) | found  # Equinox makes subclasses of the same name
+    return found
+
+
+@pytest.mark.parametrize("name", results())
+def test_every_field_of_a_result_is_on_a_page(name):
+    cls = results()[name]
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    body = tree.body
+    after = zip(body, [*body[1:], None], strict=True)
+    documented = {
+        ast.unparse(field.target)
+        for field, text in after
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+    }
+    assert documented == {field.name for field in dataclasses.fields(cls)}
+    pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    entry = rf"^::: trainq\.(\w+\.)?{cls.__name__}\n    options:\n      members: null"
+    assert len(re.findall(entry, pages, re.M)) == 1

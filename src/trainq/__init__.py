@@ -9,6 +9,9 @@ from . import (
     sampling as sampling,
     solvers as solvers,
 )
+from ._checks import PrecisionWarning as PrecisionWarning
+from ._files import load as load, save as save
+from ._versions import show_versions as show_versions
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
     PalindromicBlockGibbs as PalindromicBlockGibbs,

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import (
     AbstractSolver,
     Form,
@@ -56,11 +57,13 @@ def resolvent(
     return solve_resolvent(chain, f, solver=solver).value
 
 
-class ResolventSolution(eqx.Module):
+class ResolventSolution(AbstractShown):
     """`R f`, and how well each column of it was solved."""
 
     value: Float[Array, "states *obs"]
+    """`R f` at every state, in order."""
     stats: SolverStats
+    """How well each column was solved, and at what price."""
 
 
 @eqx.filter_jit

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
-from .._checks import require_precision, whole_number
+from .._checks import require_precision, tell_precision, whole_number
 from .._spins import as_spins, check_enumerable, map_states, merge, spins
 
 
@@ -443,3 +443,10 @@ def checked(model: _Model) -> _Model:
         "may have diverged: lower the learning rate, or look at the gradient.",
     )
     return eqx.combine(params, static)
+
+
+def exactly(model: _Model) -> _Model:
+    """`checked`, for what is computed exactly: a warning if that is in float32."""
+    model = checked(model)
+    tell_precision(model.dtype)
+    return model

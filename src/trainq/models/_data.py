@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key, Num
 
 from .._checks import require_law
 from .._spins import check_enumerable, check_spins, state_index, state_spins
-from ._base import AbstractEnergyModel, checked, require_model
-from ._laws import mean_observables
+from ._base import AbstractEnergyModel, exactly, require_model
+from ._laws import model_phase
 
 
 VisibleLaw = Float[Array | np.ndarray, " visible_states"]
@@ -37,7 +37,7 @@ def kl_divergence(model: AbstractEnergyModel, data: VisibleLaw) -> Float[Array, 
     **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
     or a parameter is not finite.
     """
-    return _kl(checked(model), check_law(data, model))
+    return _kl(exactly(model), check_law(data, model))
 
 
 def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
@@ -70,7 +70,7 @@ def kl_gradient(
         assert g.shape == (6,)  # 3 × 2 weights
         ```
     """
-    return gradient_of_kl(checked(model), check_law(data, model))
+    return gradient_of_kl(exactly(model), check_law(data, model))
 
 
 def gradient_of_kl(
@@ -89,7 +89,7 @@ def gradient_of_kl(
     **Returns:** one number for each parameter.
     """
     if data.ndim == 2:
-        return data_phase(model, data) - mean_observables(model)
+        return data_phase(model, data) - model_phase(model)
     params, static = eqx.partition(model, eqx.is_inexact_array)
     gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
     return ravel_pytree(gradient)[0]

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
 from .._spins import check_enumerable, map_states, spins, spread
-from ._base import AbstractEnergyModel, checked
+from ._base import AbstractEnergyModel, exactly
 
 
 @eqx.filter_jit
@@ -27,7 +27,7 @@ def log_partition(model: AbstractEnergyModel) -> Float[Array, ""]:
         print(tq.log_partition(model))
         ```
     """
-    return checked(model).log_partition()
+    return exactly(model).log_partition()
 
 
 @eqx.filter_jit
@@ -42,7 +42,7 @@ def free_energies(model: AbstractEnergyModel) -> Float[Array, " visible_states"]
         log_law = -tq.free_energies(model) - tq.log_partition(model)
         ```
     """
-    return checked(model).free_energies()
+    return exactly(model).free_energies()
 
 
 @eqx.filter_jit
@@ -67,7 +67,7 @@ def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
         assert log_law.shape == (2**model.n_units,)
         ```
     """
-    return jax.nn.log_softmax(-spread(checked(model).energies()))
+    return jax.nn.log_softmax(-spread(exactly(model).energies()))
 
 
 @eqx.filter_jit
@@ -80,7 +80,7 @@ def log_laws(
 ]:
     """`log π(v, h)`, `log π(v)` and `log π(h)`, nats, from the closed forms of the
     model."""
-    model = checked(model)
+    model = exactly(model)
     visible, hidden = model.free_energies(), model.hidden_free_energies()
     log_z = jax.nn.logsumexp(-visible)
     return -model.energies() - log_z, -visible - log_z, -hidden - log_z
@@ -119,7 +119,7 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
         assert jnp.allclose(law @ f, tq.mean_observables(model))
         ```
     """
-    model = checked(model)
+    model = exactly(model)
     check_enumerable(model.n_units)
     return model.observables(spins(model.n_units, model.dtype))
 
@@ -131,8 +131,13 @@ def mean_observables(model: AbstractEnergyModel) -> Float[Array, " n_parameters"
 
     **Raises:** as [`trainq.log_partition`][].
     """
+    return model_phase(exactly(model))
+
+
+def model_phase(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
+    """`E_π[f_a]` for a model that has been checked."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    gradient = jax.grad(lambda p: log_partition(eqx.combine(p, static)))(params)
+    gradient = jax.grad(lambda p: eqx.combine(p, static).log_partition())(params)
     flat, _ = ravel_pytree(gradient)
     return -flat
 

@@ -12,7 +12,7 @@ from .._checks import require_law
 from .._spins import check_enumerable, check_spins, state_index, state_spins
 from ._base import AbstractEnergyModel, checked
 from ._data import Data, check_data, draw_visible, empirical_distribution
-from ._laws import log_laws, log_stationary
+from ._laws import log_laws
 
 
 # Of which an exact draw takes a table of all states.
@@ -117,7 +117,7 @@ class Stationary(AbstractStart):
                 "`Uniform()` and a burn-in."
             )
         key, _ = jr.split(key)
-        index = jr.categorical(key, log_stationary(model), shape=(n_chains,))
+        index = jr.categorical(key, -checked(model).energies(), shape=(n_chains,))
         return state_spins(index, model.n_units, model.dtype)
 
 

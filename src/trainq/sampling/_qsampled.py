@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check_key, whole_number
-from .._show import count
+from .._show import AbstractShown, Table, count
 from ..markov import AbstractKernel, checked_kernel
 from ..models import (
     AbstractEnergyModel,
@@ -39,18 +39,22 @@ _MAX_EXACT_UNITS = 20
 class SampledSNR(AbstractSNR):
     """The signal-to-noise ratio of a gradient, estimated from independent replicates.
 
-    `squared_error` is that of each replicate, unbiased for `E‖ĝ - g‖²`, and `signal` is
-    either exact or estimated without bias as well: it may then be negative, where the
-    replicates do not tell it from zero, and `q` and `log_q` are zero and `-inf`.
-    `knows_bias` says whether the bias of the start is part of the error.
+    Where the replicates do not tell the signal from zero its estimate may be negative,
+    and `q` and `log_q` are then zero and `-inf`.
     """
 
     estimated_signal: Float[Array, ""]
+    """`‖g‖²`, exact or an estimate without bias."""
     signal_error: Float[Array, ""]
+    """The standard error of `estimated_signal`; zero where it is exact."""
     squared_error: Float[Array, " replicates"]
+    """The squared error of each replicate, unbiased for `E‖ĝ - g‖²`."""
     window: int = eqx.field(static=True)
+    """Kernel steps that each chain averages over."""
     n_chains: int = eqx.field(static=True)
+    """The number of independent chains of a replicate."""
     knows_bias: bool = eqx.field(static=True)
+    """Whether the bias of the start is part of the error."""
 
     @property
     def signal(self) -> Float[Array, ""]:
@@ -80,6 +84,11 @@ class SampledSNR(AbstractSNR):
         """A confidence interval for `Q`, from Student's `t` on the logarithm."""
         degrees = self.squared_error.size - 1
         return log_interval(self.q, self.log_q_error, degrees, confidence)
+
+    def _shown(self) -> list[str | Table]:
+        if self.estimated_signal.ndim:  # a batch, by `eqx.filter_vmap`
+            return AbstractShown._shown(self)
+        return super()._shown()
 
     def _remarks(self) -> list[str]:
         low, high = self.interval()
@@ -170,7 +179,7 @@ class QSampled(eqx.Module):
             about. By default it is found by enumeration for up to 20 units; for more,
             or with `"sampled"`, it is the mean of the replicates, and the bias of the
             start is left out.
-        - `progress`: show a bar; needs `rich`.
+        - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
         **Returns:** a [`trainq.sampling.SampledSNR`][].
 

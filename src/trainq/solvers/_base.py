@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._show import AbstractShown, count
+from .._show import AbstractShown, Table, count
 from ._systems import AbstractSystem
 
 
@@ -24,42 +24,39 @@ RESULTS = (
 class SolverStats(AbstractShown):
     """How well each right-hand side was solved, and at what price.
 
-    Right-hand sides are in the order of the observables. `residual` is
-    `‖b - A y‖ / (‖b‖ + 2 ‖y‖)` of the symmetrised system `A = L + φφᵀ`, whose norm is
-    at most two: how much has to be changed for `y` to be exact. It is computed from the
-    solution and not from a recurrence, and a column `b` that is zero but for rounding
-    is compared with the others instead. `iterations` is zero for a factorisation.
-    `result` is an index into [`trainq.solvers.RESULTS`][], zero for success, which is
-    earned: `‖b - A y‖` is at most `√ε ‖b‖`, with `ε` the machine epsilon, or 100 times
-    the tolerance asked for if that is more; and the solution is known to `ε^0.45`, 1e-7
-    in double precision and 1e-3 in single precision, by an estimate from the smallest
+    Right-hand sides are in the order of the observables. Success is earned:
+    `‖b - A y‖` is at most `√ε ‖b‖`, with `ε` the machine epsilon, or 100 times the
+    tolerance asked for if that is more; and the solution is known to `ε^0.45`, 1e-7 in
+    double precision and 1e-3 in single precision, by an estimate from the smallest
     eigenvalue of the system and from the rounding errors of the right-hand side.
     """
 
     residual: Float[Array, "*batch n_columns"]
+    """`‖b - A y‖ / (‖b‖ + 2 ‖y‖)` of the symmetrised system `A = L + φφᵀ`, whose norm
+    is at most two: how much has to be changed for `y` to be exact. It is computed from
+    the solution and not from a recurrence, and a column `b` that is zero but for
+    rounding is compared with the others instead."""
     iterations: Int[Array, "*batch n_columns"]
+    """The number of iterations; zero for a factorisation."""
     result: Int[Array, "*batch n_columns"]
+    """An index into [`trainq.solvers.RESULTS`][], zero for success."""
 
     @property
     def ok(self) -> Bool[Array, "*batch"]:
         """Whether every right-hand side was solved."""
         return jnp.all(self.result == 0, axis=-1)
 
-    def _text(self) -> str:
-        lines = [
-            f"{int((self.result == code).sum()):6d}  {text}"
-            for code, text in enumerate(RESULTS)
-            if (self.result == code).any()
+    def _shown(self) -> list[str | Table]:
+        rows: Table = [("number", "result")]
+        for code, text in enumerate(RESULTS):
+            if (self.result == code).any():
+                rows.append((str(int((self.result == code).sum())), text))
+        return [
+            f"{count(self.result.size, 'right-hand side')}, at most "
+            f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
+            f"residual at most {float(self.residual.max(initial=0)):.1e}",
+            rows,
         ]
-        return "\n".join(
-            [
-                f"{count(self.result.size, 'right-hand side')}, at most "
-                f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
-                "residual "
-                f"at most {float(self.residual.max(initial=0)):.1e}",
-                *lines,
-            ]
-        )
 
 
 def worst(stats: Sequence[SolverStats]) -> SolverStats:
