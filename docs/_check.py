@@ -151,7 +151,7 @@ def look(page: Page, url: str, wide: bool) -> list[str]:
 
     def hear(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            text = message.text.splitlines()[0]
+            text = message.text.partition("\n")[0]
             faults.append(f"{text} ({message.location['url']})")
 
     page.on("console", hear)
