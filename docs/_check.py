@@ -11,6 +11,7 @@ Playwright.
 """
 
 import argparse
+import contextlib
 import functools
 import http.server
 import os
@@ -25,6 +26,7 @@ from playwright.sync_api import (
     Error,
     Page,
     Playwright,
+    TimeoutError,
     sync_playwright,
 )
 
@@ -39,6 +41,8 @@ No browser to check the pages in. Install Chromium, one of
     sudo apt install chromium                  (Debian)
     {python} -m playwright install chromium    (everywhere)
 or set CHROMIUM to the path of a Chromium, Chrome or Edge that you have."""
+
+RENDERED = "!document.querySelector('.arithmatex:not(:has(.katex))')"
 
 # What is wrong with how the page looks, a line each.
 FAULTS = r"""
@@ -147,14 +151,18 @@ def look(page: Page, url: str, wide: bool) -> list[str]:
 
     def hear(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
-            faults.append(f"{message.text} ({message.location['url']})")
+            text = message.text.partition("\n")[0]
+            faults.append(f"{text} ({message.location['url']})")
 
     page.on("console", hear)
     page.on("pageerror", lambda error: faults.append(str(error)))
     try:
-        page.goto(url, wait_until="networkidle")
+        page.goto(url, wait_until="networkidle", timeout=60_000)
     except Error as error:
         return [error.message]
+    # A busy machine renders later. What stays is a fault, which is found below.
+    with contextlib.suppress(TimeoutError):
+        page.wait_for_function(RENDERED, timeout=5000)
     return faults + page.evaluate(FAULTS, wide)
 
 
