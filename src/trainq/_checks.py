@@ -93,8 +93,15 @@ def require_precision(dtype: Any, what: str) -> None:
 class PrecisionWarning(UserWarning):
     """An exact function computes in float32, because `jax_enable_x64` is off.
 
-    Told once in a process. If that is your choice, silence it by a filter:
-    `warnings.simplefilter("ignore", trainq.PrecisionWarning)`.
+    Told once in a process. If that is your choice, silence it by a filter.
+
+    !!! example
+
+        ```python
+        import warnings
+
+        warnings.simplefilter("ignore", tq.PrecisionWarning)
+        ```
     """
 
 

@@ -22,9 +22,15 @@ NEUTRAL = "#777777"
 
 
 def style(index: int, **changes: Any) -> dict[str, Any]:
-    """Colour, dashes and marker of line number `index`, as keywords of `Axes.plot`. The
-    first one is black; there are seven, and then those after the first come again.
-    Other keywords are added, or stand in their place.
+    """Colour, dashes and marker of a line.
+
+    **Arguments:**
+
+    - `index`: the number of the line. The first one is black; there are seven, and then
+        those after the first come again.
+    - `changes`: other keywords, which are added, or stand in their place.
+
+    **Returns:** keywords of `Axes.plot`.
 
     !!! example
 

@@ -13,6 +13,8 @@ from .._show import AbstractShown, Table, number
 
 
 Windowing = Literal["sokal", "geyer"]
+"""How the sum over lags is cut off: `"sokal"` or `"geyer"`."""
+
 STATUS = {
     0: "resolved: long enough, and the first half agrees with the whole",
     1: "unresolved: the error is above a quarter, or the first half disagrees, or "
