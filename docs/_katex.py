@@ -1,6 +1,6 @@
 """Ships KaTeX with the site, so that formulas need no network: a hook of MkDocs.
 
-The package comes from npm's registry, once: it is kept in `.cache`. For another version
+npm fetches the package once: it is kept in `.cache`. For another version
 set both constants; `npm view katex dist.integrity` prints the second.
 """
 
@@ -9,8 +9,8 @@ import hashlib
 import io
 import pathlib
 import re
+import subprocess
 import tarfile
-import urllib.request
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -22,7 +22,6 @@ INTEGRITY = (
     "sha512-"
     "jG8uKntjSEcm2EpQOh0XturpPuuC9r3Sq5HLHdsFdWZT27E672SF19QEi+of0/YeOy15lDgRhKvr5614uRrEfA=="
 )
-URL = f"https://registry.npmjs.org/katex/-/katex-{VERSION}.tgz"
 # What a browser asks for, every one that runs KaTeX reads WOFF2, and the licence.
 SHIPPED = re.compile(
     r"package/(?:dist/)?(LICENSE|katex\.min\.(?:css|js)|contrib/auto-render\.min\.js"
@@ -43,26 +42,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def package(cache: pathlib.Path) -> bytes:
-    """The package, from `cache` or else from the registry, checked in both cases."""
+    """The package, from `cache`, where npm puts it the first time."""
     kept = cache / f"katex-{VERSION}.tgz"
-    if kept.exists() and integrity(kept.read_bytes()) == INTEGRITY:
-        return kept.read_bytes()
-    try:
-        with urllib.request.urlopen(URL, timeout=60) as response:
-            content = response.read()
-    except OSError as error:
-        raise PluginError(
-            f"The site ships KaTeX, and {URL} cannot be fetched: {error}. The network "
-            f"is needed once; or put the file into {kept} yourself."
-        ) from error
+    if not kept.exists():
+        cache.mkdir(exist_ok=True)
+        command = ["npm", "pack", f"katex@{VERSION}", "--pack-destination", str(cache)]
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise PluginError(
+                f"The site ships KaTeX, and `{' '.join(command)}` failed: {error}. It "
+                f"needs npm, and the network once; or put {kept.name} into {cache} "
+                "yourself."
+            ) from error
+    content = kept.read_bytes()
     if integrity(content) != INTEGRITY:
         raise PluginError(
-            f"{URL} has the integrity {integrity(content)}, and {__file__} asks for "
+            f"{kept} has the integrity {integrity(content)}, and {__file__} asks for "
             f"{INTEGRITY}. If you have raised VERSION, copy INTEGRITY from `npm view "
-            f"katex@{VERSION} dist.integrity`; if not, do not use the file."
+            f"katex@{VERSION} dist.integrity`; if not, delete the file."
         )
-    cache.mkdir(exist_ok=True)
-    kept.write_bytes(content)
     return content
 
 
