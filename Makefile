@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs docs-serve \
-  clean clean-all
+  tutorials clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -69,6 +69,9 @@ docs: $(VENV)/.installed-docs ## build the documentation, strictly, into site/
 
 docs-serve: $(VENV)/.installed-docs ## serve the documentation while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
+
+tutorials: $(VENV)/.installed-tutorials ## execute the tutorials, and store their outputs
+	$(BIN)/python .ci/notebooks.py $(ARGS)
 
 clean: ## remove caches and build output
 	rm -rf build dist site .cache .hypothesis .pytest_cache .ruff_cache
