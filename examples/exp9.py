@@ -60,6 +60,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 import trainq as tq
+from trainq import plot
 
 
 jax.config.update("jax_enable_x64", True)
@@ -1151,14 +1152,10 @@ def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
 
 # ------------------------------------------------------------------------------ figures
 #
-# Colours are from Okabe and Ito, told apart by readers with any colour vision; arms
-# also differ in their dashes or markers. Titles ask what a figure answers. What is
-# missing is not drawn.
+# Arms differ by colours that are told apart with any colour vision, and by dashes or
+# markers: the baseline is black, and more than six others share. Titles ask what a
+# figure answers. What is missing is not drawn.
 
-# The baseline, then the other arms; more than six of them share.
-COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", ":", "-.", "--", ":", "-.")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -1174,11 +1171,8 @@ STYLE: dict[Any, Any] = {
 
 def arm_style(constants: Constants, weight: float) -> Fields:
     """Label, colour, dashes and marker of an arm."""
-    index = constants.lambdas.index(weight)
-    place = index and 1 + (index - 1) % (len(COLOURS) - 1)
     name = f"λ = {weight:g}" if weight else "baseline, λ = 0"
-    marker = MARKERS[index % len(MARKERS)]
-    return {"label": name, "c": COLOURS[place], "ls": DASHES[place], "marker": marker}
+    return plot.style(constants.lambdas.index(weight), label=name)
 
 
 def canvas(
@@ -1216,7 +1210,7 @@ def figure_trajectories(runs: list[Run], constants: Constants) -> Figure:
         top.plot(1 + np.arange(len(kl)), kl, **style)
         if "q" in run.curves:
             bottom.plot(1 + run.curves["q_step"], run.curves["q"], **style)
-        for name, marker in zip(constants.matched, MARKERS[::2], strict=False):
+        for name, marker in zip(constants.matched, plot.MARKERS[::2], strict=False):
             if point := run.checkpoints[name]:
                 dot = {"c": style["c"], "marker": marker, "mfc": "white", "ls": ""}
                 dot |= {"label": f"at {name}", "zorder": 5}
@@ -1264,10 +1258,14 @@ def figure_doses(summary: Fields, constants: Constants) -> Figure:
         ratios = {0.0: 1.0} | {row["weight"]: row["ratio"] for row in ours}
         points = sorted((weights.index(weight), x) for weight, x in ratios.items())
         place = 6 if at == constants.matched[0] else 2
-        style: Fields = {"c": COLOURS[place], "marker": MARKERS[place], "ms": 4}
+        style: Fields = {
+            "c": plot.COLOURS[place],
+            "marker": plot.MARKERS[place],
+            "ms": 4,
+        }
         axis.plot(*zip(*points, strict=True), **style, label=f"cells, {at}", lw=1)
     medians = [1.0, *(dose["median"] for dose in summary["dose_response"])]
-    style = {"c": COLOURS[1], "lw": 3, "marker": "s", "ms": 8}
+    style = {"c": plot.COLOURS[1], "lw": 3, "marker": "s", "ms": 8}
     axis.plot(np.array(medians, float), **style, label="median")
     axis.set_xlabel("weight λ of −log Q in the loss")
     ratio_axis(axis, constants, [f"{weight:g}" for weight in weights])
@@ -1280,7 +1278,7 @@ def figure_finals(runs: list[Run], constants: Constants) -> Figure:
     names = constants.checkpoints[1:]
     places = np.arange(len(names))
     for index, cell in enumerate(constants.cells):
-        marker, qs = MARKERS[index % len(MARKERS)], []
+        marker, qs = plot.MARKERS[index % len(plot.MARKERS)], []
         for weight in constants.lambdas[:2]:
             points = [reached(runs, cell, weight, name) for name in names]
             qs.append(np.array([p.q if p else math.nan for p in points]))
@@ -1288,7 +1286,9 @@ def figure_finals(runs: list[Run], constants: Constants) -> Figure:
             left.plot(places, qs[-1], **style)
         x = places + 0.12 * (index - (len(constants.cells) - 1) / 2)
         words = "m = {}, s = {}".format(*cell)
-        right.plot(x, qs[1] / qs[0], c=COLOURS[2], ls="", marker=marker, label=words)
+        right.plot(
+            x, qs[1] / qs[0], c=plot.COLOURS[2], ls="", marker=marker, label=words
+        )
     for axis in (left, right):
         axis.set_yscale("log")
         axis.set_xticks(places, [*names[:-1], "last step\n(unequal KL)"])

@@ -3,6 +3,7 @@
 from ._autocorrelation import (
     STATUS as STATUS,
     AutocorrelationTime as AutocorrelationTime,
+    Windowing as Windowing,
     autocorrelation_time as autocorrelation_time,
     autocovariance as autocovariance,
     r_hat as r_hat,

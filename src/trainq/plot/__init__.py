@@ -1,0 +1,21 @@
+"""Figures of results, on Matplotlib axes: the extra `plot`."""
+
+try:
+    import matplotlib as matplotlib
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "trainq.plot draws with Matplotlib, which is not installed. Install trainq "
+        "with its extra `plot`, as in `pip install 'trainq[plot]'`, or Matplotlib "
+        "itself."
+    ) from error
+
+from ._chains import autocorrelation as autocorrelation, spectrum as spectrum
+from ._signal import couplings as couplings, kernels as kernels
+from ._style import (
+    COLOURS as COLOURS,
+    DASHES as DASHES,
+    MARKERS as MARKERS,
+    style as style,
+)
+from ._training import trajectories as trajectories
+from ._windows import sampled as sampled, windows as windows
