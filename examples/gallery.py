@@ -15,7 +15,6 @@ import jax
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 
 import trainq as tq
 from trainq import plot
@@ -41,12 +40,12 @@ matplotlib.rcParams |= {
 }
 
 
-def save(name: str, ax: Axes) -> None:
+def save(name: str) -> None:
+    """The figure that was made last."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    path = FOLDER / f"{name}.svg"
-    if (figure := ax.get_figure(root=True)) is not None:
-        figure.savefig(path, metadata={"Date": None})
-    print(path)
+    plt.savefig(FOLDER / f"{name}.svg", metadata={"Date": None})
+    plt.close()
+    print(FOLDER / f"{name}.svg", flush=True)
 
 
 # --8<-- [start:setup]
@@ -61,13 +60,13 @@ kernel = tq.RandomScanGibbs()
 predictor = tq.QStruct(kernel, window=300)
 ax = plot.couplings(model, predictor(model, data))
 # --8<-- [end:couplings]
-save("couplings", ax)
+save("couplings")
 
 # --8<-- [start:spectrum]
 chain = kernel.chain(model)
 ax = plot.spectrum(chain, tq.observables(model))
 # --8<-- [end:spectrum]
-save("spectrum", ax)
+save("spectrum")
 
 # --8<-- [start:windows]
 steps = np.unique(np.geomspace(1, 1000, 40).astype(int))
@@ -78,7 +77,7 @@ starts = {
 }
 ax = plot.windows(kernel, model, data, steps, start=starts)
 # --8<-- [end:windows]
-save("windows", ax)
+save("windows")
 
 # --8<-- [start:kernels]
 some = {
@@ -90,7 +89,7 @@ some = {
 }
 ax = plot.kernels(some, model, data)
 # --8<-- [end:kernels]
-save("kernels", ax)
+save("kernels")
 
 # --8<-- [start:sampled]
 exact, found = [], []
@@ -100,7 +99,7 @@ for window in (10, 30, 100, 300, 1000):
     found.append(tq.QSampled(kernel, window)(key, model, data))
 ax = plot.sampled(found, exact)
 # --8<-- [end:sampled]
-save("sampled", ax)
+save("sampled")
 
 # --8<-- [start:autocorrelation]
 state = tq.start_chains(jax.random.key(2), model, n_chains=8)
@@ -109,7 +108,7 @@ names = ["coupling 0, 0", "coupling 3, 2"]
 values = np.asarray(run.values)[..., [0, 11]]
 ax = plot.autocorrelation(values, names=names)
 # --8<-- [end:autocorrelation]
-save("autocorrelation", ax)
+save("autocorrelation")
 
 
 # --8<-- [start:trajectories]
@@ -136,4 +135,4 @@ plot.trajectories(kl, ax=top)
 plot.trajectories(kl, q, ax=ax)
 top.label_outer()
 # --8<-- [end:trajectories]
-save("trajectories", ax)
+save("trajectories")

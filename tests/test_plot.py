@@ -1,5 +1,6 @@
 """Figures: what they draw is what the library says, on the axes that they are given."""
 
+import pathlib
 import re
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from trainq import markov, plot, sampling
 
 
 matplotlib.use("Agg")
+ROOT = pathlib.Path(__file__).parent.parent
 KERNEL, MODEL, DATA = tq.RandomScanGibbs(), rbm(3, 2), random_law(3)
 SNR = tq.QStruct(KERNEL, 50)(MODEL, DATA)
 VALUES = np.asarray(
@@ -89,8 +91,8 @@ def test_without_axes_there_is_one_new_figure(name):
     before = dict(matplotlib.rcParams), plt.get_fignums()
     drawn = DRAWN[name](None)
     (number,) = set(plt.get_fignums()) - set(before[1])
-    assert drawn.figure.number == number
-    plt.close(drawn.figure)
+    assert plt.figure(number) is drawn.figure
+    plt.close(number)
     assert (dict(matplotlib.rcParams), plt.get_fignums()) == before
 
 
@@ -193,18 +195,14 @@ def test_a_batch_of_results_is_refused_and_one_of_them_is_drawn(ax):
     assert_close(ax.collections[1].get_array().ravel(), SNR.parameter_q, DIRECT)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_q_that_is_not_finite(bad):
-    noise = SNR.parameter_variance.at[0].set(0 if bad == np.inf else bad)
-    snr = eqx.tree_at(lambda s: s.parameter_variance, SNR, noise)
-    snr = eqx.tree_at(lambda s: s.parameter_signal, snr, snr.parameter_signal + bad * 0)
-    if bad == np.inf:
-        snr = eqx.tree_at(
-            lambda s: (s.parameter_variance, s.parameter_signal),
-            SNR,
-            (noise, SNR.parameter_signal),
-        )
-    with pytest.raises(ValueError, match=f"parameter_q has finite values, but {bad}"):
+@pytest.mark.parametrize(
+    "part, value, found",
+    [("parameter_variance", 0, "inf"), ("parameter_signal", np.nan, "nan")],
+)
+def test_a_q_that_is_not_finite(part, value, found):
+    numbers = getattr(SNR, part).at[0].set(value)
+    snr = eqx.tree_at(lambda snr: getattr(snr, part), SNR, numbers)
+    with pytest.raises(ValueError, match=f"parameter_q has finite values, but {found}"):
         plot.couplings(MODEL, snr)
 
 
@@ -477,6 +475,34 @@ def test_trajectories_that_cannot_be_drawn():
         plot.trajectories(KL, Q | {"slow": Q["slow"] * np.inf})
     with pytest.raises(ValueError, match="kl of slow is drawn on a logarithmic axis"):
         plot.trajectories({"slow": KL["slow"] * 0})
+
+
+# The gallery.
+
+
+def test_the_gallery_has_a_small_figure_of_every_function():
+    page = (ROOT / "docs/gallery.md").read_text()
+    script = (ROOT / "examples/gallery.py").read_text()
+    files = {path.stem: path for path in (ROOT / "docs/gallery").iterdir()}
+    assert set(files) == set(DRAWN)
+    for name, path in files.items():
+        assert f'--8<-- "examples/gallery.py:{name}"' in page
+        assert f"](gallery/{path.name})" in page and f'save("{name}")' in script
+        assert path.stat().st_size < 100_000
+        assert "<dc:date>" not in path.read_text()
+    imports = re.findall(r"^(?:from|import) .*", page, re.M)
+    assert imports and all(line in script.splitlines() for line in imports)
+    parts = re.findall(r"\[start:\w+\]\n(.*?)# --8<--", script, re.S)
+    assert all(len(line) <= 72 for part in parts for line in part.splitlines())
+
+
+@pytest.mark.slow  # it samples, and trains two models
+def test_the_script_of_the_gallery_makes_its_files(tmp_path):
+    command = [sys.executable, "-W", "error", ROOT / "examples/gallery.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {path.name for path in (ROOT / "docs/gallery").iterdir()}
 
 
 def test_styles_are_told_apart_in_print_and_come_again():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -104,14 +105,7 @@ def _modes(
 ) -> tuple[Float[np.ndarray, " modes"], Float[np.ndarray, " modes"]]:
     """The rates of one sector of the global flip, or of all, each once, and the sums of
     squares of what the functions have of their modes."""
-    # √π (I - P) / √π is symmetric, and takes √π to zero. Constants are no mode: they
-    # are sent where no rate is.
-    root = chain.root
-    matrix = chain.dense_generator().matrix() + 4 * jnp.outer(root, root)
-    columns = root[:, None] * chain.centre(f).reshape(chain.n_states, -1)
-    if sign:
-        matrix, columns = fold(fold(matrix, sign).T, sign), fold(columns, sign)
-    matrix, columns = np.asarray(matrix, float), np.asarray(columns, float)
+    matrix, columns = (np.asarray(x, float) for x in _symmetrised(chain, f, sign))
     rates, modes = np.linalg.eigh(matrix)
     weights = np.sum((modes.T @ columns) ** 2, axis=1)
     rates, weights = rates[rates < 3], weights[rates < 3]
@@ -123,6 +117,20 @@ def _modes(
     new = np.flatnonzero(np.diff(rates) > 1e-12 + 1e-9 * rates[1:]) + 1
     first = np.concatenate([[0], new]).astype(int)
     return rates[first], np.add.reduceat(weights, first)
+
+
+@eqx.filter_jit
+def _symmetrised(
+    chain: AbstractChain, f: Float[Array, "states *obs"], sign: int
+) -> tuple[Float[Array, "n n"], Float[Array, "n n_obs"]]:
+    """`√π (I - P) / √π` and `√π f̃`, in one sector or in all of them."""
+    # It takes √π to zero. Constants are no mode: they are sent where no rate is.
+    root = chain.root
+    matrix = chain.dense_generator().matrix() + 4 * jnp.outer(root, root)
+    columns = root[:, None] * chain.centre(f).reshape(chain.n_states, -1)
+    if sign:
+        return fold(fold(matrix, sign).T, sign), fold(columns, sign)
+    return matrix, columns
 
 
 def autocorrelation(
@@ -141,7 +149,7 @@ def autocorrelation(
     **Arguments:**
 
     - `values`: `(chains, steps)` or `(chains, steps, n_obs)` values, as
-        [`trainq.run`][] keeps them; up to 7 observables.
+        [`trainq.sampling.run`][] keeps them; up to 7 observables.
     - `names`: a name for each observable; numbers by default.
     - `windowing`: how to stop the sum, as for the time.
     - `ax`: the axes to draw on; a new figure by default.

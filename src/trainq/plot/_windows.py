@@ -106,7 +106,7 @@ def sampled(
 
     **Arguments:**
 
-    - `sampled`: what [`trainq.QSampled`][] returned, for one window or several.
+    - `sampled`: what [`trainq.sampling.QSampled`][] returned, for one window or more.
     - `exact`: what [`trainq.QOperational`][] returned, for the same windows or others;
         nothing by default.
     - `confidence`: of the intervals, between 0 and 1.
