@@ -37,6 +37,7 @@ def execute(path: Path) -> tuple[nbformat.NotebookNode, float]:
             notebook,
             timeout=None,
             record_timing=False,
+            coalesce_streams=True,
             resources={"metadata": {"path": elsewhere}},
             extra_arguments=["--log-level=ERROR", *FIGURES],
         ).execute()

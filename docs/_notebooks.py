@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from textwrap import fill
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -45,7 +46,13 @@ def _page(uri: str, notebook: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 figure = f"{path.stem}/figure_{n_figures}.svg"
                 yield str(path.parent / figure), "".join(data["image/svg+xml"])
                 lines += [f"![{heading}]({figure})", ""]
+            elif "text/html" in data:
+                lines += ["<div>", *_lines(data["text/html"]), "</div>", ""]
             else:
-                text = "".join(data["text/plain"]).rstrip()
-                lines += ["``` { .text .no-copy }", text, "```", ""]
+                text = [fill(line, 88) for line in _lines(data["text/plain"])]
+                lines += ["``` { .text .no-copy }", *text, "```", ""]
     yield str(path.with_suffix(".md")), "\n".join(lines)
+
+
+def _lines(text: list[str]) -> list[str]:
+    return "".join(text).rstrip().splitlines()
