@@ -49,7 +49,7 @@ def _page(uri: str, notebook: dict[str, Any]) -> Iterator[tuple[str, str]]:
             elif "text/html" in data:
                 lines += ["<div>", *_lines(data["text/html"]), "</div>", ""]
             else:
-                text = [fill(line, 88) for line in _lines(data["text/plain"])]
+                text = [fill(line, 72) for line in _lines(data["text/plain"])]
                 lines += ["``` { .text .no-copy }", *text, "```", ""]
     yield str(path.with_suffix(".md")), "\n".join(lines)
 
