@@ -46,7 +46,7 @@ def _page(uri: str, notebook: dict[str, Any]) -> Iterator[tuple[str, str]]:
                 figure = f"{path.stem}/figure_{n_figures}.svg"
                 yield str(path.parent / figure), "".join(data["image/svg+xml"])
                 lines += [f"![{heading}]({figure})", ""]
-            elif "text/html" in data:
+            elif "<table>" in "".join(data.get("text/html", "")):
                 lines += ["<div>", *_lines(data["text/html"]), "</div>", ""]
             else:
                 text = [fill(line, 72) for line in _lines(data["text/plain"])]
