@@ -3,10 +3,12 @@
 #
 #   PYTHON  the interpreter the environment is made from, e.g. PYTHON=python3.12
 #   VENV    where the environment lives
+#   SITE    where the documentation is built
 #   ARGS    passed on to the command of the target, e.g. ARGS="--steps 200"
 
 PYTHON ?= python3
 VENV ?= .venv
+SITE ?= site
 ARGS ?=
 
 # The threads of OpenBLAS spin while they wait, against those of XLA. For matrices of the
@@ -18,8 +20,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs docs-serve \
-  tutorials clean clean-all
+.PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs \
+  docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -65,13 +67,19 @@ types: $(VENV)/.installed-dev ## check the types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: $(VENV)/.installed-docs ## build the documentation, strictly, into site/
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir $(SITE)
+
+docs-check: docs ## ... and look at every page in a browser, without a network
+	$(BIN)/python docs/_check.py $(SITE) $(ARGS)
 
 docs-serve: $(VENV)/.installed-docs ## serve the documentation while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
 
 tutorials: $(VENV)/.installed-tutorials ## execute the tutorials, and store their outputs
 	$(BIN)/python .ci/notebooks.py $(ARGS)
+
+dist: $(VENV)/.installed-dist ## build the sdist and the wheel, and try them outside
+	$(BIN)/python .ci/dist.py
 
 clean: ## remove caches and build output
 	rm -rf build dist site .cache .hypothesis .pytest_cache .ruff_cache

@@ -24,7 +24,8 @@ def main():
         low, high = np.array(intervals).T
         inside = float(np.mean((low <= exact) & (exact <= high)))
         width = float(np.median(high / np.maximum(low, 1e-300)))
-        rows.append({"interval": what, "coverage": inside, "upper over lower": width})
+        row = {"interval": what, "nominal": CONFIDENCE, "coverage": inside}
+        rows.append(row | {"upper over lower": width})
         # Three binomial deviations of the trials, and two percent for asymptotics.
         spread = 3 * np.sqrt(CONFIDENCE * (1 - CONFIDENCE) / TRIALS) + 0.02
         claims.append(
@@ -77,7 +78,8 @@ def main():
         what = f"calibrated plans that reach their target, {name}"
         reached = float(np.mean(kept))
         cost = float(np.median(costs))
-        rows.append({"interval": what, "coverage": reached, "cost over best": cost})
+        row = {"interval": what, "nominal": KEPT, "coverage": reached}
+        rows.append(row | {"cost over best": cost})
         spread = 3 * np.sqrt(KEPT * (1 - KEPT) / PLANS)
         claims.append(claim(what, reached, least=KEPT - spread))
     finish(__file__, rows, claims)

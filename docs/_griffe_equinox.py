@@ -6,7 +6,7 @@ import griffe
 
 
 class EquinoxModules(griffe.Extension):
-    """Shows shapes as written, and the generated `__init__` of a module."""
+    """Shows shapes as written, the generated `__init__` of a module, and its fields."""
 
     def on_module_instance(self, *, mod: griffe.Module, **kwargs) -> None:
         # griffe reads strings in annotations as code, and would print the shape
@@ -32,6 +32,12 @@ class EquinoxModules(griffe.Extension):
                     init = generated_init(mod.classes[name])
                     init.docstring = griffe.Docstring(text, parent=init)
                     mod.classes[name].set_member("__init__", init)
+        # A field is shown with its default, and not with how it is declared.
+        for cls in mod.classes.values():
+            if not cls.is_alias:
+                for field in cls.attributes.values():
+                    if isinstance(field.value, griffe.ExprCall):
+                        field.value = options_of(field.value).get("default")
 
 
 def generated_init(cls: griffe.Class) -> griffe.Function:
@@ -43,11 +49,7 @@ def generated_init(cls: griffe.Class) -> griffe.Function:
             continue
         default = field.value
         if isinstance(default, griffe.ExprCall):  # eqx.field(...)
-            options = {
-                argument.name: argument.value
-                for argument in default.arguments
-                if isinstance(argument, griffe.ExprKeyword)
-            }
+            options = options_of(default)
             if str(options.get("init")) == "False":
                 continue
             default = options.get("default")
@@ -57,3 +59,12 @@ def generated_init(cls: griffe.Class) -> griffe.Function:
             )
         )
     return griffe.Function("__init__", parameters=griffe.Parameters(*parameters))
+
+
+def options_of(field: griffe.ExprCall) -> dict:
+    """The keyword arguments of `eqx.field(...)`."""
+    return {
+        argument.name: argument.value
+        for argument in field.arguments
+        if isinstance(argument, griffe.ExprKeyword)
+    }

@@ -64,8 +64,14 @@ PREDICTORS = {
     "sokal": "the same in the Sokal convention, 2 T_O − V",
 }
 KINDS = ("Curie–Weiss", "Sherrington–Kirkpatrick", "planted")
-COLOURS = {"structural": "#D55E00", "sokal": "#E69F00", "relevant gap": "#0072B2"}
-MARKERS = {"structural": "o", "sokal": "D", "relevant gap": "s"}
+COLOURS = {
+    "single gap": "#CC79A7",
+    "relevant gap": "#0072B2",
+    "structural": "#D55E00",
+    "sokal": "#E69F00",
+}
+MARKERS = {"single gap": "^", "relevant gap": "s", "structural": "o", "sokal": "D"}
+TOP = 3.0  # ratios beyond it are drawn there
 
 
 @dataclass(frozen=True)
@@ -241,8 +247,9 @@ def figure_ratios(cells: list[Cell], kinds: Sequence[str]) -> Figure:
         axis.axhline(1, color="black", lw=1)
         for name, colour in COLOURS.items():
             y = np.array([cell.predicted[name] for cell in chosen]) / exact
+            label = f"{name}, off the scale" if min(y, default=0) > TOP else name
             style = {"color": colour, "marker": MARKERS[name], "ls": "none", "ms": 5}
-            axis.plot(x, y, **style, label=name)
+            axis.plot(x, np.minimum(y, TOP), **style, label=label)
         y = np.array([cell.sampled for cell in chosen]) / exact
         ends = np.array([cell.interval for cell in chosen]).T / exact
         bars = np.abs(ends - y)
@@ -250,11 +257,9 @@ def figure_ratios(cells: list[Cell], kinds: Sequence[str]) -> Figure:
         axis.set(
             xscale="log", yscale="log", title=kind, xlabel="window / relaxation time"
         )
-    for formatted in (
-        axes[0].yaxis.set_major_formatter,
-        axes[0].yaxis.set_minor_formatter,
-    ):
-        formatted("{x:g}")
+    axes[0].set_yticks([0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3])
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].minorticks_off()
     axes[0].set_ylabel("Q over the exact Q")
     axes[-1].legend(frameon=False, fontsize=8)
     return figure
@@ -321,8 +326,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         record[name] = {**summary, "every cell": [asdict(cell) for cell in cells]}
         show(console, name, cells, summary)
         if name == "three_rungs":
-            figure_ratios(cells, KINDS).savefig(args.out / "ratios.png", dpi=160)
-    figure_conventions().savefig(args.out / "conventions.png", dpi=160)
+            figure_ratios(cells, KINDS).savefig(args.out / "ratios.svg")
+    figure_conventions().savefig(args.out / "conventions.svg")
     text = json.dumps(record, indent=2, default=str) + "\n"
     (args.out / "summary.json").write_text(text)
     seconds = time.perf_counter() - start

@@ -21,14 +21,12 @@ if "OPTIMISE" not in os.environ:
     # the tests once a day, with OPTIMISE=1.
     jax.config.update("jax_disable_most_optimizations", True)
     # Half of what remains: one module of machine code in place of 32, and the older
-    # emitters. XLA reads this when it first compiles.
-    os.environ["XLA_FLAGS"] = " ".join(
-        [
-            "--xla_cpu_parallel_codegen_split_count=1",
-            "--xla_cpu_use_fusion_emitters=false",
-            os.environ.get("XLA_FLAGS", ""),
-        ]
-    )
+    # emitters, where there are any: XLA ends the process at a flag that it does not
+    # know. It reads this when it first compiles.
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+    if jax.__version_info__ < (0, 11):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 
 # Shapes and types of everything public, checked in tests only: users pay nothing.
 install_import_hook("trainq", "beartype.beartype")

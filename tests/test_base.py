@@ -340,6 +340,7 @@ def test_a_temperature_is_not_scaled_with_the_tree():
         assert_close(tq.log_partition(twice), expected, IDENTITY)
 
 
+@pytest.mark.filterwarnings("ignore::trainq.PrecisionWarning")
 def test_single_precision_temperatures():
     with jax.enable_x64(False):
         tempered = Pair(jnp.array(0.4)).tempered(0.3)

@@ -1,9 +1,15 @@
+import subprocess
+import sys
+import warnings
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import trainq as tq
+from trainq import _checks
 from trainq._checks import (
     check_key,
     positive_number,
@@ -88,3 +94,75 @@ def test_what_is_traced_is_named():
 
     look(jnp.ones(2))
     assert seen
+
+
+@pytest.fixture
+def untold():
+    """As in a process that has not been told yet."""
+    _checks._tell_precision.cache_clear()
+    yield
+    _checks._tell_precision.cache_clear()
+
+
+KERNEL = tq.RandomScanGibbs()
+EXACT = {
+    "laws": lambda model, data: tq.log_partition(model),
+    "divergences": tq.kl_divergence,
+    "gradients": tq.kl_gradient,
+    "means": lambda model, data: tq.mean_observables(model),
+    "structural": tq.QStruct(KERNEL, 3),
+    "operational": tq.QOperational(KERNEL, 3),
+    "certificates": lambda model, data: tq.certify(KERNEL, model),
+    "blocks": lambda model, data: tq.RandomScanBlockGibbs().chain(model),
+    "matrices": lambda model, data: tq.markov.DenseChain(jnp.full((2, 2), 0.5)),
+}
+
+
+def small(n_hidden):
+    """A model of a size of its own: what was traced before tells nothing."""
+    return tq.RBM(jnp.ones((2, n_hidden), jnp.float32)), jnp.full(4, 0.25)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_exact_tells_of_single_precision_once(name, untold):
+    jax.clear_caches()  # what was traced before has told
+    with jax.enable_x64(False):
+        model, data = small(1)
+        with pytest.warns(tq.PrecisionWarning, match="in float32: they .*1e-3") as told:
+            EXACT[name](model, data)
+        assert len(told) == 1
+        tq.kl_gradient(*small(5))  # a second warning would be an error
+
+
+def test_sampling_does_not(untold):
+    key = jax.random.key(0)
+    with jax.enable_x64(False):
+        model, data = small(2)
+        state = tq.start_chains(key, model, 8, tq.Stationary())
+        tq.run(KERNEL, model, state, 8)
+        for some in (data, state.x[:, :2]):
+            tq.QSampled(KERNEL, 3, start=tq.FromData(), replicates=8)(key, model, some)
+        tq.sampling.calibrated_errors(key, KERNEL, model, data, max_steps=500)
+
+
+def test_single_precision_by_choice_does_not(untold):
+    model, data = small(3)
+    tq.QStruct(KERNEL, 3)(model, data.astype(jnp.float32))
+    with jax.enable_x64(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", tq.PrecisionWarning)
+        tq.kl_divergence(*small(4))
+
+
+@pytest.mark.parametrize("filters, times", [("default", 1), ("always", 1)])
+def test_a_process_is_told_once(filters, times):
+    command = f"""
+import warnings, jax.numpy as jnp, trainq as tq
+warnings.simplefilter({filters!r})
+for n in (1, 2, 3):
+    tq.kl_divergence(tq.RBM(jnp.ones((2, n))), jnp.full(4, 0.25))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", command], capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("PrecisionWarning: Exact") == times
+    assert 'jax.config.update("jax_enable_x64", True)' in done.stderr

@@ -361,5 +361,5 @@ def test_the_equivalent_of_a_tempered_model():
 @pytest.mark.parametrize("fn", [tq.markov.resolvent, tq.markov.resolvent_trace])
 def test_no_functions_at_all(fn):
     chain = tq.RandomScanGibbs().chain(PAIR)
-    with pytest.raises(ValueError, match="n_obs at least 1"):
+    with pytest.raises(ValueError, match="at least one, have shape"):
         fn(chain, jnp.zeros((32, 0)))

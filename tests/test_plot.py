@@ -28,6 +28,7 @@ from test_compilation import Counted, programs
 
 import trainq as tq
 from trainq import markov, plot, sampling
+from trainq.plot._style import short
 
 
 matplotlib.use("Agg")
@@ -227,6 +228,9 @@ def test_kernels_at_equal_cost(quantity, ax):
         expected = snr.q / 2000 if quantity == "q" else snr.mse * 2000
         assert_close(bar.get_width(), expected, IDENTITY)
     assert [label.get_text() for label in ax.get_yticklabels()] == list(KERNELS)
+    written = [float(text.get_text()) for text in ax.texts]
+    widths = [bar.get_width() for bar in ax.patches]
+    assert written == pytest.approx(widths, rel=0.06)  # in two digits
 
 
 def test_kernels_that_cannot_be_drawn(as_for_users):
@@ -503,6 +507,12 @@ def test_the_script_of_the_gallery_makes_its_files(tmp_path):
     assert done.returncode == 0, done.stderr
     made = {path.name for path in tmp_path.iterdir()}
     assert made == {path.name for path in (ROOT / "docs/gallery").iterdir()}
+
+
+def test_numbers_of_three_digits_are_written_out():
+    numbers = [0.0123, 9.96, 99.4, 99.6, 480.4, 999.0, 1234.0]
+    written = ["0.012", "10", "99", "99.6", "480", "999", "1.2e+03"]
+    assert [short(x) for x in numbers] == written
 
 
 def test_styles_are_told_apart_in_print_and_come_again():

@@ -1,13 +1,16 @@
 """Runs of chains: moments, values, going on, and their law."""
 
+import functools
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+import tqdm
 from helpers import DIRECT, IDENTITY, KERNELS, SIGMAS, assert_close, rbm
-from rich.progress import Progress
 
 import trainq as tq
 from trainq import sampling
@@ -186,11 +189,27 @@ def test_a_state_is_saved_and_loaded(tmp_path):
     assert np.array_equal(again, more)
 
 
-def test_progress_is_shown(monkeypatch):
-    moved = []
-    monkeypatch.setattr(Progress, "advance", lambda _, task, n: moved.append(n))
+def test_progress_is_shown_as_text_from_compiling_on(capsys, monkeypatch):
+    always = functools.partial(tqdm.tqdm, mininterval=0, miniters=1)
+    monkeypatch.setattr(tqdm, "tqdm", always)
     sampling.run(KERNELS["gibbs"], MODEL, start(), 12, progress=True, chunk=5)
-    assert moved == [5, 5, 2]
+    out, err = capsys.readouterr()
+    first, *rest = err.split("\r")[1:]
+    assert out == "" and first.startswith("compiling:   0%|")
+    seen = [line.split("|")[2].split()[0] for line in rest if "sampling" in line]
+    assert seen == ["5/12", "10/12", "12/12"]
+    assert not rest[-1].strip()  # it is wiped out in the end
+
+
+def test_a_run_without_progress_says_nothing(capsys):
+    sampling.run(KERNELS["gibbs"], MODEL, start(), 12)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match="needs `tqdm`: pip install tqdm, or leave"):
+        sampling.run(KERNELS["gibbs"], MODEL, start(), 12, progress=True)
 
 
 def test_free_energies_of_some_states():
@@ -274,6 +293,16 @@ def test_more_values_than_an_integer_holds():
         )
     with pytest.raises(ValueError, match="Moments count up to"):
         sampling.run(KERNELS["gibbs"], MODEL, state, 2**63)
+
+
+def test_moments_go_on_with_longer_integers():
+    # As of a file that was written without them.
+    first = sampling.run(KERNELS["gibbs"], MODEL, start(), 5)
+    short = eqx.tree_at(lambda m: m.count, first.moments, jnp.int32(5))
+    found = sampling.run(KERNELS["gibbs"], MODEL, first.state, 5, moments=short)
+    whole = sampling.run(KERNELS["gibbs"], MODEL, start(), 10)
+    assert found.moments.count == 10 and found.moments.count.dtype == int
+    assert np.array_equal(found.moments.mean, whole.moments.mean)
 
 
 def test_without_64_bits_everything_is_as_with_them():

@@ -1,21 +1,25 @@
 """Objects show their numbers at a prompt, and their shapes where they have none."""
 
+import html.parser
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 import pytest
 from helpers import KERNELS, random_law, rbm
 
 import trainq as tq
-from trainq import sampling
+from trainq import markov, sampling
 from trainq._show import aligned, count, number
 
 
 MODEL, DATA, KERNEL = rbm(2, 2), random_law(2), KERNELS["gibbs"]
 TABLE = sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=20)
 STATE = sampling.start_chains(jr.key(0), MODEL, 8)
-VALUES = sampling.run(KERNEL, MODEL, STATE, 400, keep=True).values
+RUN = sampling.run(KERNEL, MODEL, STATE, 400, keep=True)
+VALUES, CHAIN = RUN.values, KERNEL.chain(MODEL)
 SHOWN = {
     "structural": (tq.QStruct(KERNEL, 10)(MODEL, DATA), "Q = "),
     "operational": (tq.QOperational(KERNEL, 10)(MODEL, DATA), "squared bias"),
@@ -40,6 +44,22 @@ SHOWN = {
         tq.QStruct(KERNEL, 10)(MODEL, DATA).stats,
         "4 right-hand sides, at most 0 iterations",
     ),
+    "check": (markov.Check(None, 1e-12, "no <flip>"), "tolerance  1e-12"),
+    "margins": (tq.certify(KERNEL, MODEL).cheeger, "CheegerMargins"),
+    "moments of a window": (
+        markov.window_moments(CHAIN, tq.observables(MODEL), 10),
+        "(4,)",
+    ),
+    "solution": (markov.solve_resolvent(CHAIN, tq.observables(MODEL)), "(16, 4)"),
+    "mode": (markov.slowest_mode(CHAIN), "is_odd"),
+    "gaps": (markov.parity_gaps(CHAIN), "ParityGaps"),
+    "state": (STATE, "8 chains of 4 units, after 0 steps"),
+    "moments": (RUN.moments, "moments of 400 values of 4 observables in 8 chains"),
+    "run": (RUN, "8 chains of 4 units, after 400 steps"),
+    "jackknife": (
+        sampling.TableJackknife(np.ones((8, 0)), np.ones((8, 0)), np.ones(8)),
+        "none",
+    ),
 }
 
 
@@ -47,6 +67,36 @@ SHOWN = {
 def test_a_prompt_shows_what_print_does(name):
     one, text = SHOWN[name]
     assert text in str(one) and repr(one) == str(one)
+
+
+class Cells(html.parser.HTMLParser):
+    """The text between the tags, and the depth of those that are open."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.words = [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data.split()
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_notebook_shows_the_same_words(name):
+    one, _ = SHOWN[name]
+    found = Cells(one._repr_html_())
+    assert found.words == str(one).split() and not found.open
+
+
+def test_a_notebook_shows_tables():
+    assert SHOWN["certificate"][0]._repr_html_().count("<tr>") == 7
+    assert "no &lt;flip&gt;" in SHOWN["check"][0]._repr_html_()
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -57,6 +107,7 @@ def test_shapes_where_there_are_no_numbers(name):
     @eqx.filter_jit
     def look(one):
         seen.append(repr(one))
+        assert Cells(one._repr_html_()).words == seen[0].split()
         return one
 
     look(one)
@@ -66,6 +117,7 @@ def test_shapes_where_there_are_no_numbers(name):
         assert seen[0] == str(one)
     shapes = eqx.filter_eval_shape(lambda x: x, one)
     assert isinstance(repr(shapes), str)
+    assert Cells(shapes._repr_html_()).words == repr(shapes).split()
     assert isinstance(repr(jax.tree.map(lambda _: object(), one)), str)
 
 
@@ -74,6 +126,16 @@ def test_a_batch_shows_ranges():
     batch = eqx.filter_vmap(tq.QStruct(KERNEL, 10), in_axes=(None, 0))(MODEL, data)
     low, high = sorted(batch.q.tolist())
     assert f"Q = {low:.4g} to {high:.4g}" in repr(batch)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_batch_of_anything_is_shown(name):
+    one, _ = SHOWN[name]
+    batch = jax.tree.map(
+        lambda x: jnp.stack([x, x]) if isinstance(x, jax.Array) else x, one
+    )
+    for text in (repr(batch), batch._repr_html_()):
+        assert text and "nan" not in text
 
 
 def test_what_is_deleted_is_not_read():
@@ -85,5 +147,8 @@ def test_what_is_deleted_is_not_read():
 def test_text():
     assert number(jnp.array(0.123456)) == "0.1235"
     assert number(jnp.array([1.0, 3.0])) == "1 to 3"
+    assert number(jnp.array([1.0, jnp.nan])) == "nan" and number(jnp.ones(0)) == "none"
+    assert number(jnp.array([True, False])) == "1 of 2 true"
+    assert number(jnp.array([True])) == "True"
     assert count(1, "chain") == "1 chain" and count(2, "chain") == "2 chains"
     assert aligned([("a", "bcd"), ("ef", "g")]) == ["a   bcd", "ef  g"]

@@ -2,6 +2,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import IDENTITY, KERNELS, assert_close, random_law, rbm
 
 import trainq as tq
@@ -130,3 +131,23 @@ def test_print_tells_q_and_what_it_is_made_of():
     seen = []
     jax.jit(lambda x: seen.append(str(snr(x, x))))(jnp.ones(2))
     assert "GradientSNR(" in seen[0]
+
+
+@pytest.mark.parametrize("signal", [0.0, 1.0, jnp.nan])
+@pytest.mark.parametrize("noise", [0.0, 1.0, jnp.nan])
+def test_what_is_no_number_stays_none(signal, noise):
+    one, zero = jnp.ones(1), jnp.zeros(1)
+    found = tq.GradientSNR(
+        parameter_signal=signal * one,
+        parameter_bias=zero,
+        parameter_variance=noise * one,
+        parameter_data_variance=zero,
+        window=1,
+        n_chains=1,
+    )
+    known = {(0, 0): 0, (0, 1): 0, (1, 0): jnp.inf, (1, 1): 1}
+    expected = known.get((signal, noise), jnp.nan)
+    np.testing.assert_equal(np.asarray(found.q), expected)
+    np.testing.assert_equal(np.asarray(found.parameter_q), [expected])
+    # Of no signal the logarithm is -inf, whatever the noise is.
+    np.testing.assert_equal(np.exp(found.log_q), expected if signal else 0)

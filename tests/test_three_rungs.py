@@ -22,8 +22,8 @@ def test_a_short_run_leaves_everything_it_should(tmp_path, capsys):
         np.testing.assert_allclose(cell["sampled"], cell["exact"], rtol=0.5)
     assert {p.name for p in tmp_path.iterdir()} == {
         "summary.json",
-        "ratios.png",
-        "conventions.png",
+        "ratios.svg",
+        "conventions.svg",
     }
     assert "of 2 cells, tracked within a factor of" in capsys.readouterr().out
 

@@ -1,6 +1,6 @@
 """Exact, differentiable signal-to-noise of energy-based training."""
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from . import (
     markov as markov,
@@ -9,6 +9,9 @@ from . import (
     sampling as sampling,
     solvers as solvers,
 )
+from ._checks import PrecisionWarning as PrecisionWarning
+from ._files import load as load, save as save
+from ._versions import show_versions as show_versions
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
@@ -61,4 +64,4 @@ from .solvers import (
 )
 
 
-__version__ = version("trainq")
+__version__ = _version("trainq")

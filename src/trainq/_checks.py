@@ -6,8 +6,10 @@ in arithmetic, and compare equal to the plain number that a cache holds another 
 for.
 """
 
+import functools
 import math
 import operator
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -86,6 +88,40 @@ def require_precision(dtype: Any, what: str) -> None:
             f"{what} is in float32 or float64, but {dtype} was given. Convert it with "
             f"`x{'.real' * (dtype.kind == 'c')}.astype(jnp.float32)`."
         )
+
+
+class PrecisionWarning(UserWarning):
+    """An exact function computes in float32, because `jax_enable_x64` is off.
+
+    Told once in a process. If that is your choice, silence it by a filter.
+
+    !!! example
+
+        ```python
+        import warnings
+
+        warnings.simplefilter("ignore", tq.PrecisionWarning)
+        ```
+    """
+
+
+def tell_precision(dtype: Any) -> None:
+    """Warn if an exact result is in float32, and could not be in float64."""
+    if dtype == jnp.float32 and jnp.result_type(float) == jnp.float32:
+        _tell_precision()
+
+
+@functools.cache  # once, also where filters show every warning
+def _tell_precision() -> None:
+    warnings.warn(
+        "Exact results are computed in float32: they are known to about 1e-3 in place "
+        "of 1e-7, and slow chains are refused sooner. Put "
+        '`jax.config.update("jax_enable_x64", True)` at the top of the script, before '
+        "arrays are made. If float32 is your choice: "
+        '`warnings.simplefilter("ignore", trainq.PrecisionWarning)`.',
+        PrecisionWarning,
+        stacklevel=3,
+    )
 
 
 def require_law(law: Num[Array, " states"], dtype: Any, what: str) -> Array:

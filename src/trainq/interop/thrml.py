@@ -122,14 +122,34 @@ def _blocks_of(kernel: AlternatingBlockGibbs) -> tuple[tuple[int, ...], ...]:
 def to_blocks(
     kernel: AlternatingBlockGibbs, x: Num[Array, "*batch n_units"]
 ) -> list[Bool[Array, "*batch block"]]:
-    """The states of the blocks, as thrml has them, from ±1 spins."""
+    """The states of the blocks, as thrml has them.
+
+    **Arguments:**
+
+    - `kernel`: the kernel, which knows the blocks.
+    - `x`: ±1 spins of shape `(..., n_units)`.
+
+    **Returns:** booleans of shape `(..., units of the block)` for each block.
+
+    **Raises:** `ValueError` for a kernel without blocks.
+    """
     return [x[..., np.asarray(block)] > 0 for block in _blocks_of(kernel)]
 
 
 def from_blocks(
     kernel: AlternatingBlockGibbs, states: Sequence[Bool[Array, "*batch block"]]
 ) -> Num[Array, "*batch n_units"]:
-    """±1 spins from the states of the blocks."""
+    """Spins from the states of the blocks.
+
+    **Arguments:**
+
+    - `kernel`: the kernel, which knows the blocks.
+    - `states`: booleans of shape `(..., units of the block)` for each block.
+
+    **Returns:** ±1 spins of shape `(..., n_units)`.
+
+    **Raises:** `ValueError` for a kernel without blocks.
+    """
     blocks = _blocks_of(kernel)
     order = np.argsort(np.concatenate([np.asarray(block) for block in blocks]))
     up = jnp.concatenate(states, axis=-1)[..., order]

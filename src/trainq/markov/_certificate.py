@@ -6,7 +6,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from .._show import AbstractShown
+from .._show import AbstractShown, Table
 from ..models import AbstractEnergyModel, observables, require_model
 from ..solvers import Direct
 from ._conductance import CheegerMargins, margins
@@ -25,7 +25,7 @@ class CertificateError(RuntimeError):
     """A chain failed one of its checks."""
 
 
-class Check(eqx.Module):
+class Check(AbstractShown):
     """One check: a residual that should not exceed a tolerance.
 
     A check that does not apply to the chain has a `reason`, and neither a residual nor
@@ -33,8 +33,11 @@ class Check(eqx.Module):
     """
 
     residual: Float[Array, "*batch"] | None
+    """How far the chain is from what it claims to be; None if it does not apply."""
     tolerance: float = eqx.field(static=True)
+    """The largest residual that passes."""
     reason: str | None = eqx.field(static=True, default=None)
+    """Why the check does not apply; None if it does."""
 
     @property
     def applicable(self) -> bool:
@@ -49,17 +52,14 @@ class Check(eqx.Module):
 
 class Certificate(AbstractShown):
     """What `trainq.certify` found: every check by name, and the numbers behind
-    Cheeger's.
-
-    - `checks`: `"row_sums"`, `"positivity"`, `"stationarity"`, `"detailed_balance"`,
-        `"symmetry"` and
-        `"cheeger"`, each a [`trainq.markov.Check`][].
-    - `cheeger`: gap, conductance and both margins, in inverse kernel steps, as
-        [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible.
-    """
+    Cheeger's."""
 
     checks: dict[str, Check]
+    """`"row_sums"`, `"positivity"`, `"stationarity"`, `"detailed_balance"`,
+    `"symmetry"` and `"cheeger"`, each a [`trainq.markov.Check`][]."""
     cheeger: CheegerMargins | None
+    """Gap, conductance and both margins, in inverse kernel steps, as
+    [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible."""
 
     @property
     def ok(self) -> Bool[Array, "*batch"]:
@@ -100,20 +100,18 @@ class Certificate(AbstractShown):
             )
         return self
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         # One check a row; of a batch, its worst residual.
-        lines = [f"{'check':18}{'residual':>10}{'tolerance':>11}  verdict"]
+        rows: Table = [("check", "residual", "tolerance", "verdict")]
         for name, check in self.checks.items():
             label = name.replace("_", " ")
             if check.residual is None:
-                lines.append(f"{label:18}{'':21}  does not apply: {check.reason}")
+                rows.append((label, "", "", f"does not apply: {check.reason}"))
             else:
                 worst = float(np.max(check.residual))
                 verdict = "passed" if np.all(check.passed) else "FAILED"
-                lines.append(
-                    f"{label:18}{worst:10.1e}{check.tolerance:11.1e}  {verdict}"
-                )
-        return "\n".join(lines)
+                rows.append((label, f"{worst:.1e}", f"{check.tolerance:.1e}", verdict))
+        return [rows]
 
 
 @eqx.filter_jit
@@ -136,7 +134,8 @@ def certify(
     **Arguments:**
 
     - `kernel`: the kernel.
-    - `model`: the model, with at most 13 units.
+    - `model`: the model, with at most 13 units: see the
+        [limits](../choosing.md#limits).
     - `tolerance`: largest residual allowed. By default 4096 times the machine epsilon:
         9e-13 in float64.
 

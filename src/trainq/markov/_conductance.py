@@ -5,28 +5,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import Direct
 from ._spectrum import SlowestMode, find_slowest
 from .chains import AbstractChain, require_reversible
 
 
-class CheegerMargins(eqx.Module):
+class CheegerMargins(AbstractShown):
     """Both sides of `γ/2 ≤ Φ ≤ √(2γ)`, with `Φ` the best sweep cut of the slowest mode.
 
-    `lower` is `Φ - γ/2` and `upper` is `√(2γ) - Φ`, in inverse kernel steps; for a
-    chain that is what it claims to be neither is negative. `gap` is `γ`, `conductance`
-    is `Φ`.
+    For a chain that is what it claims to be neither margin is negative.
     """
 
     gap: Float[Array, ""]
+    """The spectral gap `γ`, in inverse kernel steps."""
     conductance: Float[Array, ""]
+    """The conductance `Φ`, in inverse kernel steps."""
 
     @property
     def lower(self) -> Float[Array, ""]:
+        """The lower margin `Φ - γ/2`, in inverse kernel steps."""
         return self.conductance - self.gap / 2
 
     @property
     def upper(self) -> Float[Array, ""]:
+        """The upper margin `√(2γ) - Φ`, in inverse kernel steps."""
         return jnp.sqrt(2 * self.gap) - self.conductance
 
     @property

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import (
     AbstractSolver,
     Form,
@@ -21,6 +22,7 @@ from .chains import AbstractChain, AbstractFunctions, Sector, Table, in_blocks, 
 
 
 Convention = Literal["resolvent", "sokal"]
+"""Which noise a window of `K` steps has: `2 T_O / K`, or the asymptotic variance."""
 
 
 @eqx.filter_jit
@@ -55,11 +57,13 @@ def resolvent(
     return solve_resolvent(chain, f, solver=solver).value
 
 
-class ResolventSolution(eqx.Module):
+class ResolventSolution(AbstractShown):
     """`R f`, and how well each column of it was solved."""
 
     value: Float[Array, "states *obs"]
+    """`R f` at every state, in order."""
     stats: SolverStats
+    """How well each column was solved, and at what price."""
 
 
 @eqx.filter_jit
@@ -69,7 +73,16 @@ def solve_resolvent(
     *,
     solver: AbstractSolver | None = None,
 ) -> ResolventSolution:
-    """[`trainq.markov.resolvent`][], and the statistics of its solver."""
+    """[`trainq.markov.resolvent`][], and the statistics of its solver.
+
+    **Arguments:**
+
+    - `chain`, `f`, `solver`: as for [`trainq.markov.resolvent`][].
+
+    **Returns:** a [`trainq.markov.ResolventSolution`][].
+
+    **Raises:** as [`trainq.markov.resolvent`][].
+    """
     columns = chain.centre(f).reshape(chain.n_states, -1)
     at, solver = chain.coordinates(Table(columns)), checked_solver(solver)
     parts, stats = [], []
@@ -160,6 +173,8 @@ def resolvent_trace(
         the global flip. Only that sector is then solved: the result is wrong if `f` has
         another part. Both, by default.
     - `solver`: how to solve, [`trainq.Auto`][] by default.
+
+    **Returns:** a number.
 
     **Raises:** as `trainq.markov.resolvent`; also `ValueError` if a sector is asked for
     of a chain that is not symmetric.

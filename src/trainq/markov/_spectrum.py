@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._show import AbstractShown
 from ..solvers import (
     AbstractGenerator,
     Direct,
@@ -26,24 +27,25 @@ from .chains import (
 )
 
 
-class SlowestMode(eqx.Module):
-    """The gap of a reversible chain and the eigenfunction that has it.
-
-    `gap` is `γ = 1 - λ`, the rate in inverse kernel steps at which the slowest function
-    decays; `mode` is `ψ` with `Pψ = λψ`, `π(ψ) = 0`, `π(ψ²) = 1`; `is_odd` says whether
-    `ψ(-x) = -ψ(x)` for a chain that is symmetric under the global flip.
-    """
+class SlowestMode(AbstractShown):
+    """The gap of a reversible chain and the eigenfunction that has it."""
 
     gap: Float[Array, ""]
+    """`γ = 1 - λ`, the rate in inverse kernel steps at which the slowest function
+    decays."""
     mode: Float[Array, " states"]
+    """`ψ` at every state, in order, with `Pψ = λψ`, `π(ψ) = 0` and `π(ψ²) = 1`."""
     is_odd: Array
+    """Whether `ψ(-x) = -ψ(x)`, for a chain that is symmetric under the global flip."""
 
 
-class ParityGaps(eqx.Module):
+class ParityGaps(AbstractShown):
     """The spectral gaps on the even and on the odd functions under the global flip."""
 
     even: Float[Array, ""]
+    """The gap on functions with `f(-x) = f(x)`, in inverse kernel steps."""
     odd: Float[Array, ""]
+    """The gap on functions with `f(-x) = -f(x)`, in inverse kernel steps."""
 
 
 @eqx.filter_jit

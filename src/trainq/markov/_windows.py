@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from .._checks import require_law, whole_number
 from .._loops import Steps, repeat
+from .._show import AbstractShown
 from ..solvers import Form, Window, columns_in, polynomial_form
 from .chains import (
     AbstractChain,
@@ -21,11 +22,13 @@ from .chains import (
 _MEMORY = 4.0  # GiB for the functions that are held at once
 
 
-class WindowMoments(eqx.Module):
+class WindowMoments(AbstractShown):
     """The bias and the variance of averages over a window of a chain."""
 
     bias: Float[Array, "*obs"]
+    """The expectation of the average, less `π(f)`."""
     variance: Float[Array, "*obs"]
+    """The variance of the average about its own expectation."""
 
     @property
     def mse(self) -> Float[Array, "*obs"]:

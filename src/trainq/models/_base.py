@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
-from .._checks import require_precision, whole_number
+from .._checks import require_precision, tell_precision, whole_number
 from .._spins import as_spins, check_enumerable, map_states, merge, spins
 
 
@@ -106,7 +106,7 @@ class AbstractEnergyModel(eqx.Module):
         return False
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         """The dtype of the parameters, which results share."""
         leaves = jax.tree.leaves(parameters(self))
         return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
@@ -223,6 +223,16 @@ class AbstractEnergyModel(eqx.Module):
         """Draw one block of units from its law given the other block.
 
         The default enumerates the `2**size` states of the block.
+
+        **Arguments:**
+
+        - `key`: random key.
+        - `x`: ±1 spins of shape `(..., n_units)`, visible units first.
+        - `block`: `"visible"` or `"hidden"`.
+
+        **Returns:** the states with that block drawn anew, in the shape of `x`.
+
+        **Raises:** `ValueError` for a block that is too large to enumerate.
         """
         x = as_spins(x, self.n_units)
         m = self.n_visible
@@ -433,3 +443,10 @@ def checked(model: _Model) -> _Model:
         "may have diverged: lower the learning rate, or look at the gradient.",
     )
     return eqx.combine(params, static)
+
+
+def exactly(model: _Model) -> _Model:
+    """`checked`, for what is computed exactly: a warning if that is in float32."""
+    model = checked(model)
+    tell_precision(model.dtype)
+    return model

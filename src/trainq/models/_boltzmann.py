@@ -112,6 +112,8 @@ class BoltzmannMachine(AbstractEnergyModel):
         - `bias`, `n_visible`: as for the class.
         - `edges`: `(n_edges, 2)` pairs of units, outside of which the matrix is zero.
 
+        **Returns:** a machine.
+
         **Raises:** as the class does.
         """
         couplings = as_parameter("couplings", couplings)
@@ -141,6 +143,8 @@ class BoltzmannMachine(AbstractEnergyModel):
         - `couplings`: `(n_edges,)`, one value for each of the `edges`.
         - `bias`, `n_visible`, `n_units`: as for the class. Units that no edge names are
             free.
+
+        **Returns:** a machine.
 
         **Raises:** as the class does.
         """

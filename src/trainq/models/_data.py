@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Key, Num
 
 from .._checks import require_law
 from .._spins import check_enumerable, check_spins, state_index, state_spins
-from ._base import AbstractEnergyModel, checked, require_model
-from ._laws import mean_observables
+from ._base import AbstractEnergyModel, exactly, require_model
+from ._laws import model_phase
 
 
 VisibleLaw = Float[Array | np.ndarray, " visible_states"]
@@ -32,10 +32,12 @@ def kl_divergence(model: AbstractEnergyModel, data: VisibleLaw) -> Float[Array, 
     - `model`: the model.
     - `data`: `(2**n_visible,)` probabilities, in order.
 
+    **Returns:** a number, zero where the two laws are the same.
+
     **Raises:** `ValueError` for a wrong shape; a run-time error if `data` is not a law,
     or a parameter is not finite.
     """
-    return _kl(checked(model), check_law(data, model))
+    return _kl(exactly(model), check_law(data, model))
 
 
 def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
@@ -52,20 +54,42 @@ def kl_gradient(
 ) -> Float[Array, " n_parameters"]:
     """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
 
-    Parameters are in the order of `observables`. Arguments and errors are those of
-    `kl_divergence`.
+    **Arguments:**
+
+    - `model`, `data`: as for [`trainq.kl_divergence`][].
+
+    **Returns:** one number for each parameter, in the order of
+    [`trainq.observables`][].
+
+    **Raises:** as [`trainq.kl_divergence`][].
+
+    !!! example
+
+        ```python
+        g = tq.kl_gradient(model, data)
+        assert g.shape == (6,)  # 3 × 2 weights
+        ```
     """
-    return gradient_of_kl(checked(model), check_law(data, model))
+    return gradient_of_kl(exactly(model), check_law(data, model))
 
 
-def gradient_of_kl(model: AbstractEnergyModel, data: Array) -> Array:
+def gradient_of_kl(
+    model: AbstractEnergyModel, data: Float[Array, "..."]
+) -> Float[Array, " n_parameters"]:
     """`g_a = E_data[f_a] - E_π[f_a]` for a law or samples that have been checked.
 
     Of samples it is the difference of two averages. Of a law it is taken by summing the
     difference of two laws, which keeps more digits of a gradient that is small.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `data`: what [`trainq.models.check_data`][] returns.
+
+    **Returns:** one number for each parameter.
     """
     if data.ndim == 2:
-        return data_phase(model, data) - mean_observables(model)
+        return data_phase(model, data) - model_phase(model)
     params, static = eqx.partition(model, eqx.is_inexact_array)
     gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
     return ravel_pytree(gradient)[0]
@@ -81,8 +105,18 @@ def empirical_distribution(
 
     - `samples`: ±1 spins of any leading shape.
 
+    **Returns:** `(2**n_visible,)` probabilities, in order.
+
     **Raises:** `ValueError` if there are none; a run-time error for another value than
     ±1.
+
+    !!! example
+
+        ```python
+        samples = jax.random.rademacher(key, (100, 3))
+        data = tq.empirical_distribution(samples)
+        print(tq.kl_divergence(model, data))
+        ```
     """
     samples = check_spins(jnp.asarray(samples), None)
     n_visible = samples.shape[-1]
@@ -100,7 +134,11 @@ def empirical_distribution(
 def check_law(
     data: VisibleLaw, model: AbstractEnergyModel
 ) -> Float[Array, " visible_states"]:
-    """Return `data` in the model's dtype, having checked that it is a visible law."""
+    """Return `data` in the model's dtype, having checked that it is a visible law.
+
+    **Raises:** `ValueError` for a wrong shape; `TypeError` for a model; a run-time
+    error if it is not a law.
+    """
     if isinstance(data, AbstractEnergyModel):
         raise TypeError(
             f"data is a law, as an array, but an object of type {type(data).__name__} "
@@ -118,9 +156,16 @@ def check_law(
     return require_law(data, model.dtype, "data")
 
 
-def check_data(data: Any, model: AbstractEnergyModel) -> Array:
-    """Return `data` in the model's dtype, having checked that it is a visible law or
-    samples of visible states.
+def check_data(data: Any, model: AbstractEnergyModel) -> Float[Array, "..."]:
+    """Data that have been checked, and are in the model's dtype.
+
+    **Arguments:**
+
+    - `data`: `(2**n_visible,)`, a law of the visible states, or `(samples, n_visible)`
+        spins.
+    - `model`: the model that they are for.
+
+    **Returns:** the same, as an array of JAX.
 
     **Raises:** `ValueError` for a wrong shape; a run-time error if it is not a law, or
     a spin is neither -1 nor +1.
@@ -139,7 +184,15 @@ def check_data(data: Any, model: AbstractEnergyModel) -> Array:
 
 def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_parameters"]:
     """`E_data[f_a]`, for a law of the visible states or for samples, that have been
-    checked: the derivative of the mean free energy."""
+    checked: the derivative of the mean free energy.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `data`: what [`trainq.models.check_data`][] returns.
+
+    **Returns:** one number for each parameter.
+    """
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def mean(p):
@@ -153,11 +206,19 @@ def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_param
 
 @eqx.filter_jit
 def data_variance(
-    model: AbstractEnergyModel, data: Array
+    model: AbstractEnergyModel, data: Float[Array, "..."]
 ) -> Float[Array, " n_parameters"]:
     """`Var_data E[f_a | v]`: the variance of the data phase of one sample, for a law of
     the visible states or for samples, that have been checked. That of a batch of
-    independent samples is this over their number."""
+    independent samples is this over their number.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `data`: what [`trainq.models.check_data`][] returns.
+
+    **Returns:** one number for each parameter.
+    """
     if data.ndim == 2:
         phases = jax.lax.map(lambda v: data_phase(model, v[None]), data, batch_size=256)
         return jnp.var(phases, axis=0)

@@ -33,6 +33,14 @@ class CouplingNetwork(eqx.Module):
 
     Several models then share one set of trainable parameters. The couplings stay
     differentiable: a loss of `network(code)` has gradients in the network.
+
+    !!! example
+
+        ```python
+        network = tq.CouplingNetwork(4, 3, 2, key=key)
+        codes = jax.random.normal(key, (10, 4))
+        models = eqx.filter_vmap(network)(codes)  # a batch of RBMs
+        ```
     """
 
     mlp: TanhLayers

@@ -11,31 +11,63 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
 from .._spins import check_enumerable, map_states, spins, spread
-from ._base import AbstractEnergyModel, checked
+from ._base import AbstractEnergyModel, exactly
 
 
 @eqx.filter_jit
 def log_partition(model: AbstractEnergyModel) -> Float[Array, ""]:
-    """`log Z = log Σ_x exp(-E(x))`, nats."""
-    return checked(model).log_partition()
+    """`log Z = log Σ_x exp(-E(x))`, nats.
+
+    **Raises:** `ValueError` if there are too many states; a run-time error if a
+    parameter is not finite.
+
+    !!! example
+
+        ```python
+        print(tq.log_partition(model))
+        ```
+    """
+    return exactly(model).log_partition()
 
 
 @eqx.filter_jit
 def free_energies(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
-    """`F(v) = -log Σ_h exp(-E(v, h))` for every visible state, in order, nats."""
-    return checked(model).free_energies()
+    """`F(v) = -log Σ_h exp(-E(v, h))` for every visible state, in order, nats.
+
+    **Raises:** as [`trainq.log_partition`][].
+
+    !!! example
+
+        ```python
+        log_law = -tq.free_energies(model) - tq.log_partition(model)
+        ```
+    """
+    return exactly(model).free_energies()
 
 
 @eqx.filter_jit
 def visible_distribution(model: AbstractEnergyModel) -> Float[Array, " visible_states"]:
-    """The law of the visible units: `(2**n_visible,)` probabilities, in order."""
+    """The law of the visible units: `(2**n_visible,)` probabilities, in order.
+
+    **Raises:** as [`trainq.log_partition`][].
+    """
     return jnp.exp(jax.nn.log_softmax(-free_energies(model)))
 
 
 @eqx.filter_jit
 def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
-    """`log π(x)` for every state, in order, nats."""
-    return jax.nn.log_softmax(-spread(checked(model).energies()))
+    """`log π(x)` for every state, in order, nats.
+
+    **Raises:** as [`trainq.log_partition`][].
+
+    !!! example
+
+        ```python
+        log_law = tq.log_stationary(model)
+        assert log_law.shape == (2**model.n_units,)
+        ```
+    """
+    return jax.nn.log_softmax(-spread(exactly(model).energies()))
 
 
 @eqx.filter_jit
@@ -48,7 +80,7 @@ def log_laws(
 ]:
     """`log π(v, h)`, `log π(v)` and `log π(h)`, nats, from the closed forms of the
     model."""
-    model = checked(model)
+    model = exactly(model)
     visible, hidden = model.free_energies(), model.hidden_free_energies()
     log_z = jax.nn.logsumexp(-visible)
     return -model.energies() - log_z, -visible - log_z, -hidden - log_z
@@ -56,7 +88,16 @@ def log_laws(
 
 @eqx.filter_jit
 def entropy(model: AbstractEnergyModel) -> Float[Array, ""]:
-    """The entropy `-Σ_x π(x) log π(x)` of the law of all units, nats."""
+    """The entropy `-Σ_x π(x) log π(x)` of the law of all units, nats.
+
+    **Raises:** as [`trainq.log_partition`][].
+
+    !!! example
+
+        ```python
+        bits = tq.entropy(model) / jnp.log(2)
+        ```
+    """
     log_law = log_stationary(model)
     return -jnp.sum(jnp.exp(log_law) * log_law)
 
@@ -67,8 +108,18 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
 
     Columns are the parameters, in the order of the model's leaves, each raveled in C
     order: for an RBM the weights row by row, then visible and hidden biases.
+
+    **Raises:** as [`trainq.log_partition`][].
+
+    !!! example
+
+        ```python
+        f = tq.observables(model)
+        law = jnp.exp(tq.log_stationary(model))
+        assert jnp.allclose(law @ f, tq.mean_observables(model))
+        ```
     """
-    model = checked(model)
+    model = exactly(model)
     check_enumerable(model.n_units)
     return model.observables(spins(model.n_units, model.dtype))
 
@@ -76,9 +127,17 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
 @eqx.filter_jit
 def mean_observables(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
     """`E_π[f_a]` for every parameter, without a table of observables: it is minus the
-    gradient of `log Z`."""
+    gradient of `log Z`.
+
+    **Raises:** as [`trainq.log_partition`][].
+    """
+    return model_phase(exactly(model))
+
+
+def model_phase(model: AbstractEnergyModel) -> Float[Array, " n_parameters"]:
+    """`E_π[f_a]` for a model that has been checked."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    gradient = jax.grad(lambda p: log_partition(eqx.combine(p, static)))(params)
+    gradient = jax.grad(lambda p: eqx.combine(p, static).log_partition())(params)
     flat, _ = ravel_pytree(gradient)
     return -flat
 
@@ -102,6 +161,16 @@ def expectation(
 
     **Raises:** `TypeError` if `fn` is no function; a run-time error if it is not finite
     at a state, or a parameter is not finite.
+
+    !!! example
+
+        ```python
+        def aligned(x):
+            return jnp.all(x == x[0])
+
+
+        print(tq.expectation(model, aligned))  # a probability
+        ```
     """
     law = jnp.exp(log_stationary(model))
     if not callable(fn):

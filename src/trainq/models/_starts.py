@@ -12,7 +12,7 @@ from .._checks import require_law
 from .._spins import check_enumerable, check_spins, state_index, state_spins
 from ._base import AbstractEnergyModel, checked
 from ._data import Data, check_data, draw_visible, empirical_distribution
-from ._laws import log_laws, log_stationary
+from ._laws import log_laws
 
 
 # Of which an exact draw takes a table of all states.
@@ -96,8 +96,8 @@ class Uniform(AbstractStart):
 class Stationary(AbstractStart):
     """The law of the model itself: chains that have forgotten where they came from.
 
-    Drawn exactly, by enumeration, for up to 20 units. For a larger model start
-    elsewhere and burn in.
+    Drawn exactly, by enumeration, for up to [20 units](../choosing.md#limits). For a
+    larger model start elsewhere and burn in.
     """
 
     @property
@@ -117,7 +117,7 @@ class Stationary(AbstractStart):
                 "`Uniform()` and a burn-in."
             )
         key, _ = jr.split(key)
-        index = jr.categorical(key, log_stationary(model), shape=(n_chains,))
+        index = jr.categorical(key, -checked(model).energies(), shape=(n_chains,))
         return state_spins(index, model.n_units, model.dtype)
 
 
@@ -160,10 +160,17 @@ def _needed(data: Data | None, model: AbstractEnergyModel) -> Array:
 
 
 class At(AbstractStart):
-    """All chains from one state."""
+    """All chains from one state.
+
+    !!! example
+
+        ```python
+        up = tq.At(jnp.ones(model.n_units))
+        chains = tq.start_chains(key, model, n_chains=8, start=up)
+        ```
+    """
 
     state: Num[Array, " n_units"] = eqx.field(converter=jnp.asarray)
-    """`(n_units,)` spins."""
 
     def _checked(self, model: AbstractEnergyModel) -> Array:
         state = check_spins(self.state, model.n_units)
@@ -186,11 +193,25 @@ class At(AbstractStart):
         return jnp.broadcast_to(self._checked(model), (n_chains, model.n_units))
 
 
+At.__init__.__doc__ = """**Arguments:**
+
+- `state`: `(n_units,)` spins.
+"""
+
+
 class Law(AbstractStart):
-    """Chains from a law of all states that is given."""
+    """Chains from a law of all states that is given.
+
+    !!! example
+
+        ```python
+        warmer = jnp.exp(tq.log_stationary(model.tempered(0.5)))
+        start = tq.Law(warmer)
+        chains = tq.start_chains(key, model, n_chains=8, start=start)
+        ```
+    """
 
     p: Float[Array, " states"] = eqx.field(converter=jnp.asarray)
-    """`(2**n_units,)` probabilities, in order."""
 
     def law(self, model, data=None):
         del data
@@ -200,6 +221,12 @@ class Law(AbstractStart):
         law = self.law(model, data)
         index = jr.choice(key, law.shape[0], (n_chains,), p=law)
         return state_spins(index, model.n_units, model.dtype)
+
+
+Law.__init__.__doc__ = """**Arguments:**
+
+- `p`: `(2**n_units,)` probabilities, in order.
+"""
 
 
 def check_start(start: Any) -> AbstractStart:

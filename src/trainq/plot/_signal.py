@@ -17,7 +17,7 @@ from ..models import (
     require_model,
 )
 from ..predictors import GradientSNR, QStruct
-from ._style import COLOURS, axes, q_values
+from ._style import COLOURS, axes, q_values, short
 
 
 # Above it the numbers in the cells are too small to be read.
@@ -91,7 +91,7 @@ def couplings(
                 ax.text(
                     j + 0.5,
                     i + 0.5,
-                    f"{q:.2g}",
+                    short(q),
                     color="black" if dark else "white",
                     ha="center",
                     va="center",
@@ -196,7 +196,7 @@ def kernels(
     values = q_values("Q" if quantity == "q" else "the noise", np.stack(found))
     ax = axes(ax)
     bars = ax.barh(list(kernels), values, height=0.6, color=COLOURS[2])
-    ax.bar_label(bars, fmt="%.2g", padding=4)
+    ax.bar_label(bars, labels=[*map(short, values)], padding=4)
     ax.invert_yaxis()
     ax.margins(x=0.15)
     ax.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)

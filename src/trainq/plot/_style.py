@@ -22,9 +22,15 @@ NEUTRAL = "#777777"
 
 
 def style(index: int, **changes: Any) -> dict[str, Any]:
-    """Colour, dashes and marker of line number `index`, as keywords of `Axes.plot`. The
-    first one is black; there are seven, and then those after the first come again.
-    Other keywords are added, or stand in their place.
+    """Colour, dashes and marker of a line.
+
+    **Arguments:**
+
+    - `index`: the number of the line. The first one is black; there are seven, and then
+        those after the first come again.
+    - `changes`: other keywords, which are added, or stand in their place.
+
+    **Returns:** keywords of `Axes.plot`.
 
     !!! example
 
@@ -85,6 +91,11 @@ def q_values(what: str, values: Any, *, or_zero: bool = False) -> np.ndarray:
         "model, and infinite where there is no noise."
     )
     return (finite if or_zero else positive)(what, values, hint)
+
+
+def short(x: float) -> str:
+    """A number in two digits, or all three of one in the hundreds."""
+    return f"{x:.{3 if 99.5 <= x < 1000 else 2}g}"
 
 
 def mark_one(ax: Axes) -> None:

@@ -200,7 +200,14 @@ class QStruct(eqx.Module):
         model: AbstractEnergyModel,
         data: VisibleLaw,
     ) -> PyTree:
-        """The guess to start `from_guess` with: zeros."""
+        """The guess to start `from_guess` with: zeros.
+
+        **Arguments:**
+
+        - `model`, `data`: as above.
+
+        **Returns:** a tree of arrays, whose shapes are all that the model decides.
+        """
         _, shapes = eqx.filter_eval_shape(self.from_guess, model, data)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 

@@ -20,6 +20,14 @@ class SingleGap(eqx.Module):
     is the rule: the mode is odd and the observables of weights are even, so that the
     predicted `Q` is too large by many orders of magnitude, or infinite. Not
     differentiable.
+
+    !!! example
+
+        ```python
+        kernel = tq.RandomScanGibbs()
+        textbook = tq.SingleGap(kernel, window=1000)(model, data)
+        print(textbook.q)
+        ```
     """
 
     kernel: AbstractKernel
@@ -53,8 +61,15 @@ class SingleGap(eqx.Module):
         model: AbstractEnergyModel,
         data: VisibleLaw,
     ) -> GradientSNR:
-        """Arguments and errors are those of [`trainq.QStruct`][]; also a `ValueError`
-        if the kernel is not reversible."""
+        """**Arguments:**
+
+        - `model`, `data`: as for [`trainq.QStruct`][].
+
+        **Returns:** a [`trainq.GradientSNR`][].
+
+        **Raises:** as [`trainq.QStruct`][]; also `ValueError` if the kernel is not
+        reversible.
+        """
         gradient, t_o = _gradient_and_time(self.kernel, model, data, self.relevant)
         return structural(gradient, t_o, self.window)
 

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._show import AbstractShown, count, number
+from .._show import AbstractShown, Table, count, number
 from ..solvers import SolverStats
 
 
@@ -41,10 +41,11 @@ class AbstractSNR(AbstractShown):
         noise is, and its derivative is taken to be zero there."""
         return _log_ratio(self.signal, self.mse)
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         text = f"Q = {number(self.q)}: signal {number(self.signal)}"
         text += f" over noise {number(self.mse)}"
-        return ", ".join([text, f"window of {self.window} steps", *self._remarks()])
+        window = f"window of {self.window} steps"
+        return [", ".join([text, window, *self._remarks()])]
 
     @abc.abstractmethod
     def _remarks(self) -> list[str]:
@@ -61,8 +62,7 @@ class GradientSNR(AbstractSNR):
     by `eqx.filter_vmap`, has leading axes.
 
     A structural predictor, of one chain from its stationary law and of an exact data
-    phase, has all of its error in the variance. Its result has the time `t_o` as well,
-    and `stats` tells how well the system of each parameter was solved, if any was.
+    phase, has all of its error in the variance. Its result has the time `t_o` as well.
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
@@ -78,6 +78,7 @@ class GradientSNR(AbstractSNR):
     n_chains: int = eqx.field(static=True)
     """The number of independent chains."""
     stats: SolverStats | None = None
+    """How well the system of each parameter was solved, if any was."""
     parameter_t_o: Float[Array, "*batch n_parameters"] | None = None
     """Of a structural predictor, what each parameter contributes to `t_o`."""
 
@@ -179,9 +180,13 @@ class RandomisedSNR(AbstractSNR):
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
+    """`g_a²`, exact."""
     probe_mse: Float[Array, "*batch n_probes"]
+    """The estimate of `E‖ĝ - g‖²` from each probe."""
     window: int | float = eqx.field(static=True)
+    """Kernel steps that the chain averages over."""
     stats: SolverStats | None = None
+    """How well the system of each probe was solved, if any was."""
 
     @property
     def signal(self) -> Float[Array, "*batch"]:
@@ -220,6 +225,21 @@ def pool(snr: GradientSNR) -> GradientSNR:
     `Q_pool = Σ signal / Σ mse` is that of one gradient with a block for each model.
     The statistics of the solver are not kept: look at them before. Squared biases are
     summed as well, so that the bias of the result is the length of those of the models.
+
+    **Arguments:**
+
+    - `snr`: the result of a predictor under `eqx.filter_vmap`.
+
+    **Returns:** a [`trainq.GradientSNR`][] of one model.
+
+    !!! example
+
+        ```python
+        models = eqx.filter_vmap(model.tempered)(jnp.array([0.5, 1.0]))
+        predictor = tq.QStruct(tq.RandomScanGibbs(), window=1000)
+        each = eqx.filter_vmap(predictor, in_axes=(0, None))(models, data)
+        print(tq.pool(each))
+        ```
     """
     n_parameters = snr.parameter_signal.shape[-1]
 
@@ -245,15 +265,17 @@ def _root(x: Array) -> Array:
 
 def _ratio(signal: Array, mse: Array) -> Array:
     # Nothing over nothing is a parameter that the energy does not depend on: no signal.
-    noisy = mse > 0
-    ratio = jnp.where(
-        noisy, signal / jnp.where(noisy, mse, 1), jnp.where(signal > 0, jnp.inf, 0)
-    )
+    # What is no number stays none.
+    noisy = ~(mse <= 0)
+    exact = jnp.where(signal > 0, jnp.inf, 0 * signal)
+    ratio = jnp.where(noisy, signal / jnp.where(noisy, mse, 1), exact)
     return jnp.where(signal < 0, 0, ratio)
 
 
 def _log_ratio(signal: Array, mse: Array) -> Array:
-    some, noisy = signal > 0, (signal > 0) & (mse > 0)
+    some = ~(signal <= 0)
+    noisy = some & ~(mse <= 0)
     log_signal = jnp.log(jnp.where(some, signal, 1))
     log_ratio = log_signal - jnp.log(jnp.where(noisy, mse, 1))
-    return jnp.where(some, jnp.where(noisy, log_ratio, jnp.inf), -jnp.inf)
+    exact = jnp.where(signal > 0, jnp.inf, signal)
+    return jnp.where(some, jnp.where(noisy, log_ratio, exact), -jnp.inf)

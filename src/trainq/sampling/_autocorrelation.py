@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._show import AbstractShown, number
+from .._show import AbstractShown, Table, number
 
 
 Windowing = Literal["sokal", "geyer"]
+"""How the sum over lags is cut off: `"sokal"` or `"geyer"`."""
+
 STATUS = {
     0: "resolved: long enough, and the first half agrees with the whole",
     1: "unresolved: the error is above a quarter, or the first half disagrees, or "
@@ -20,6 +22,7 @@ STATUS = {
     2: "too short: a chain is shorter than 50 autocorrelation times",
     3: "not finite: a value of the series is NaN or infinite",
 }
+"""What the codes in `AutocorrelationTime.status` mean."""
 # Sokal's rule: sum up to the first lag that is this many times the sum so far.
 _SOKAL = 5
 _ENOUGH = 50
@@ -40,10 +43,15 @@ class AutocorrelationTime(AbstractShown):
     """
 
     value: Float[Array, "*obs"]
+    """`τ`, in steps of the series."""
     error: Float[Array, "*obs"]
+    """The standard error of `τ`, in steps of the series."""
     lags: Int[Array, "*obs"]
+    """The lag that the sum stops at."""
     status: Int[Array, "*obs"]
+    """A key of [`trainq.sampling.STATUS`][], zero if it is resolved."""
     n_samples: int = eqx.field(static=True)
+    """The number of values that it comes from, of all chains together."""
 
     @property
     def ok(self) -> Bool[Array, ""]:
@@ -57,14 +65,14 @@ class AutocorrelationTime(AbstractShown):
         taken to be `n log10(n)` at most (Vehtari et al. 2021)."""
         return self.n_samples / jnp.maximum(self.value, 1 / math.log10(self.n_samples))
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         counts = [int(jnp.sum(self.status == code)) for code in STATUS]
         what = ", ".join(
             f"{n} {text.partition(':')[0]}"
             for n, text in zip(counts, STATUS.values(), strict=True)
             if n
         )
-        return f"autocorrelation times of {number(self.value)} steps ({what})"
+        return [f"autocorrelation times of {number(self.value)} steps ({what})"]
 
 
 def autocovariance(

@@ -6,7 +6,7 @@ from typing import SupportsIndex
 import numpy as np
 
 from .._checks import positive_number
-from .._show import AbstractShown, aligned
+from .._show import AbstractShown, Table
 from ..markov import AbstractKernel
 from ._error_table import Budget, BudgetError, ErrorTable
 
@@ -41,7 +41,8 @@ def plan_budget(
     !!! example
 
         ```python
-        table = tq.sampling.exact_errors(tq.AlternatingBlockGibbs(), model, data)
+        kernel = tq.AlternatingBlockGibbs()
+        table = tq.sampling.exact_errors(kernel, model, data)
         print(tq.plan_budget(table, target_q=10))
         ```
     """
@@ -89,13 +90,16 @@ class Comparison(AbstractShown):
     the cost of the cheapest. A kernel that does not reach it has a reason."""
 
     target_q: float
+    """The `Q` to reach."""
     cost: float
+    """What the cheapest kernel needs, in single-unit updates."""
     budgets: dict[str, Budget | str]
+    """What each kernel needs, by name, or why it does not reach the target."""
     at_equal_cost: dict[str, Budget | str]
+    """The best that each kernel does for `cost`, by name, or why it does nothing."""
 
-    def _text(self) -> str:
-        rows: list[tuple[str, ...]] = []
-        rows.append(("kernel", "cheapest", "cost", "at equal cost", "Q"))
+    def _shown(self) -> list[str | Table]:
+        rows: Table = [("kernel", "cheapest", "cost", "at equal cost", "Q")]
         for name, budget in self.budgets.items():
             equal = self.at_equal_cost[name]
             row = (name, "out of reach", "-")
@@ -111,7 +115,7 @@ class Comparison(AbstractShown):
             f"Q = {self.target_q:g}, on a grid of steps; at equal cost, at most "
             f"{self.cost:.4g} unit updates"
         )
-        return "\n".join([title, *aligned(rows), *why])
+        return [title, rows, *why]
 
 
 def compare_budgets(
@@ -138,12 +142,17 @@ def compare_budgets(
     !!! example
 
         ```python
-        kernels = {"Gibbs": tq.RandomScanGibbs(), "blocks": tq.AlternatingBlockGibbs()}
-        print(
-            tq.sampling.compare_budgets(
-                kernels, lambda k: tq.sampling.exact_errors(k, model, data), target_q=10
-            )
-        )
+        kernels = {
+            "single": tq.RandomScanGibbs(),
+            "blocks": tq.AlternatingBlockGibbs(),
+        }
+
+
+        def errors(kernel):
+            return tq.sampling.exact_errors(kernel, model, data)
+
+
+        print(tq.sampling.compare_budgets(kernels, errors, target_q=10))
         ```
     """
     if not isinstance(kernels, Mapping) or not kernels:

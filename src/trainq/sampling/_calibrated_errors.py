@@ -31,7 +31,7 @@ from ._error_table import (
     checked_sizes,
     time_grid,
 )
-from ._run import bar
+from ._progress import bar
 from ._statistics import Jackknifed, squared_mean
 from ._sums import add_up
 
@@ -69,7 +69,7 @@ def calibrated_errors(
         [`trainq.sampling.QSampled`][].
     - `max_steps`: the number of steps of a chain, at least 8.
     - `replicates`: the number of chains, at least 8.
-    - `progress`: show a bar; needs `rich`.
+    - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
 

@@ -4,12 +4,11 @@ import math
 from collections.abc import Callable
 from typing import SupportsIndex
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
 from .._checks import positive_number, whole_number
-from .._show import AbstractShown, count, number
+from .._show import AbstractShown, Table, count, number
 from ._statistics import jackknife_error, student_quantile
 
 
@@ -26,16 +25,21 @@ class Budget(AbstractShown):
     """Numbers of burn-in steps, steps of the window and chains; the `Q` of the gradient
     estimated from them; and their cost in single-unit updates.
 
-    If they come from a calibration run, `Q` is at least `q_low` with a confidence of
-    95 %. Where `q` is exact, `q_low` is None.
+    If they come from a calibration run, `Q` is known with a confidence.
     """
 
     burn_in: int
+    """Kernel steps of each chain that are dropped."""
     window: int
+    """Kernel steps of each chain that are averaged over."""
     n_chains: int
+    """The number of independent chains."""
     q: float
+    """The `Q` of the gradient."""
     cost: float
+    """Single-unit updates, of all chains together."""
     q_low: float | None = None
+    """What `Q` is at least, with a confidence of 95 %; None where `q` is exact."""
 
     @property
     def plan(self) -> str:
@@ -43,30 +47,32 @@ class Budget(AbstractShown):
         chains = count(self.n_chains, "chain")
         return f"burn-in {self.burn_in}, window {self.window}, {chains}"
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         text = f"{self.plan}: Q = {self.q:.4g} for {self.cost:.4g} unit updates"
-        if self.q_low is None:
-            return text
-        return f"{text} (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
+        if self.q_low is not None:
+            text += f" (calibrated: at least {self.q_low:.4g} with 95 % confidence)"
+        return [text]
 
 
-class TableJackknife(eqx.Module):
+class TableJackknife(AbstractShown):
     """What a calibration finds without one of its replicates, for each of them: the
     scatter of whatever is computed from these is the error of the same from the whole
     table."""
 
     bias2: Float[np.ndarray, "replicates candidates"]
+    """The squared bias of the start, without each replicate."""
     variance: Float[np.ndarray, "replicates candidates"]
+    """The variance from one chain, without each replicate."""
     signal: Float[np.ndarray, " replicates"]
+    """`‖g‖²`, without each replicate."""
 
 
 class ErrorTable(AbstractShown):
     """The error of an estimate of the gradient for many burn-ins and windows: with `M`
     chains it is `E‖ĝ - g‖² = bias2 + variance / M + data_variance`.
 
-    Of an exact table `finer` makes one for other burn-ins and windows. From a
-    calibration run every entry is an estimate, and `bias2` one on the large side: what
-    its chains can tell. `jackknife` then holds what gives their errors.
+    From a calibration run every entry is an estimate, and `bias2` one on the large
+    side: what its chains can tell.
     """
 
     burn_in: Int[np.ndarray, " candidates"]
@@ -89,16 +95,19 @@ class ErrorTable(AbstractShown):
         ]
         | None
     ) = None
+    """Of an exact table, makes one for other burn-ins and windows, `(burn_ins,)` and
+    `(windows,)` kernel steps in increasing order."""
     jackknife: TableJackknife | None = None
+    """Of a calibration, what gives the errors of its entries."""
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
         how = "exact" if self.jackknife is None else "from a calibration"
-        return (
+        return [
             f"errors for {len(self.steps)} pairs of burn-in and window of up to "
             f"{self.steps.max()} steps, {how}: signal {self.signal:.4g}, variance of "
             f"the data {self.data_variance:.4g}; of one chain squared bias "
             f"{number(self.bias2)}, variance {number(self.variance)}"
-        )
+        ]
 
     @property
     def steps(self) -> Int[np.ndarray, " candidates"]:
@@ -115,6 +124,8 @@ class ErrorTable(AbstractShown):
 
         - `target_q`: the `Q` to reach.
         - `max_chains`: the largest number of chains, if there is one.
+
+        **Returns:** a [`trainq.sampling.Budget`][].
 
         **Raises:** [`trainq.sampling.BudgetError`][] if there is none, saying why.
         """
@@ -165,7 +176,14 @@ class ErrorTable(AbstractShown):
         ]
 
     def best(self, cost: float, max_chains: SupportsIndex | None = None) -> Budget:
-        """The budget of the largest `Q` for at most some cost, in unit updates.
+        """The budget of the largest `Q` for at most some cost.
+
+        **Arguments:**
+
+        - `cost`: what may be spent, in single-unit updates.
+        - `max_chains`: the largest number of chains, if there is one.
+
+        **Returns:** a [`trainq.sampling.Budget`][].
 
         **Raises:** [`trainq.sampling.BudgetError`][] if it does not pay for one chain.
         """

@@ -52,8 +52,8 @@ def exact_errors(
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
 
-    **Raises:** `ValueError` for a model of more than 14 units, and under `jax.jit` and
-    its like; and as `QOperational`.
+    **Raises:** `ValueError` for a model of more than [14 units](../choosing.md#limits),
+    and under `jax.jit` and its like; and as `QOperational`.
     """
     checked_kernel(kernel)
     require_model(model)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check_key, whole_number
-from .._show import count
+from .._show import AbstractShown, Table, count
 from ..markov import AbstractKernel, checked_kernel
 from ..models import (
     AbstractEnergyModel,
@@ -39,18 +39,22 @@ _MAX_EXACT_UNITS = 20
 class SampledSNR(AbstractSNR):
     """The signal-to-noise ratio of a gradient, estimated from independent replicates.
 
-    `squared_error` is that of each replicate, unbiased for `E‖ĝ - g‖²`, and `signal` is
-    either exact or estimated without bias as well: it may then be negative, where the
-    replicates do not tell it from zero, and `q` and `log_q` are zero and `-inf`.
-    `knows_bias` says whether the bias of the start is part of the error.
+    Where the replicates do not tell the signal from zero its estimate may be negative,
+    and `q` and `log_q` are then zero and `-inf`.
     """
 
     estimated_signal: Float[Array, ""]
+    """`‖g‖²`, exact or an estimate without bias."""
     signal_error: Float[Array, ""]
+    """The standard error of `estimated_signal`; zero where it is exact."""
     squared_error: Float[Array, " replicates"]
+    """The squared error of each replicate, unbiased for `E‖ĝ - g‖²`."""
     window: int = eqx.field(static=True)
+    """Kernel steps that each chain averages over."""
     n_chains: int = eqx.field(static=True)
+    """The number of independent chains of a replicate."""
     knows_bias: bool = eqx.field(static=True)
+    """Whether the bias of the start is part of the error."""
 
     @property
     def signal(self) -> Float[Array, ""]:
@@ -81,6 +85,11 @@ class SampledSNR(AbstractSNR):
         degrees = self.squared_error.size - 1
         return log_interval(self.q, self.log_q_error, degrees, confidence)
 
+    def _shown(self) -> list[str | Table]:
+        if self.estimated_signal.ndim:  # a batch, by `eqx.filter_vmap`
+            return AbstractShown._shown(self)
+        return super()._shown()
+
     def _remarks(self) -> list[str]:
         low, high = self.interval()
         remarks = [
@@ -97,10 +106,10 @@ class QSampled(eqx.Module):
     it many times: for models too large for [`trainq.QOperational`][], which is the same
     number without the noise.
 
-    Errors are taken about the exact gradient, found by enumeration for up to 20 units.
-    For larger models give it the `gradient` if you know it: otherwise errors are taken
-    about the mean of the replicates, which leaves out the bias of the start, and `Q` is
-    too large, by a lot if the burn-in is short.
+    Errors are taken about the exact gradient, found by enumeration for up to
+    [20 units](../choosing.md#limits). For larger models give it the `gradient` if you
+    know it: otherwise errors are taken about the mean of the replicates, which leaves
+    out the bias of the start, and `Q` is too large, by a lot if the burn-in is short.
 
     Every replicate is a complete estimate: `n_chains` chains of its own start anew,
     drop `burn_in` steps and average the observables over the next `window`.
@@ -170,7 +179,7 @@ class QSampled(eqx.Module):
             about. By default it is found by enumeration for up to 20 units; for more,
             or with `"sampled"`, it is the mean of the replicates, and the bias of the
             start is left out.
-        - `progress`: show a bar; needs `rich`.
+        - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
         **Returns:** a [`trainq.sampling.SampledSNR`][].
 

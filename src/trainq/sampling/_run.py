@@ -1,7 +1,6 @@
 """Chains run by compiled loops, with moments that are summed up on the way."""
 
-import contextlib
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from typing import Any, SupportsIndex
 
 import equinox as eqx
@@ -12,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt
 
 from .._checks import check_key, whole_number
+from .._show import AbstractShown, Table, count, number
 from .._spins import check_spins
 from ..markov import AbstractKernel, checked_kernel
 from ..models import (
@@ -25,6 +25,7 @@ from ..models import (
     initial_states,
     require_model,
 )
+from ._progress import bar
 from ._sums import add_up
 
 
@@ -34,23 +35,32 @@ _RECENT = 128
 Functions = Callable[[Num[Array, "chains n_units"]], Float[Array, "chains n_obs"]]
 
 
-class ChainState(eqx.Module):
+class ChainState(AbstractShown):
     """Where a batch of independent chains stands: all that is needed to go on.
 
-    It is a tree of arrays: save it with `eqx.tree_serialise_leaves`. `step` counts the
-    steps taken with the key. After `2**32` of them another key follows, and it counts
-    from zero again.
+    It is a tree of arrays: [`trainq.save`][] saves it.
     """
 
     x: Num[Array, "chains n_units"]
-    key_data: UInt[Array, " words"]  # keys themselves cannot be saved
+    """The states, ±1 spins, visible units first."""
+    key_data: UInt[Array, " words"]
+    """The words of the key, as a plain array."""
     step: UInt[Array, ""]
+    """The number of steps taken with the key. After `2**32` of them another key
+    follows, and it counts from zero again."""
     key_impl: Hashable = eqx.field(static=True)
+    """The name of the generator that the key is of."""
 
     @classmethod
     def begin(cls, x: Shaped[Array, "..."], key: Key[Array, ""]) -> "ChainState":
-        """Chains at the states `x`, `(n_chains, n_units)` spins, before their first
-        step.
+        """Chains before their first step, at states of your own.
+
+        **Arguments:**
+
+        - `x`: `(n_chains, n_units)` spins.
+        - `key`: random key of all steps.
+
+        **Returns:** what [`trainq.sampling.run`][] goes on from.
 
         **Raises:** `ValueError` for a wrong shape; a run-time error for another value
         than ±1.
@@ -64,6 +74,15 @@ class ChainState(eqx.Module):
         data = jr.key_data(key)
         return cls(x, data, jnp.zeros((), jnp.uint32), jr.key_impl(key))
 
+    def _shown(self) -> list[str | Table]:
+        if self.step.ndim:  # a batch, by `eqx.filter_vmap`
+            return super()._shown()
+        chains, n_units = self.x.shape
+        return [
+            f"{count(chains, 'chain')} of {count(n_units, 'unit')}, after "
+            f"{count(int(self.step), 'step')}"
+        ]
+
     @property
     def key(self) -> Key[Array, ""]:
         """The key that the randomness of every step comes from."""
@@ -75,25 +94,38 @@ class ChainState(eqx.Module):
         return self.x.shape[0]
 
 
-class Moments(eqx.Module):
+class Moments(AbstractShown):
     """Means and variances over time, for each chain, without the values themselves.
 
     A run that goes on from them counts in what came before. They are as good after a
-    billion steps as after one: `recent` holds the first of the last few values, and
-    sums of what the others differ from it and of the squares of that, which are short;
-    `totals` has the mean of all values before and the sum of squared deviations from
-    it, each with what rounding has taken from it.
+    billion steps as after one, since the sums of recent values are short. Read `mean`
+    and `variance`.
     """
 
     count: Int[Array, ""]
+    """The number of values of each chain."""
     totals: tuple[Float[Array, "chains n_obs"], ...]
+    """The mean of all values but the recent ones, and the sum of squared deviations
+    from it, each followed by what rounding has taken from it."""
     recent: tuple[Float[Array, "chains n_obs"], ...]
+    """The first of the last few values, and sums of what the others differ from it and
+    of the squares of that."""
 
     @classmethod
     def begin(cls, shape: tuple[int, ...], dtype: Any) -> "Moments":
         """Those of no values yet, for values of a shape `(chains, n_obs)`."""
         zeros = jnp.zeros(shape, dtype)
         return cls(jnp.zeros((), int), (zeros,) * 4, (zeros,) * 3)
+
+    def _shown(self) -> list[str | Table]:
+        if self.count.ndim:  # a batch, by `eqx.filter_vmap`
+            return super()._shown()
+        chains, n_obs = self.recent[0].shape
+        return [
+            f"moments of {count(int(self.count), 'value')} of "
+            f"{count(n_obs, 'observable')} in {count(chains, 'chain')}: means "
+            f"{number(self.mean)}, variances {number(self.variance)}"
+        ]
 
     @property
     def mean(self) -> Float[Array, "chains n_obs"]:
@@ -158,13 +190,15 @@ class Moments(eqx.Module):
         return mean, lost, deviations, less
 
 
-class Run(eqx.Module):
-    """What a run leaves: the state to go on from, the moments, and the values of the
-    functions where they were asked for."""
+class Run(AbstractShown):
+    """What a run leaves."""
 
     state: ChainState
+    """Where the chains stand: to go on from."""
     moments: Moments
+    """Means and variances of the functions over time, for each chain."""
     values: Float[Array, "chains records n_obs"] | None
+    """The values of the functions, if `keep` asked for them."""
 
 
 def start_chains(
@@ -185,6 +219,8 @@ def start_chains(
     - `start`: where they start, as for [`trainq.QOperational`][].
     - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins,
         for a start that takes them, as [`trainq.FromData`][] does.
+
+    **Returns:** what [`trainq.sampling.run`][] goes on from.
 
     **Raises:** `ValueError` for a wrong shape, a number of chains that is not whole or
     not positive, or data that are missing; `TypeError` for another thing than a start;
@@ -232,7 +268,7 @@ def run(
     - `every`: record after so many steps.
     - `keep`: also keep the values, `chains · (n_steps / every) · n_obs` of them.
     - `moments`: what to add to, from an earlier run.
-    - `progress`: show a bar; needs `rich`.
+    - `progress`: show a line of progress, from compiling on; needs `tqdm`.
     - `chunk`: steps in one compiled call, a multiple of `every`: how often the bar
         moves. About a hundredth of the run by default, or a million without a bar.
 
@@ -284,7 +320,10 @@ def run(
     if n_steps // every > most:
         raise ValueError(too_many)
     if moments is not None:
-        full = moments.count > most - n_steps // every
+        # From a file they may come with the integers of a process without x64.
+        n_before = moments.count.astype(int)
+        moments = Moments(n_before, moments.totals, moments.recent)
+        full = n_before > most - n_steps // every
         moments = _checked_moments(moments, full, too_many)
     values = []
     with bar(n_steps, progress) as advance:
@@ -429,19 +468,3 @@ def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:
     the last step's that no step comes to, as it would have to draw `2**32` numbers."""
     last = jnp.uint32(2**32 - 1)
     return jr.fold_in(jr.fold_in(key, last), last)
-
-
-@contextlib.contextmanager
-def bar(n_steps: int, show: bool) -> Iterator[Callable[[int], Any]]:
-    if not show:
-        yield lambda _: None
-        return
-    try:
-        from rich.progress import Progress
-    except ImportError as error:
-        raise ImportError(
-            "A progress bar needs `rich`: pip install rich, or leave out `progress`."
-        ) from error
-    with Progress(transient=True) as bars:
-        task = bars.add_task("sampling", total=n_steps)
-        yield lambda steps: bars.advance(task, steps)

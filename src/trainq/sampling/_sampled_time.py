@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import whole_number
-from .._show import AbstractShown, number
+from .._show import AbstractShown, Table, number
 from ._autocorrelation import Series, check_series, lag_weights, summed
 from ._statistics import log_interval, standard_error
 
@@ -17,23 +17,27 @@ from ._statistics import log_interval, standard_error
 class SampledTime(AbstractShown):
     """`T_O` estimated from a trajectory, in steps of the series.
 
-    `segments` are the estimates from the pieces that it was cut into, whose scatter
-    gives the error. It is `resolved` if every observable changes, but for rounding, a
-    piece is at least 10 times as long as the longest window of their autocorrelation,
-    and the estimate is finite and positive.
+    The error is that of pieces of the trajectory.
     """
 
     segments: Float[Array, " segments"]
+    """The estimates from the pieces, whose scatter gives the error."""
     variance: Float[Array, ""]
+    """`Σ_a Var f_a`, from all of the trajectory."""
     resolved: Array
+    """Whether to trust it: every observable changes, but for rounding, a piece is at
+    least 10 times as long as the longest window of their autocorrelation, and the
+    estimate is finite and positive."""
 
-    def _text(self) -> str:
+    def _shown(self) -> list[str | Table]:
+        if self.variance.ndim:  # a batch, by `eqx.filter_vmap`
+            return super()._shown()
         low, high = self.interval()
         known = "" if self.resolved else ", NOT RESOLVED"
-        return (
+        return [
             f"T_O = {number(self.t_o)} steps, {low:.4g} to {high:.4g} with 95 % "
             f"confidence{known}"
-        )
+        ]
 
     @property
     def t_o(self) -> Float[Array, ""]:

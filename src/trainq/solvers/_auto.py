@@ -20,6 +20,15 @@ class Auto(AbstractSolver):
     each right-hand side. Those of a sparse operator count tenfold, as memory limits
     them. So single flips are factorised up to 12 units and block kernels up to 14 units
     in the smaller layer.
+
+    !!! example
+
+        ```python
+        solver = tq.Auto(memory=1.0)  # GiB
+        kernel = tq.RandomScanGibbs()
+        predictor = tq.QStruct(kernel, window=1000, solver=solver)
+        print(predictor(model, data).stats)
+        ```
     """
 
     memory: float = eqx.field(static=True, default=4.0)
@@ -64,7 +73,10 @@ Auto.__init__.__doc__ = """**Arguments:**
 
 
 def checked_solver(solver: Any) -> AbstractSolver:
-    """Return a solver, `Auto()` for None; a `TypeError` for anything else."""
+    """Return a solver, `Auto()` for None.
+
+    **Raises:** `TypeError` for anything else.
+    """
     if solver is None:
         return Auto()
     if isinstance(solver, AbstractSolver):

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._show import AbstractShown, count
+from .._show import AbstractShown, Table, count
 from ._systems import AbstractSystem
 
 
@@ -24,42 +24,39 @@ RESULTS = (
 class SolverStats(AbstractShown):
     """How well each right-hand side was solved, and at what price.
 
-    Right-hand sides are in the order of the observables. `residual` is
-    `‖b - A y‖ / (‖b‖ + 2 ‖y‖)` of the symmetrised system `A = L + φφᵀ`, whose norm is
-    at most two: how much has to be changed for `y` to be exact. It is computed from the
-    solution and not from a recurrence, and a column `b` that is zero but for rounding
-    is compared with the others instead. `iterations` is zero for a factorisation.
-    `result` is an index into [`trainq.solvers.RESULTS`][], zero for success, which is
-    earned: `‖b - A y‖` is at most `√ε ‖b‖`, with `ε` the machine epsilon, or 100 times
-    the tolerance asked for if that is more; and the solution is known to `ε^0.45`, 1e-7
-    in double precision and 1e-3 in single precision, by an estimate from the smallest
+    Right-hand sides are in the order of the observables. Success is earned:
+    `‖b - A y‖` is at most `√ε ‖b‖`, with `ε` the machine epsilon, or 100 times the
+    tolerance asked for if that is more; and the solution is known to `ε^0.45`, 1e-7 in
+    double precision and 1e-3 in single precision, by an estimate from the smallest
     eigenvalue of the system and from the rounding errors of the right-hand side.
     """
 
     residual: Float[Array, "*batch n_columns"]
+    """`‖b - A y‖ / (‖b‖ + 2 ‖y‖)` of the symmetrised system `A = L + φφᵀ`, whose norm
+    is at most two: how much has to be changed for `y` to be exact. It is computed from
+    the solution and not from a recurrence, and a column `b` that is zero but for
+    rounding is compared with the others instead."""
     iterations: Int[Array, "*batch n_columns"]
+    """The number of iterations; zero for a factorisation."""
     result: Int[Array, "*batch n_columns"]
+    """An index into [`trainq.solvers.RESULTS`][], zero for success."""
 
     @property
     def ok(self) -> Bool[Array, "*batch"]:
         """Whether every right-hand side was solved."""
         return jnp.all(self.result == 0, axis=-1)
 
-    def _text(self) -> str:
-        lines = [
-            f"{int((self.result == code).sum()):6d}  {text}"
-            for code, text in enumerate(RESULTS)
-            if (self.result == code).any()
+    def _shown(self) -> list[str | Table]:
+        rows: Table = [("number", "result")]
+        for code, text in enumerate(RESULTS):
+            if (self.result == code).any():
+                rows.append((str(int((self.result == code).sum())), text))
+        return [
+            f"{count(self.result.size, 'right-hand side')}, at most "
+            f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
+            f"residual at most {float(self.residual.max(initial=0)):.1e}",
+            rows,
         ]
-        return "\n".join(
-            [
-                f"{count(self.result.size, 'right-hand side')}, at most "
-                f"{count(int(self.iterations.max(initial=0)), 'iteration')}, relative "
-                "residual "
-                f"at most {float(self.residual.max(initial=0)):.1e}",
-                *lines,
-            ]
-        )
 
 
 def worst(stats: Sequence[SolverStats]) -> SolverStats:
@@ -117,7 +114,16 @@ class AbstractSolver(eqx.Module):
     def compute(
         self, state: PyTree, b: Float[Array, "n k"], options: SolveOptions
     ) -> tuple[Float[Array, "n k"], Int[Array, " k"]]:
-        """The solutions, and the number of iterations for each."""
+        """Solve.
+
+        **Arguments:**
+
+        - `state`: what `init` returned.
+        - `b`: right-hand sides, one a column.
+        - `options`: what may be made use of.
+
+        **Returns:** the solutions, and the number of iterations for each.
+        """
 
     def transpose(self, state: PyTree) -> PyTree:
         """What `init` would return for the transposed system. Systems that are
@@ -132,8 +138,15 @@ class AbstractSolver(eqx.Module):
         )
 
     def select(self, system: AbstractSystem, n_columns: int) -> "AbstractSolver":
-        """The solver to use for a system and a number of right-hand sides; itself, by
-        default."""
+        """The solver to use, when a choice depends on the system.
+
+        **Arguments:**
+
+        - `system`: the system.
+        - `n_columns`: number of right-hand sides.
+
+        **Returns:** a solver; itself, by default.
+        """
         del system, n_columns
         return self
 
@@ -145,10 +158,20 @@ class AbstractSolver(eqx.Module):
         smallest: Float[Array, ""],
         floor: Float[Array, ""],
     ) -> Float[Array, " k"]:
-        """The relative error of each solution in the norm `√⟨y, A y⟩`, from the
-        `smallest` eigenvalue of the system; in the norm `‖y‖`, from the smallest
-        singular value, if it is not self-adjoint. That of a form `⟨b, y⟩` is of the
-        same order, or of the second one."""
+        """How well the solutions are known.
+
+        **Arguments:**
+
+        - `system`: the system.
+        - `b`, `y`: right-hand sides and solutions, one a column.
+        - `smallest`: the smallest eigenvalue of the system; the smallest singular
+            value, if it is not self-adjoint.
+        - `floor`: as in [`trainq.solvers.SolveOptions`][].
+
+        **Returns:** the relative error of each solution in the norm `√⟨y, A y⟩`; in the
+        norm `‖y‖`, if the system is not self-adjoint. That of a form `⟨b, y⟩` is of the
+        same order, or of the second one.
+        """
         residual = jnp.linalg.norm(b - system.mv(y), axis=0)
         least = jnp.maximum(floor**2, jnp.finfo(b.dtype).tiny)
         known = smallest > 0
@@ -173,7 +196,16 @@ class AbstractSolver(eqx.Module):
         return float(jnp.finfo(dtype).eps) ** 0.45
 
     def columns_at_once(self, n_states: int, n_columns: int, dtype: Any) -> int:
-        """How many right-hand sides to hold at once, each a vector of `n_states`."""
+        """How many right-hand sides to hold at once.
+
+        **Arguments:**
+
+        - `n_states`: length of each of them.
+        - `n_columns`: how many there are.
+        - `dtype`: their dtype.
+
+        **Returns:** a number up to `n_columns`; all of them, by default.
+        """
         del n_states, dtype
         return n_columns
 

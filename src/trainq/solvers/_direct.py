@@ -35,6 +35,15 @@ class Direct(AbstractSolver):
     that a factorisation loses digits. Systems of up to 1024 states are then solved once
     more by an elimination without subtraction, slower and right at any gap: see
     [chains that hardly move](../mathematics.md#chains-that-hardly-move).
+
+    !!! example
+
+        ```python
+        solver = tq.Direct(max_states=2**10)  # matrices of 8 MiB
+        kernel = tq.RandomScanGibbs()
+        predictor = tq.QStruct(kernel, window=1000, solver=solver)
+        print(predictor(model, data).stats)
+        ```
     """
 
     max_states: int = eqx.field(static=True, default=2**13)

@@ -47,6 +47,7 @@ from ._systems import AbstractSystem, Pairing, pair
 
 # The name of what `jax.checkpoint` should keep: the solutions.
 SOLUTION = "trainq_solution"
+"""The name of solutions for `jax.checkpoint`, which may save them by it."""
 
 
 class Solution(NamedTuple):

@@ -37,6 +37,7 @@ class AbstractGenerator(eqx.Module):
 
     @property
     def n_states(self) -> int:
+        """The length of the law."""
         return self.log_law.shape[0]
 
     @property

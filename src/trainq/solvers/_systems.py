@@ -13,6 +13,7 @@ from .._spins import parity, spread, xor
 
 
 Pairing = Literal["diagonal", "gram"]
+"""Which inner products: of each function with itself, or of all pairs."""
 
 
 def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Array:

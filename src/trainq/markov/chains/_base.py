@@ -93,8 +93,8 @@ class AbstractChain(eqx.Module):
         """`f̃ = f - π(f)`."""
         if f.ndim not in (1, 2) or f.shape[0] != self.n_states or not f.size:
             raise ValueError(
-                f"Functions on this chain have shape ({self.n_states},) or "
-                f"({self.n_states}, n_obs), n_obs at least 1, but {f.shape} was given."
+                f"Functions on this chain, at least one, have shape ({self.n_states},) "
+                f"or ({self.n_states}, n_obs), but {f.shape} was given."
             )
         f = f.astype(self.log_stationary.dtype)
         # First less its value where the chain is most of the time. In the cold the mean

@@ -9,6 +9,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from ..._checks import tell_precision
 from ...solvers import (
     Factors,
     eliminate,
@@ -54,6 +55,7 @@ class DenseChain(AbstractChain):
             )
         if not jnp.issubdtype(matrix.dtype, jnp.floating):
             matrix = matrix.astype(jnp.result_type(float))
+        tell_precision(matrix.dtype)
         n, eps = matrix.shape[0], float(jnp.finfo(matrix.dtype).eps)
         tolerance = eps**0.5
         sums = jnp.sum(matrix, axis=1)

@@ -24,6 +24,7 @@ from ...solvers import (
 
 
 Sector = Literal["even", "odd"]
+"""Functions with this parity under the global flip."""
 _SIGNS: dict[Sector, int] = {"even": 1, "odd": -1}
 
 

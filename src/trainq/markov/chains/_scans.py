@@ -30,8 +30,11 @@ from ._reductions import Powers
 
 
 class Order(NamedTuple):
-    """Blocks, by number, in the order in which a step redraws them, and with what
-    probability it does so."""
+    """An order in which a step may redraw blocks.
+
+    - `probability`: with what probability it does so.
+    - `blocks`: the numbers of the blocks, in order.
+    """
 
     probability: float
     blocks: tuple[int, ...]
@@ -79,7 +82,10 @@ class AbstractScan(eqx.Module):
 
     def is_reversible(self, n_blocks: int) -> bool:
         """Whether the chain is reversible: every order is picked as often as the same
-        one backwards, since conditional expectations are self-adjoint."""
+        one backwards, since conditional expectations are self-adjoint.
+
+        **Raises:** `ValueError` as `checked_orders`.
+        """
         forwards: dict[tuple[int, ...], float] = defaultdict(float)
         backwards: dict[tuple[int, ...], float] = defaultdict(float)
         for probability, blocks in self.checked_orders(n_blocks):

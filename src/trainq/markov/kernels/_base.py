@@ -130,7 +130,10 @@ def on_any_mesh(stepper: _Method) -> _Method:
 
 
 def checked_kernel(kernel: Any) -> AbstractKernel:
-    """Return the kernel; a `TypeError` if it is none."""
+    """Return the kernel.
+
+    **Raises:** `TypeError` if it is none.
+    """
     if isinstance(kernel, AbstractKernel):
         return kernel
     if isinstance(kernel, type):

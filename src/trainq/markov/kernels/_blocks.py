@@ -41,7 +41,7 @@ class AbstractBlockGibbs(AbstractKernel):
     interact: the colours of a graph, as [`trainq.BoltzmannMachine.colouring`][] finds
     them. The chain of two blocks reduces to the smaller one, at least for the scans
     that come with the library; more make a chain whose systems are solved densely, for
-    up to 13 units.
+    up to [13 units](../choosing.md#limits).
     """
 
     scan: eqx.AbstractVar[AbstractScan]
@@ -54,6 +54,7 @@ class AbstractBlockGibbs(AbstractKernel):
 
     @property
     def is_reversible(self) -> bool:
+        """Whether the scan is, with so many blocks."""
         return self.scan.is_reversible(self.n_blocks)
 
     def __repr__(self) -> str:
@@ -110,6 +111,14 @@ class RandomScanBlockGibbs(AbstractBlockGibbs):
     Reversible, and positive semi-definite. A step is `n_units / n` site updates on
     average.
 
+    !!! example
+
+        ```python
+        kernel = tq.RandomScanBlockGibbs()
+        window = kernel.steps(model, sweeps=250)
+        print(tq.QStruct(kernel, window)(model, data))
+        ```
+
     ??? cite "Source"
 
         Liu, Wong and Kong, *Covariance structure and convergence rate of the Gibbs
@@ -120,6 +129,12 @@ class RandomScanBlockGibbs(AbstractBlockGibbs):
     scan: ClassVar[AbstractScan] = RandomOrder()
 
     def __init__(self, blocks: SomeBlocks | None = None):
+        """**Arguments:**
+
+        - `blocks`: as for [`trainq.markov.BlockGibbs`][].
+
+        **Raises:** as [`trainq.markov.BlockGibbs`][].
+        """
         self.blocks = checked_blocks(blocks)
 
 
@@ -129,6 +144,14 @@ class PalindromicBlockGibbs(AbstractBlockGibbs):
 
     Reversible, and positive semi-definite. A step is `2 n_visible + n_hidden` site
     updates.
+
+    !!! example
+
+        ```python
+        kernel = tq.PalindromicBlockGibbs()
+        chains = jnp.ones((8, model.n_units))
+        chains = kernel.step(key, model, chains)
+        ```
 
     ??? cite "Source"
 
@@ -140,6 +163,12 @@ class PalindromicBlockGibbs(AbstractBlockGibbs):
     scan: ClassVar[AbstractScan] = PalindromicOrder()
 
     def __init__(self, blocks: SomeBlocks | None = None):
+        """**Arguments:**
+
+        - `blocks`: as for [`trainq.markov.BlockGibbs`][].
+
+        **Raises:** as [`trainq.markov.BlockGibbs`][].
+        """
         self.blocks = checked_blocks(blocks)
 
 
@@ -172,6 +201,12 @@ class AlternatingBlockGibbs(AbstractBlockGibbs):
     scan: ClassVar[AbstractScan] = FixedOrder()
 
     def __init__(self, blocks: SomeBlocks | None = None):
+        """**Arguments:**
+
+        - `blocks`: as for [`trainq.markov.BlockGibbs`][].
+
+        **Raises:** as [`trainq.markov.BlockGibbs`][].
+        """
         self.blocks = checked_blocks(blocks)
 
 
@@ -182,28 +217,20 @@ class BlockGibbs(AbstractBlockGibbs):
     blocks: Blocks | None = eqx.field(static=True)
 
     def __init__(self, scan: AbstractScan, blocks: SomeBlocks | None = None):
+        """**Arguments:**
+
+        - `scan`: the order.
+        - `blocks`: the units of each block, in the order of the scan. Together they are
+            all units of the model, each of them once, as in
+            [`trainq.BoltzmannMachine.colouring`][]. The visible units and the hidden
+            ones, by default.
+
+        **Raises:** `ValueError` for blocks that are empty, or do not hold every unit
+        once. Using the kernel raises a `ValueError` for a model with another number of
+        units, or if two units of a block interact.
+        """
         self.scan = scan
         self.blocks = checked_blocks(blocks)
-
-
-for _kernel in (
-    RandomScanBlockGibbs,
-    PalindromicBlockGibbs,
-    AlternatingBlockGibbs,
-    BlockGibbs,
-):
-    _kernel.__init__.__doc__ = """**Arguments:**
-
-- `scan`: the order, where the kernel does not have its own.
-- `blocks`: the units of each block, in the order of the scan. Together they are all
-    units of the model, each of them once, as in
-    [`trainq.BoltzmannMachine.colouring`][]. The visible units and the hidden ones, by
-    default.
-
-**Raises:** `ValueError` for blocks that are empty, or do not hold every unit once.
-Using the kernel raises a `ValueError` for a model with another number of units, or if
-two units of a block interact.
-"""
 
 
 def _scanned(scan: AbstractScan, redraws: Sequence[Redraw], units: int) -> Stepper:

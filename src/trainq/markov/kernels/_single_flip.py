@@ -86,4 +86,9 @@ class RandomScan(AbstractSingleFlipKernel):
     """
 
     rule: AbstractFlipRule
-    """How flips are accepted."""
+
+
+RandomScan.__init__.__doc__ = """**Arguments:**
+
+- `rule`: how flips are accepted.
+"""

@@ -1,0 +1,151 @@
+"""The limits on numbers of units are those of the page "How to choose"."""
+
+import pathlib
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+
+import trainq as tq
+from trainq import markov
+
+
+FLIPS, LAYERS = tq.RandomScanGibbs(), tq.RandomScanBlockGibbs()
+
+
+class Field(tq.AbstractEnergyModel):
+    """An energy without a closed form."""
+
+    field: jax.Array
+    n_visible: int = eqx.field(static=True)
+    n_hidden: int = eqx.field(static=True)
+
+    def energy(self, x):
+        return -self.field @ x
+
+
+def half(n):
+    return tq.RBM(jnp.ones((n // 2, n - n // 2)))
+
+
+def wide(n_visible):
+    return tq.RBM(jnp.ones((n_visible, 40)))
+
+
+def unclosed(n_hidden):
+    return Field(jnp.ones(3 + n_hidden), 3, n_hidden)
+
+
+def in_three(n):
+    """Three blocks of a path."""
+    edges = [(i, i + 1) for i in range(n - 1)]
+    blocks = [range(0, n, 2), range(1, n - 2, 2), [n - 1 - n % 2]]
+    return tq.BoltzmannMachine.from_edges(edges, jnp.ones(n - 1)), blocks
+
+
+def data_of(model):
+    return jax.ShapeDtypeStruct((2**model.n_visible,), model.dtype)
+
+
+def of_chain(kernel, ask):
+    return lambda n: eqx.filter_eval_shape(lambda m: ask(kernel.chain(m)), half(n))
+
+
+def of_data(ask, make):
+    return lambda n: eqx.filter_eval_shape(ask, make(n), data_of(make(n)))
+
+
+def of_model(ask, make=half):
+    return lambda n: eqx.filter_eval_shape(ask, make(n))
+
+
+def hits(chain):
+    return markov.hitting_times(chain, jnp.arange(chain.n_states) == 0)
+
+
+def of_blocks(n):
+    model, blocks = in_three(n)
+    predictor = tq.QStruct(tq.AlternatingBlockGibbs(blocks), 10)
+    return eqx.filter_eval_shape(predictor, model, data_of(model))
+
+
+def exact_errors(n):
+    model = half(n)
+    data = jnp.full(2**model.n_visible, 2.0**-model.n_visible)
+    return tq.sampling.exact_errors(FLIPS, model, data, max_steps=1)
+
+
+# The start of a row of the page, and what it is about.
+ROWS = {
+    "anything that lists all states": [
+        of_model(tq.log_stationary),
+        of_model(tq.observables),
+        of_data(tq.QStruct(FLIPS, 10), half),
+        of_data(tq.QStruct(LAYERS, 10), half),
+        of_data(tq.QOperational(FLIPS, 10), half),
+        of_chain(FLIPS, lambda chain: chain.log_stationary),
+    ],
+    "`visible_distribution`": [
+        of_model(tq.visible_distribution, wide),
+        of_data(tq.kl_divergence, wide),
+        of_data(tq.kl_gradient, wide),
+    ],
+    "a draw from `Stationary()`": [
+        of_model(lambda m: tq.start_chains(jax.random.key(0), m, 4, tq.Stationary()))
+    ],
+    "`free_energy`": [
+        of_model(lambda m: m.free_energy(jnp.ones((2, 3))), unclosed),
+        of_model(
+            lambda m: m.sample_block(
+                jax.random.key(0), jnp.ones((2, m.n_units)), "hidden"
+            ),
+            unclosed,
+        ),
+    ],
+    "`exact_errors`": [exact_errors],
+    "`certify`": [
+        of_model(lambda m: tq.certify(FLIPS, m)),
+        of_model(lambda m: tq.certify(LAYERS, m)),
+        of_chain(LAYERS, lambda chain: chain.matrix()),
+        of_chain(LAYERS, markov.sweep_conductance),
+        of_chain(FLIPS, markov.cheeger_margins),
+    ],
+    "`spectral_gap`, `slowest_mode`, `SingleGap` of single flips": [
+        of_chain(FLIPS, markov.spectral_gap),
+        of_chain(FLIPS, markov.slowest_mode),
+        of_data(tq.SingleGap(FLIPS, 10), half),
+    ],
+    "`spectral_gap`, `slowest_mode`, `SingleGap` of two layers": [
+        lambda n: of_chain(LAYERS, markov.spectral_gap)(2 * n),
+        lambda n: of_chain(LAYERS, markov.slowest_mode)(2 * n),
+        lambda n: of_data(tq.SingleGap(LAYERS, 10), half)(2 * n),
+    ],
+    "`hitting_times` of block kernels": [of_chain(LAYERS, hits)],
+    "`QStruct`, `resolvent` of three or more blocks": [of_blocks],
+}
+
+
+def limits():
+    """The rows of the table, each with the number in it."""
+    page = pathlib.Path(__file__).parents[1] / "docs" / "choosing.md"
+    table = page.read_text().split("## Limits")[1]
+    return re.findall(r"^\| (.+?) \| (\d+)[^|]*\|", table, re.M)
+
+
+def test_every_row_of_the_page_is_tested():
+    assert len(limits()) == len(ROWS)
+
+
+@pytest.mark.parametrize("start", ROWS)
+def test_a_limit_of_the_page_is_that_of_the_code(start):
+    (limit,) = [int(number) for what, number in limits() if what.startswith(start)]
+    for ask in ROWS[start]:
+        ask(limit)
+        with pytest.raises(ValueError, match=f"at most {limit} units"):
+            ask(limit + 1)
+
+
+def test_hitting_times_of_single_flips_take_more():
+    of_chain(FLIPS, hits)(28)
