@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs \
-  docs-check docs-serve dist clean clean-all
+  docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
@@ -74,6 +74,9 @@ docs-check: docs ## ... and look at every page in a browser, without a network
 
 docs-serve: $(VENV)/.installed-docs ## serve the documentation while you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve $(ARGS)
+
+tutorials: $(VENV)/.installed-tutorials ## execute the tutorials, and store their outputs
+	$(BIN)/python .ci/notebooks.py $(ARGS)
 
 dist: $(VENV)/.installed-dist ## build the sdist and the wheel, and try them outside
 	$(BIN)/python .ci/dist.py
