@@ -37,9 +37,11 @@ def law(weights, visible_bias=None, hidden_bias=None, direction=None, step: Any 
     raw = []
     for x in states(m + n):
         v, h = x[:m], x[m:]
-        total = sum((v[i] * h[j] * w[i][j] for i in range(m) for j in range(n)), arb(0))
-        total += sum((a[i] * v[i] for i in range(m)), arb(0))
-        total += sum((b[j] * h[j] for j in range(n)), arb(0))
+        total = arb(0)
+        for i, j in itertools.product(range(m), range(n)):
+            total += v[i] * h[j] * w[i][j]
+        for field, spin in zip([*a, *b], x, strict=True):
+            total += field * spin
         raw.append(total.exp())
     z = sum(raw, arb(0))
     return [x / z for x in raw]
