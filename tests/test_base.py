@@ -264,6 +264,11 @@ def test_observables_of_a_tempered_energy_are_those_of_the_inner_parameters():
     assert_close(tempered.observables(states), expected, IDENTITY)
     twice = tempered.tempered(2)
     assert_close(all_energies(twice), 3.4 * reference_energies(model), IDENTITY)
+    assert isinstance(twice, Tempered) and twice.model is model
+    assert repr(twice).endswith(", beta=3.4)")
+    traced = []
+    jax.jit(lambda beta: traced.append(repr(twice.tempered(beta))))(2.0)
+    assert traced[0].endswith(", beta=f64[])")
 
 
 def test_another_temperature_does_not_compile_again():

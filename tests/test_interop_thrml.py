@@ -199,3 +199,19 @@ def test_one_thing_for_another_is_refused(as_for_users):
     ):
         with pytest.raises(ValueError, match=r"but RandomScanGibbs\(\) was given"):
             use()
+
+
+def test_biases_of_zero_are_left_out_if_asked_to():
+    ebm, blocks = ising()
+    with pytest.raises(ValueError, match="leaves biases out that are zero"):
+        from_thrml(ebm, blocks, with_biases=False)
+    zero = IsingEBM(
+        ebm.nodes, ebm.edges, jnp.zeros_like(ebm.biases), ebm.weights, ebm.beta
+    )
+    model, kernel = from_thrml(zero, blocks, with_biases=False)
+    whole, _ = from_thrml(zero, blocks)
+    assert model.is_symmetric and not whole.is_symmetric
+    assert tq.observables(model).shape == (2**6, 7)
+    found, other = (tq.QStruct(kernel, 50)(m, random_law(6)) for m in (model, whole))
+    assert_close(found.parameter_mse, other.parameter_mse[:7], DIRECT)
+    assert_close(found.parameter_signal, other.parameter_signal[:7], DIRECT)

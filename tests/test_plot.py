@@ -28,6 +28,7 @@ from test_compilation import Counted, programs
 
 import trainq as tq
 from trainq import markov, plot, sampling
+from trainq.models import Tempered
 from trainq.plot._style import short
 
 
@@ -161,6 +162,17 @@ def test_couplings_of_a_machine_are_symmetric_and_only_on_its_edges(ax):
     for (i, j), q in zip(model.edges, snr.parameter_q, strict=False):
         expected[i, j] = expected[j, i] = q
     assert_close(drawn, expected, IDENTITY)
+
+
+def test_couplings_at_a_temperature_are_in_the_same_places(ax):
+    machine = grid()
+    model = Tempered(machine, 0.5)
+    snr = tq.QStruct(KERNEL, 50)(model, random_law(4))
+    plot.couplings(model, snr, ax=ax)
+    drawn = np.ma.filled(ax.collections[1].get_array(), 0)
+    i, j = machine.edges.T
+    assert_close(drawn[i, j], snr.parameter_q[: len(i)], IDENTITY)
+    assert ax.get_xlabel() == "unit"
 
 
 def test_a_coupling_without_a_signal_is_grey_and_says_zero(ax):

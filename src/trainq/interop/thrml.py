@@ -17,7 +17,11 @@ SuperBlocks = Sequence[Block | tuple[Block, ...]]
 
 
 def from_thrml(
-    ebm: IsingEBM, free_blocks: SuperBlocks, n_visible: int | None = None
+    ebm: IsingEBM,
+    free_blocks: SuperBlocks,
+    n_visible: int | None = None,
+    *,
+    with_biases: bool = True,
 ) -> tuple[AbstractEnergyModel, AlternatingBlockGibbs]:
     """The model of an `IsingEBM`, and the kernel that thrml runs on it: the blocks in
     the order given, each redrawn given the others. One step is one iteration of thrml.
@@ -32,12 +36,16 @@ def from_thrml(
     - `free_blocks`: what `IsingSamplingProgram` is given. Blocks in a tuple are one.
     - `n_visible`: how many of the units are visible, which come first in `ebm.nodes`.
         All, by default.
+    - `with_biases`: whether the biases are parameters. An `IsingEBM` always has them;
+        where all of them are zero, False makes a model without, so that their noise is
+        no part of Q, and the model is symmetric under the global flip.
 
     **Returns:** the model, a [`trainq.BoltzmannMachine`][] where `beta` is one, and a
     [`trainq.AlternatingBlockGibbs`][].
 
     **Raises:** `ValueError` if the blocks do not hold every node once (clamped nodes
-    are not supported), or if nodes of a block interact.
+    are not supported), if nodes of a block interact, or for biases that are left out
+    and not zero.
     """
     if not isinstance(ebm, IsingEBM):
         raise ValueError(
@@ -65,7 +73,15 @@ def from_thrml(
             "without them."
         )
     edges = np.asarray(pairs, int).reshape(-1, 2)
-    model = BoltzmannMachine(ebm.weights, ebm.biases, n_visible, edges=edges)
+    biases = ebm.biases if with_biases else None
+    if biases is None and (isinstance(ebm.biases, Tracer) or np.any(ebm.biases)):
+        raise ValueError(
+            "with_biases=False leaves biases out that are zero, but those of this "
+            "`IsingEBM` are not, or are traced."
+        )
+    model = BoltzmannMachine(
+        ebm.weights, biases, n_visible, edges=edges, n_units=len(unit)
+    )
     kernel = AlternatingBlockGibbs(units)
     kernel.stepper(model)  # which checks that the units of a block do not interact
     if isinstance(ebm.beta, Tracer):

@@ -297,6 +297,14 @@ class Tempered(AbstractEnergyModel):
         self.n_visible = model.n_visible
         self.n_hidden = model.n_hidden
 
+    def __repr__(self) -> str:
+        known = not isinstance(self.beta, Tracer) and self.beta.ndim == 0
+        beta = f"{float(self.beta):g}" if known else eqx.tree_pformat(self.beta)
+        return f"{type(self).__name__}(model={self.model!r}, beta={beta})"
+
+    def tempered(self, beta: int | float | Float[Array, ""]) -> "Tempered":
+        return Tempered(self.model, self.beta * inverse_temperature(beta))
+
     @property
     def beta(self) -> Float[Array, "*batch"]:
         """The inverse temperature."""

@@ -13,6 +13,7 @@ from ..models import (
     RBM,
     AbstractEnergyModel,
     BoltzmannMachine,
+    Tempered,
     VisibleLaw,
     require_model,
 )
@@ -25,7 +26,10 @@ _MOST_NUMBERS = 8
 
 
 def couplings(
-    model: RBM | BoltzmannMachine, snr: GradientSNR, *, ax: Axes | None = None
+    model: RBM | BoltzmannMachine | Tempered,
+    snr: GradientSNR,
+    *,
+    ax: Axes | None = None,
 ) -> Axes:
     """The signal-to-noise ratio `Q_a = g_a² / E(ĝ_a - g_a)²` of each coupling, as a
     heat map on the matrix of weights.
@@ -39,7 +43,8 @@ def couplings(
     **Arguments:**
 
     - `model`: a [`trainq.RBM`][], with visible units as rows and hidden ones as
-        columns, or a [`trainq.BoltzmannMachine`][], with its symmetric matrix.
+        columns, or a [`trainq.BoltzmannMachine`][], with its symmetric matrix; or one
+        of these with a temperature.
     - `snr`: the [`trainq.GradientSNR`][] of this model, from any predictor.
     - `ax`: the axes to draw on; a new figure by default.
 
@@ -79,7 +84,7 @@ def couplings(
     ax.tick_params(length=0)
     ax.grid(False)
     ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal")
-    if isinstance(model, RBM):
+    if len(values) != model.n_units:
         ax.set(xlabel="hidden unit", ylabel="visible unit")
     else:
         ax.set(xlabel="unit", ylabel="unit")
@@ -107,10 +112,12 @@ def couplings(
 
 
 def _matrix(
-    model: RBM | BoltzmannMachine, snr: GradientSNR
+    model: AbstractEnergyModel, snr: GradientSNR
 ) -> Float[np.ndarray, "rows columns"]:
     """The ratio of each coupling, and not a number where there is none."""
     require_model(model)
+    if isinstance(model, Tempered):
+        return _matrix(model.model, snr)
     if not isinstance(model, RBM | BoltzmannMachine):
         raise TypeError(
             "model is a `trainq.RBM` or a `trainq.BoltzmannMachine`, whose couplings "
@@ -198,7 +205,7 @@ def kernels(
     bars = ax.barh(list(kernels), values, height=0.6, color=COLOURS[2])
     ax.bar_label(bars, labels=[*map(short, values)], padding=4)
     ax.invert_yaxis()
-    ax.margins(x=0.15)
+    ax.margins(x=0.25)
     ax.ticklabel_format(axis="x", scilimits=(-3, 4), useMathText=True)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(
