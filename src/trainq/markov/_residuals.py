@@ -6,12 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import global_flip
-from .chains import AbstractChain, largest
+from .chains import AbstractChain, largest, require_chain
 
 
 @eqx.filter_jit
 def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_x |Σ_y P(x, y) - 1|`."""
+    require_chain(chain)
     ones = jnp.ones_like(chain.log_stationary)
     return largest(chain.apply(ones) - 1)
 
@@ -19,6 +20,7 @@ def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
 @eqx.filter_jit
 def positivity_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_{x,y} max(-P(x, y), 0)`: by how much a probability is negative."""
+    require_chain(chain)
     return jnp.maximum(-chain.least_probability(), 0)
 
 
@@ -26,6 +28,7 @@ def positivity_residual(chain: AbstractChain) -> Float[Array, ""]:
 def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_y |Σ_x π(x) P(x, y) - π(y)|`, or `|Σ_x π(x) - 1|` if that is more. Every
     chain must have this, reversible or not."""
+    require_chain(chain)
     law = chain.stationary
     moved = largest(chain.push(law) - law)
     return jnp.maximum(moved, jnp.abs(jnp.sum(law) - 1))
@@ -34,6 +37,7 @@ def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
 @eqx.filter_jit
 def detailed_balance_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_{x,y} |π(x) P(x, y) - π(y) P(y, x)|`: zero for a reversible chain only."""
+    require_chain(chain)
     return chain.imbalance()
 
 
@@ -52,6 +56,7 @@ def symmetry_residual(
     **Returns:** the largest of `|π(x) - π(-x)|`, `|P(x, y) - P(-x, -y)|` and, for every
     column of `f`, the smaller of `max |f(x) - f(-x)|` and `max |f(x) + f(-x)|`.
     """
+    require_chain(chain)
     law = chain.stationary
     residual = jnp.maximum(largest(law - global_flip(law)), chain.asymmetry())
     if f is None:
