@@ -444,6 +444,10 @@ STATIC = {
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=LAW),
         r"law is a law of the 16 states, of shape \(16,\), but \(4,\) was given",
     ),
+    "windows of a plot": (
+        lambda: plot.windows(GIBBS, rbm(2, 2), LAW, np.geomspace(1, 100, 3)),
+        r"windows is a whole number .* but .* was given. .* array by `.astype\(int\)`",
+    ),
     "steps of a window": (
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), True),
         "window is a whole number of kernel steps, at least 1, but True was given",

@@ -300,9 +300,9 @@ def run(
         )
     if not isinstance(state, ChainState):
         raise TypeError(
-            "state is a `ChainState`, from `start_chains(key, model, n_chains)` or an "
-            f"earlier run, but an object of type {type(state).__name__} was given. "
-            "Spins of your own become one by `ChainState.begin(x, key)`."
+            "state is a `ChainState`, from `start_chains(key, model, n_chains)` or the "
+            f"`state` of a `Run`, but an object of type {type(state).__name__} was "
+            "given. Spins of your own become one by `ChainState.begin(x, key)`."
         )
     if state.x.shape[-1] != model.n_units:
         raise ValueError(
