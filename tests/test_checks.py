@@ -36,6 +36,12 @@ def test_anything_else_is_no_whole_number(value):
         whole_number("steps", value, of="sweeps")
 
 
+@pytest.mark.parametrize("value", [2.5, np.float32(2), jnp.asarray(2.0)])
+def test_a_float_is_to_be_rounded(value):
+    with pytest.raises(ValueError, match=r"given. Round it .* `.astype\(int\)`.$"):
+        whole_number("steps", value)
+
+
 @pytest.mark.parametrize("value", [0.5, np.float32(0.5), jnp.asarray(0.5)])
 def test_a_positive_number_is_a_float(value):
     number = positive_number("window", value)

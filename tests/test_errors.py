@@ -9,7 +9,7 @@ import pytest
 from helpers import KERNELS, REVERSIBLE, machine, neural, random_law, rbm
 
 import trainq as tq
-from trainq import _spins
+from trainq import _spins, plot
 from trainq.markov import DenseChain
 
 
@@ -20,6 +20,43 @@ ALTERNATING = KERNELS["alternating"]
 PLAIN = np.array([[0.0, 1.0], [1.0, 0.0]])
 UNITS_30 = tq.RBM(np.zeros((15, 15)))
 LAW = np.full(4, 0.25)
+STATE = tq.start_chains(jr.key(0), rbm(1, 1), 3)
+
+
+def of_functions(fn, *rest):
+    """`fn` of a chain and a function of its states."""
+
+    def of_a_chain(chain):
+        return fn(chain, jnp.ones((4, 1)), *rest)
+
+    of_a_chain.__name__ = fn.__name__
+    return of_a_chain
+
+
+def hitting_times(chain):
+    return tq.markov.hitting_times(chain, jnp.ones(4, bool))
+
+
+OF_A_CHAIN = [
+    tq.markov.spectral_gap,
+    tq.markov.parity_gaps,
+    tq.markov.slowest_mode,
+    tq.markov.sweep_conductance,
+    tq.markov.cheeger_margins,
+    tq.markov.cheeger_margin,
+    tq.markov.row_sum_residual,
+    tq.markov.positivity_residual,
+    tq.markov.stationarity_residual,
+    tq.markov.detailed_balance_residual,
+    tq.markov.symmetry_residual,
+    hitting_times,
+    of_functions(tq.markov.resolvent),
+    of_functions(tq.markov.solve_resolvent),
+    of_functions(tq.markov.resolvent_trace),
+    of_functions(tq.markov.asymptotic_covariance),
+    of_functions(tq.markov.window_moments, 3),
+    of_functions(plot.spectrum),
+]
 
 
 def chain(model=None):
@@ -208,7 +245,7 @@ STATIC = {
     ),
     "too many units": (
         lambda: tq.observables(UNITS_30),
-        r"2\*\*30 is too many, and at most 28 units are allowed here",
+        r"2\*\*30 is too many, and at most 28 units are allowed here. .*`trainq.QSamp",
     ),
     "scattered mask": (lambda: _spins.xor(jnp.ones(8), 5), "mask 101 are not contig"),
     # kernels and chains
@@ -219,7 +256,13 @@ STATIC = {
     ),
     "layer too large to redraw": (
         lambda: KERNELS["random"].step(jax.random.key(0), machine(21), jnp.ones(21)),
-        "visible block of 21 units: .* at most 20 units",
+        r"visible block of 21 units: .* at most 20 .*Gibbs\(model.colouring\(\)\)`",
+    ),
+    "layer too large to redraw, in a run": (
+        lambda: tq.run(
+            ALTERNATING, machine(21), tq.start_chains(jr.key(0), machine(21), 2), 3
+        ),
+        r"visible block of 21 units: .* at most 20 .*Gibbs\(model.colouring\(\)\)`",
     ),
     "matrix of too many units": (
         lambda: chain(tq.RBM(np.zeros((7, 7)))).matrix(),
@@ -400,6 +443,10 @@ STATIC = {
     "law of a window": (
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=LAW),
         r"law is a law of the 16 states, of shape \(16,\), but \(4,\) was given",
+    ),
+    "windows of a plot": (
+        lambda: plot.windows(GIBBS, rbm(2, 2), LAW, np.geomspace(1, 100, 3)),
+        r"windows is a whole number .* but .* was given. .* array by `.astype\(int\)`",
     ),
     "steps of a window": (
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), True),
@@ -636,6 +683,36 @@ MISTAKEN = {
         lambda: tq.sampling.run(rbm(1, 1), GIBBS, None, 3),
         "but an object of type RBM was given",
     ),
+    "spins for chains": (
+        lambda: tq.run(GIBBS, rbm(1, 1), jnp.ones((3, 2)), 3),
+        r"`start_chains\(.* type ArrayImpl was given.*`ChainState.begin\(x, key\)`",
+    ),
+    "chains for spins": (
+        lambda: GIBBS.step(jr.key(0), rbm(1, 1), STATE),
+        "such as the `x` of a `ChainState`, but an object of type ChainState was given",
+    ),
+    **{
+        f"a {what} for a chain, in {fn.__name__}": (
+            lambda fn=fn, given=given: fn(given),
+            r"chain is .* as `kernel.chain\(model\)` makes it, but an object of type "
+            f"{type(given).__name__} was",
+        )
+        for what, given in {"kernel": GIBBS, "model": rbm(1, 1)}.items()
+        for fn in OF_A_CHAIN
+    },
+    **{
+        f"a run for its values, in {fn.__name__}": (
+            lambda fn=fn: fn(tq.run(GIBBS, rbm(1, 1), STATE, 8, keep=True)),
+            r"as `run\(\.\.\., keep=True\)\.values`, but an object of type Run was",
+        )
+        for fn in (
+            plot.autocorrelation,
+            tq.sampling.autocorrelation_time,
+            tq.sampling.autocovariance,
+            tq.sampling.r_hat,
+            tq.sampling.sampled_time,
+        )
+    },
     "a number for a key": (
         lambda: tq.sampling.start_chains(0, rbm(1, 1), 3),
         r"such as `jax.random.key\(0\)`, but 0 was given",
@@ -680,6 +757,12 @@ def test_a_batch_of_models_is_not_one_model(name, use):
     with pytest.raises(ValueError, match="is a batch of models: map the function over"):
         use(BATCHES[name]())
     assert eqx.filter_vmap(tq.log_partition)(BATCHES[name]()).shape == (3,)
+
+
+def test_a_sampled_ratio_has_none_for_each_parameter():
+    found = tq.QSampled(GIBBS, 3, replicates=8)(jr.key(0), rbm(1, 1), LAW[:2] * 2)
+    with pytest.raises(AttributeError, match="A SampledSNR has .* `trainq.QStruct`"):
+        found.parameter_q  # noqa: B018
 
 
 def test_a_failed_certificate_has_an_error_of_its_own():

@@ -358,6 +358,16 @@ MISTAKES = {
     r"functions returns values of .* but it returned tuple": of(
         functions=lambda x: (x, x)
     ),
+    r"it returned \(5,\). It .* last axis: write `x\[\.\.\., 0\] \* .* axis: `va": of(
+        functions=lambda x: x[0] * x[1]
+    ),
+    r"it returned \(\). It takes all chains at once": of(functions=jnp.sum),
+    r"it returned \(3, 5\). It takes all chains at once(?!.*add an axis)": of(
+        functions=lambda x: x[:3]
+    ),
+    r"it returned \(4,\). For one function add an axis: `values\[:, None\]`": of(
+        functions=lambda x: x[..., 0] * x[..., 1]
+    ),
     r"moments to go on from have shape \(2, 3\), but values have shape \(4, 11\)": of(
         moments=sampling.Moments.begin((2, 3), float)
     ),

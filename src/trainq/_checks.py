@@ -15,8 +15,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Num
+
+
+_TRACED = "It is fixed when a program is compiled, and cannot be traced."
 
 
 def whole_number(name: str, value: Any, least: int = 1, of: str = "") -> int:
@@ -40,9 +44,14 @@ def whole_number(name: str, value: Any, least: int = 1, of: str = "") -> int:
         number = None
     if number is None or number < least:
         counted = f" of {of}" if of else ""
+        hint = ""
+        if isinstance(value, Tracer):
+            hint = " " + _TRACED
+        elif isinstance(value, float | np.floating | jax.Array):
+            hint = " Round it by `int`, or all of an array by `.astype(int)`."
         raise ValueError(
             f"{name} is a whole number{counted}, at least {least}, but {value!r} was "
-            "given. It is fixed when a program is compiled, and cannot be traced."
+            f"given.{hint}"
         )
     return number
 
@@ -63,9 +72,10 @@ def positive_number(name: str, value: Any, of: str = "") -> int | float:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
         counted = f" of {of}" if of else ""
+        hint = " " + _TRACED if isinstance(value, Tracer) else ""
         raise ValueError(
-            f"{name} is a finite positive number{counted}, but {value!r} was given. It "
-            "is fixed when a program is compiled, and cannot be traced."
+            f"{name} is a finite positive number{counted}, but {value!r} was given."
+            f"{hint}"
         )
     return number
 

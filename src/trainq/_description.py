@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from ._checks import require_concrete
+
 
 HEADER = "header"
 
@@ -46,7 +48,13 @@ def _describe(value: Any, name: str, static: bool, found: Described) -> Any:
         return {"bytes": hashlib.sha256(value).hexdigest()}
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return _describe_array(value, name, found)
-    if type(value) is dict and all(isinstance(key, str) for key in value):
+    if type(value) is dict:
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(
+                    "In a file the keys of a dictionary are strings, but in the one "
+                    f"{at(name)} there is {key!r}. Use `str(key)`."
+                )
         return {"dict": inside(value)}
     if type(value) in (tuple, list):
         items = inside({str(i): item for i, item in enumerate(value)})
@@ -70,6 +78,7 @@ def _describe(value: Any, name: str, static: bool, found: Described) -> Any:
 
 
 def _describe_array(value: Any, name: str, found: Described) -> dict[str, Any]:
+    require_concrete("A file", **{f"array {at(name)}": value})
     node = {"in": "jax" if isinstance(value, jax.Array) else type(value).__name__}
     if isinstance(value, jax.Array):
         if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):

@@ -21,7 +21,6 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PyTree
 
-from ._checks import require_concrete
 from ._description import (
     HEADER,
     at,
@@ -54,7 +53,6 @@ def save(path: str | os.PathLike[str], tree: PyTree) -> None:
     **Raises:** `TypeError` for anything else in the tree; `ValueError` under `jax.jit`
     and its like; `OSError` if the file cannot be written.
     """
-    require_concrete("A file", tree=tree)
     found = described(tree)
     header = {"format": _FORMAT, "trainq": version("trainq"), "tree": found.node}
     arrays = {HEADER: np.array(json.dumps(header)), **found.arrays}
@@ -132,6 +130,10 @@ def _read(path: str) -> tuple[_Header, dict[str, np.ndarray]]:
                     )
                     for name in archive.namelist()
                 }
+            if HEADER not in arrays:
+                raise ValueError(
+                    "it has no header. `numpy.load` reads arrays of other programs."
+                )
             header = json.loads(str(arrays.pop(HEADER)))
             return _Header(header["format"], header["trainq"], header["tree"]), arrays
         except Exception as error:  # whatever a damaged archive makes of its reader

@@ -19,17 +19,23 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt
 
 # A vector over 2**28 states takes 2 GiB in float64.
 MAX_UNITS = 28
+# A block that is drawn by enumeration, for every chain and in every step.
+MAX_BLOCK = 20
+
+_SAMPLE = (
+    "Use a smaller model, or sample it: `trainq.QSampled` estimates Q, and "
+    "`trainq.run` any mean."
+)
 
 
 def check_enumerable(
-    n_units: int, limit: int = MAX_UNITS, what: str = "states"
+    n_units: int, limit: int = MAX_UNITS, what: str = "states", instead: str = _SAMPLE
 ) -> None:
     """Raise a `ValueError` if `2**n_units` is too many to enumerate."""
     if n_units > limit:
         raise ValueError(
             f"Cannot enumerate the {what} of {n_units} units: 2**{n_units} is too "
-            f"many, and at most {limit} units are allowed here. Use a smaller model, "
-            "or sample it with `trainq.sampling.run`."
+            f"many, and at most {limit} units are allowed here. {instead}"
         )
 
 
@@ -143,7 +149,13 @@ def as_spins(
 
     **Raises:** `ValueError` for a wrong shape, or a dtype that lacks one of the spins.
     """
-    x = jnp.asarray(x)
+    try:
+        x = jnp.asarray(x)
+    except TypeError:  # JAX's own speaks of tracers
+        raise TypeError(
+            "States are an array of spins, such as the `x` of a `ChainState`, but an "
+            f"object of type {type(x).__name__} was given."
+        ) from None
     if x.ndim == 0 or (n_units is not None and x.shape[-1] != n_units):
         raise ValueError(
             f"States have shape (..., {'n_units' if n_units is None else n_units}), "

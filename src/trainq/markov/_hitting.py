@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..solvers import AbstractSolver, LinearSolve, checked_solver, inverse_root
-from .chains import AbstractChain
+from .chains import AbstractChain, require_chain
 
 
 @eqx.filter_jit
@@ -34,6 +34,7 @@ def hitting_times(
 
         Kemeny and Snell, *Finite Markov Chains*, 1960.
     """
+    require_chain(chain)
     target = jnp.asarray(target)
     if target.shape != (chain.n_states,) or target.dtype != bool:
         raise ValueError(

@@ -6,26 +6,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import global_flip
-from .chains import AbstractChain, largest
+from .chains import AbstractChain, largest, require_chain
 
 
 @eqx.filter_jit
 def row_sum_residual(chain: AbstractChain) -> Float[Array, ""]:
-    """`max_x |Σ_y P(x, y) - 1|`."""
+    """`max_x |Σ_y P(x, y) - 1|`.
+
+    **Raises:** `TypeError` for another thing than a chain.
+    """
+    require_chain(chain)
     ones = jnp.ones_like(chain.log_stationary)
     return largest(chain.apply(ones) - 1)
 
 
 @eqx.filter_jit
 def positivity_residual(chain: AbstractChain) -> Float[Array, ""]:
-    """`max_{x,y} max(-P(x, y), 0)`: by how much a probability is negative."""
+    """`max_{x,y} max(-P(x, y), 0)`: by how much a probability is negative.
+
+    **Raises:** `TypeError` for another thing than a chain.
+    """
+    require_chain(chain)
     return jnp.maximum(-chain.least_probability(), 0)
 
 
 @eqx.filter_jit
 def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
     """`max_y |Σ_x π(x) P(x, y) - π(y)|`, or `|Σ_x π(x) - 1|` if that is more. Every
-    chain must have this, reversible or not."""
+    chain must have this, reversible or not.
+
+    **Raises:** `TypeError` for another thing than a chain.
+    """
+    require_chain(chain)
     law = chain.stationary
     moved = largest(chain.push(law) - law)
     return jnp.maximum(moved, jnp.abs(jnp.sum(law) - 1))
@@ -33,7 +45,11 @@ def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def detailed_balance_residual(chain: AbstractChain) -> Float[Array, ""]:
-    """`max_{x,y} |π(x) P(x, y) - π(y) P(y, x)|`: zero for a reversible chain only."""
+    """`max_{x,y} |π(x) P(x, y) - π(y) P(y, x)|`: zero for a reversible chain only.
+
+    **Raises:** `TypeError` for another thing than a chain.
+    """
+    require_chain(chain)
     return chain.imbalance()
 
 
@@ -51,7 +67,10 @@ def symmetry_residual(
 
     **Returns:** the largest of `|π(x) - π(-x)|`, `|P(x, y) - P(-x, -y)|` and, for every
     column of `f`, the smaller of `max |f(x) - f(-x)|` and `max |f(x) + f(-x)|`.
+
+    **Raises:** `TypeError` for another thing than a chain.
     """
+    require_chain(chain)
     law = chain.stationary
     residual = jnp.maximum(largest(law - global_flip(law)), chain.asymmetry())
     if f is None:

@@ -18,7 +18,15 @@ from ..solvers import (
     total,
     worst,
 )
-from .chains import AbstractChain, AbstractFunctions, Sector, Table, in_blocks, scale
+from .chains import (
+    AbstractChain,
+    AbstractFunctions,
+    Sector,
+    Table,
+    in_blocks,
+    require_chain,
+    scale,
+)
 
 
 Convention = Literal["resolvent", "sokal"]
@@ -83,6 +91,7 @@ def solve_resolvent(
 
     **Raises:** as [`trainq.markov.resolvent`][].
     """
+    require_chain(chain)
     columns = chain.centre(f).reshape(chain.n_states, -1)
     at, solver = chain.coordinates(Table(columns)), checked_solver(solver)
     parts, stats = [], []
@@ -179,6 +188,7 @@ def resolvent_trace(
     **Raises:** as `trainq.markov.resolvent`; also `ValueError` if a sector is asked for
     of a chain that is not symmetric.
     """
+    require_chain(chain)
     columns = chain.centre(f).reshape(chain.n_states, -1)
     form = resolvent_form(
         chain, Table(columns), solver=checked_solver(solver), sector=sector
@@ -212,6 +222,7 @@ def asymptotic_covariance(
 
     **Raises:** as `trainq.markov.resolvent_trace`.
     """
+    require_chain(chain)
     check_convention(convention)
     if f.ndim != 2:
         raise ValueError(

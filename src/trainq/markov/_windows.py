@@ -16,6 +16,7 @@ from .chains import (
     Sector,
     Table,
     in_blocks,
+    require_chain,
 )
 
 
@@ -73,6 +74,7 @@ def window_moments(
         Sachdeva and Vishnoi, *Faster algorithms via approximation theory*, Found.
         Trends Theor. Comput. Sci. 9, 125, 2014, for powers in `O(√K)` products.
     """
+    require_chain(chain)
     n_steps = whole_number("window", window, of="kernel steps")
     dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
     at = Window.of(n_steps, chain.log_stationary.dtype)

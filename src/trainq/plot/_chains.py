@@ -173,7 +173,7 @@ def autocorrelation(
         ax = plot.autocorrelation(run.values[..., :2], names=["W00", "W01"])
         ```
     """
-    time = autocorrelation_time(jnp.asarray(values), windowing=windowing)
+    time = autocorrelation_time(values, windowing=windowing)
     if time.value.ndim > 1:
         raise ValueError(
             "values has shape (chains, steps) or (chains, steps, n_obs), but "

@@ -41,6 +41,17 @@ class AbstractSNR(AbstractShown):
         noise is, and its derivative is taken to be zero there."""
         return _log_ratio(self.signal, self.mse)
 
+    @property
+    def parameter_q(self) -> Float[Array, "*batch n_parameters"]:
+        """`g_a² / E(ĝ_a - g_a)²` for each parameter, where that is known.
+
+        **Raises:** `AttributeError` for an estimate of `Q`, which is of them together.
+        """
+        raise AttributeError(
+            f"A {type(self).__name__} has the errors of all parameters together. "
+            "`trainq.QStruct` and `trainq.QOperational` find `parameter_q`."
+        )
+
     def _shown(self) -> list[str | Table]:
         text = f"Q = {number(self.q)}: signal {number(self.signal)}"
         text += f" over noise {number(self.mse)}"

@@ -146,7 +146,9 @@ class Series(eqx.Module):
 
 @eqx.filter_jit
 def autocorrelation_time(
-    values: Float[Array, "chains steps *obs"], *, windowing: Windowing = "sokal"
+    values: Float[Array | np.ndarray, "chains steps *obs"],
+    *,
+    windowing: Windowing = "sokal",
 ) -> AutocorrelationTime:
     """Integrated autocorrelation times, from the autocovariance averaged over chains.
 
@@ -331,7 +333,13 @@ def check_series(values: Any) -> Array:
         raise ValueError(
             "There are no values: `run` keeps them only if it is told to, by keep=True."
         )
-    values = jnp.asarray(values)
+    try:
+        values = jnp.asarray(values)
+    except TypeError:  # JAX's own speaks of tracers
+        raise TypeError(
+            "values is an array, such as `run(..., keep=True).values`, but an object "
+            f"of type {type(values).__name__} was given."
+        ) from None
     if values.ndim < 2:
         raise ValueError(
             "Values have shape (chains, steps, ...), but an array of shape "

@@ -275,10 +275,10 @@ def run(
     **Returns:** a [`trainq.sampling.Run`][].
 
     **Raises:** `ValueError` for numbers of steps that are not whole or do not fit,
-    functions of another shape or type, or a state or moments of another model; a
-    run-time error if a parameter is not finite, or a value of the functions or its
-    square, or if moments would count more values than an integer holds, `2**31` without
-    `jax_enable_x64`.
+    functions of another shape or type, or a state or moments of another model;
+    `TypeError` for another thing than a kernel, a model or a state; a run-time error if
+    a parameter is not finite, or a value of the functions or its square, or if moments
+    would count more values than an integer holds, `2**31` without `jax_enable_x64`.
 
     ??? cite "Source"
 
@@ -297,6 +297,12 @@ def run(
     if functions is not None and not callable(functions):
         raise ValueError(
             f"functions is a function of states, or None, but {functions!r} was given."
+        )
+    if not isinstance(state, ChainState):
+        raise TypeError(
+            "state is a `ChainState`, from `start_chains(key, model, n_chains)` or the "
+            f"`state` of a `Run`, but an object of type {type(state).__name__} was "
+            "given. Spins of your own become one by `ChainState.begin(x, key)`."
         )
     if state.x.shape[-1] != model.n_units:
         raise ValueError(
@@ -393,11 +399,19 @@ def _records(
     values = jax.eval_shape(of, state.x)
     shape = getattr(values, "shape", ())
     if len(shape) != 2 or shape[0] != state.x.shape[0]:
+        chains, n_units = state.x.shape
         returned = shape if hasattr(values, "shape") else type(values).__name__
+        hints = []
+        if shape != (chains,) or chains == n_units:
+            hints.append(
+                "It takes all chains at once, and units are the last axis: write "
+                "`x[..., 0] * x[..., 1]` for `x[0] * x[1]`, or use `jax.vmap`."
+            )
+        if len(shape) < 2:
+            hints.append("For one function add an axis: `values[:, None]`.")
         raise ValueError(
             "functions returns values of shape (chains, n_obs) for states of shape "
-            f"{state.x.shape}, but it returned {returned}. For one function add an "
-            "axis: `values[:, None]`."
+            f"{state.x.shape}, but it returned {returned}. {' '.join(hints)}"
         )
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(

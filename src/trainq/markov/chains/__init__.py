@@ -4,6 +4,7 @@ from ._base import (
     AbstractChain as AbstractChain,
     check_dense as check_dense,
     largest as largest,
+    require_chain as require_chain,
     require_reversible as require_reversible,
 )
 from ._blocks import ScanChain as ScanChain, TwoLayerChain as TwoLayerChain

@@ -6,6 +6,7 @@ What is asked of a chain is written once over these, in the file named after it.
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -257,8 +258,19 @@ def check_dense(n_states: int) -> None:
     check_enumerable((n_states - 1).bit_length(), _MAX_DENSE_UNITS, "matrix")
 
 
+def require_chain(chain: Any) -> None:
+    """Raise a `TypeError` for another thing than a chain."""
+    if not isinstance(chain, AbstractChain):
+        raise TypeError(
+            "chain is the exact chain of a kernel on a model, as `kernel.chain(model)` "
+            f"makes it, but an object of type {type(chain).__name__} was given."
+        )
+
+
 def require_reversible(chain: AbstractChain, what: str) -> None:
-    """Raise a `ValueError` if the chain is not reversible."""
+    """Raise a `ValueError` if the chain is not reversible, or a `TypeError` if it is no
+    chain."""
+    require_chain(chain)
     if not chain.is_reversible:
         raise ValueError(
             f"The {what} needs a reversible chain, and this one is not. Use a "

@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, Key, Num
 
-from ..._spins import draw_spins
+from ..._spins import MAX_BLOCK, check_enumerable, draw_spins
 from ...models import AbstractEnergyModel, log_laws, log_stationary
 from ..chains import (
     AbstractChain,
@@ -262,6 +262,14 @@ def _scanned(scan: AbstractScan, redraws: Sequence[Redraw], units: int) -> Stepp
 
 
 def _layer(model: AbstractEnergyModel, layer: Literal["visible", "hidden"]) -> Redraw:
+    if type(model).sample_block is AbstractEnergyModel.sample_block:
+        check_enumerable(
+            model.n_visible if layer == "visible" else model.n_hidden,
+            MAX_BLOCK,
+            f"{layer} block",
+            "Give the kernel blocks of units that do not interact, as in "
+            "`AlternatingBlockGibbs(model.colouring())`.",
+        )
     return lambda key, x: model.sample_block(key, x, layer)
 
 
