@@ -298,7 +298,7 @@ def test_a_model_without_parameters_is_told():
 
 
 class Product(tq.AbstractEnergyModel):
-    """Couplings that are products of parameters, without an equivalent."""
+    """Couplings that are computed from parameters, without an equivalent."""
 
     left: jax.Array
     right: jax.Array
@@ -310,7 +310,8 @@ class Product(tq.AbstractEnergyModel):
 
     @property
     def weights(self):
-        return self.left @ self.right.T
+        # Linear in no parameter.
+        return jnp.tanh(self.left) @ self.right.T**3
 
 
 class Known(Product):
@@ -349,6 +350,18 @@ def test_an_equivalent_changes_nothing_but_the_time(name):
     model = Known(factors[:2], factors[2:])
     assert model.is_symmetric and len(model.colouring()) == 2
     assert tq.certify(kernel, model).ok
+
+
+def test_the_noise_of_more_units_than_a_table_takes():
+    # Conditional variances are then curvatures of free energies and of mean energies.
+    factors = 0.5 * jr.normal(jr.key(0), (14, 1))
+    found, expected = (
+        tq.QStruct(KERNELS["random"], 100)(
+            kind(factors[:7], factors[7:], 7, 7), random_law(7)
+        ).parameter_mse
+        for kind in (Known, Product)
+    )
+    assert_close(found, expected, DIRECT)
 
 
 def test_the_equivalent_of_a_tempered_model():
