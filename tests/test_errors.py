@@ -762,7 +762,7 @@ def test_a_batch_of_models_is_not_one_model(name, use):
 def test_a_sampled_ratio_has_none_for_each_parameter():
     found = tq.QSampled(GIBBS, 3, replicates=8)(jr.key(0), rbm(1, 1), LAW[:2] * 2)
     with pytest.raises(AttributeError, match="A SampledSNR has .* `trainq.QStruct`"):
-        found.parameter_q  # noqa: B018
+        print(found.parameter_q)
 
 
 def test_a_failed_certificate_has_an_error_of_its_own():

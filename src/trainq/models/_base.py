@@ -15,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
 from .._checks import require_precision, tell_precision, whole_number
-from .._spins import as_spins, check_enumerable, map_states, merge, spins
+from .._spins import MAX_BLOCK, as_spins, check_enumerable, map_states, merge, spins
 
 
 Block = Literal["visible", "hidden"]
@@ -118,7 +118,7 @@ class AbstractEnergyModel(eqx.Module):
         The default enumerates the states of the hidden units, at most 20 of them.
         """
         v = as_spins(v, self.n_visible, self.dtype)
-        check_enumerable(self.n_hidden, 20, "hidden units")
+        check_enumerable(self.n_hidden, MAX_BLOCK, "hidden units")
         hidden = spins(self.n_hidden, self.dtype)
 
         def one(v):
@@ -237,7 +237,7 @@ class AbstractEnergyModel(eqx.Module):
         x = as_spins(x, self.n_units)
         m = self.n_visible
         size = m if block == "visible" else self.n_hidden
-        check_enumerable(size, 20, f"{block} block")
+        check_enumerable(size, MAX_BLOCK, f"{block} block")
         states = spins(size, x.dtype)
 
         def one(key, x):
