@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
@@ -102,11 +101,8 @@ def system(kind: str, beta: float) -> tq.AbstractEnergyModel:
         n_visible = n - CONSTANTS.patterns
         return tq.planted_rbm(key, n_visible, CONSTANTS.patterns, beta)
     if kind == "Curie–Weiss":
-        couplings = jnp.full((n, n), 1 / n)
-    else:
-        couplings = jax.random.normal(key, (n, n)) / jnp.sqrt(n)
-    upper = jnp.triu(beta * couplings, 1)
-    return tq.BoltzmannMachine(upper + upper.T)
+        return tq.curie_weiss(n, beta)
+    return tq.sherrington_kirkpatrick(key, n, beta)
 
 
 def systems(n_cells: int) -> Iterator[tuple[str, float, Any, Any, int]]:
