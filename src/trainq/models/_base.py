@@ -241,9 +241,9 @@ class AbstractEnergyModel(eqx.Module):
             size,
             MAX_BLOCK,
             f"{block} block",
-            "Kernels with `blocks=model.colouring()` redraw units that do not interact, "
-            "and chains start from `Uniform()`, or from states of your own by "
-            "`ChainState.begin(x, key)`.",
+            "Kernels with `blocks=model.colouring()` redraw units that do not "
+            "interact, and chains start from `Uniform()`, or from states of your own "
+            "by `ChainState.begin(x, key)`.",
         )
         states = spins(size, x.dtype)
 

@@ -329,8 +329,8 @@ def run(
     if moments is not None:
         if not isinstance(moments, Moments):
             raise TypeError(
-                "moments is a `Moments`, such as the `moments` of an earlier `Run`, but "
-                f"an object of type {type(moments).__name__} was given."
+                "moments is a `Moments`, such as the `moments` of an earlier `Run`, "
+                f"but an object of type {type(moments).__name__} was given."
             )
         # From a file they may come with the integers of a process without x64.
         n_before = moments.count.astype(int)
