@@ -62,6 +62,7 @@ from .chains import (
     ScanChain as ScanChain,
     Sector as Sector,
     SingleFlipChain as SingleFlipChain,
+    SymmetrisedOrder as SymmetrisedOrder,
     TwoLayerChain as TwoLayerChain,
 )
 from .kernels import (

@@ -43,6 +43,7 @@ from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,
     Exchange as Exchange,
+    SymmetrisedExchange as SymmetrisedExchange,
     Window as Window,
     polynomial_form as polynomial_form,
 )

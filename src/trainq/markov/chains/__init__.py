@@ -36,5 +36,6 @@ from ._scans import (
     Order as Order,
     PalindromicOrder as PalindromicOrder,
     RandomOrder as RandomOrder,
+    SymmetrisedOrder as SymmetrisedOrder,
 )
 from ._single_flip import SingleFlipChain as SingleFlipChain
