@@ -7,7 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...solvers import GramGenerator, Pairing, column_size, inverse_root, pair
+from ...solvers import (
+    GramGenerator,
+    Pairing,
+    Words,
+    column_size,
+    inverse_root,
+    pair,
+)
 from ._base import AbstractChain
 from ._functions import AbstractFunctions, Table
 from ._layers import Colours, Layers
@@ -43,6 +50,15 @@ class AbstractScanChain(AbstractChain):
     def is_reversible(self) -> bool:
         return self.scan.is_reversible(len(self.partition.blocks))
 
+    @property
+    def is_positive(self) -> bool:
+        return self.scan.is_positive
+
+    def step_in(self, sector: Sector | None = None) -> Words:
+        steps = self.partition.steps(sector)
+        orders = self.scan.checked_orders(len(steps))
+        return Words(steps, tuple((p, blocks) for p, blocks in orders))
+
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         return self.operator()(f)
 
@@ -64,11 +80,7 @@ class AbstractScanChain(AbstractChain):
 
 
 class ScanChain(AbstractScanChain):
-    """Redraw any blocks of units in the order of any scan.
-
-    It applies to functions without a matrix; what solves a system makes one, of at most
-    2**13 states.
-    """
+    """Redraw any blocks of units in the order of any scan, without a matrix."""
 
     partition: Layers | Colours
     scan: AbstractScan

@@ -242,8 +242,8 @@ class AbstractTwoLayerScan(AbstractScan):
 
     @abc.abstractmethod
     def start(self, at: Means) -> tuple[Float[Array, "n k"], ...]:
-        """The function of the own layer whose half density is `right`, for each share.
-        """
+        """The functions of the own layer whose half densities are `right`, one for each
+        share."""
 
     @abc.abstractmethod
     def finish(
