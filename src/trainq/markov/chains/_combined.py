@@ -41,10 +41,19 @@ class MixtureChain(AbstractCombinedChain):
 
     parts: tuple[AbstractChain, ...]
     weights: tuple[float, ...] = eqx.field(static=True)
+    is_reversible: bool = eqx.field(static=True)
 
-    @property
-    def is_reversible(self) -> bool:
-        return all(part.is_reversible for part in self.parts)
+    def __init__(
+        self,
+        parts: tuple[AbstractChain, ...],
+        weights: tuple[float, ...],
+        is_reversible: bool | None = None,
+    ):
+        self.parts = parts
+        self.weights = weights
+        if is_reversible is None:
+            is_reversible = all(part.is_reversible for part in parts)
+        self.is_reversible = is_reversible
 
     @property
     def _stays(self) -> float:
