@@ -14,10 +14,15 @@ from ._files import load as load, save as save
 from ._versions import show_versions as show_versions
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
+    Lazy as Lazy,
+    Mixture as Mixture,
+    Palindrome as Palindrome,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
+    Power as Power,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+    Symmetrised as Symmetrised,
     certify as certify,
 )
 from .models import (

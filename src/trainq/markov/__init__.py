@@ -62,6 +62,7 @@ from .chains import (
     ScanChain as ScanChain,
     Sector as Sector,
     SingleFlipChain as SingleFlipChain,
+    SymmetrisedOrder as SymmetrisedOrder,
     TwoLayerChain as TwoLayerChain,
 )
 from .kernels import (
@@ -70,10 +71,15 @@ from .kernels import (
     AbstractSingleFlipKernel as AbstractSingleFlipKernel,
     AlternatingBlockGibbs as AlternatingBlockGibbs,
     BlockGibbs as BlockGibbs,
+    Lazy as Lazy,
+    Mixture as Mixture,
+    Palindrome as Palindrome,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
+    Power as Power,
     RandomScan as RandomScan,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+    Symmetrised as Symmetrised,
     checked_kernel as checked_kernel,
 )

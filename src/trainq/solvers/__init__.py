@@ -22,6 +22,7 @@ from ._elimination import (
     solve_eliminated_transposed as solve_eliminated_transposed,
 )
 from ._forms import (
+    MAX_ELIMINATED as MAX_ELIMINATED,
     SOLUTION as SOLUTION,
     Form as Form,
     LinearSolve as LinearSolve,
@@ -43,7 +44,17 @@ from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,
     Exchange as Exchange,
+    SymmetrisedExchange as SymmetrisedExchange,
     Window as Window,
     polynomial_form as polynomial_form,
+)
+from ._step_generator import StepGenerator as StepGenerator
+from ._steps import (
+    AbstractStep as AbstractStep,
+    Flips as Flips,
+    LayerRedraw as LayerRedraw,
+    Redraw as Redraw,
+    Repeated as Repeated,
+    Words as Words,
 )
 from ._systems import AbstractSystem as AbstractSystem, Pairing as Pairing, pair as pair

@@ -81,10 +81,11 @@ def _freeze(tree: Any) -> Any:
     return jax.tree.map(lax.stop_gradient, tree)
 
 
-# Up to this many states, a system that is nearly singular is solved once more by the
-# slower elimination that does not subtract. The memory for it is set aside whether it
-# is used or not: with more states, that alone would cost a warm model half its speed.
-_MAX_ELIMINATED = 2**10
+# The memory for it is set aside whether it is used or not: with more states, that alone
+# would cost a warm model half its speed.
+MAX_ELIMINATED = 2**10
+"""Up to this many states, a system that is nearly singular is solved once more by the
+slower elimination that does not subtract."""
 
 
 class LinearSolve:
@@ -190,7 +191,7 @@ class LinearSolve:
         smallest = _smallest(system, fixed_y[:, -1], reduced[:, -1], probe)
         error = self.solver.error(system, reduced, fixed_y, smallest, options.floor)
         error = error[:-1]
-        few = self.generator.n_states <= _MAX_ELIMINATED
+        few = self.generator.n_states <= MAX_ELIMINATED
         if few and self.solver.may_eliminate:
             fixed = self.fixed.transposed() if transpose else self.fixed
             known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4

@@ -5,6 +5,7 @@ What is asked of a chain is written once over these, in the file named after it.
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._loops import Steps, repeat
 from ..._spins import check_enumerable, spread
 from ...solvers import (
+    MAX_ELIMINATED,
     AbstractGenerator,
+    AbstractStep,
     DenseGenerator,
     Pairing,
+    StepGenerator,
     inverse_root,
     ratio_scaled,
 )
@@ -51,6 +55,12 @@ class AbstractChain(eqx.Module):
     is_reversible: eqx.AbstractVar[bool]
     # Whether it keeps parity under the global flip of all spins.
     is_symmetric = False
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether it is reversible and has no negative eigenvalues: sums over its
+        powers then need fewer terms."""
+        return False
 
     @property
     def n_states(self) -> int:
@@ -135,13 +145,46 @@ class AbstractChain(eqx.Module):
         """What the chain splits into: one part for each sector of the global flip, or
         that for functions of one parity alone.
 
-        By default it does not split, and its matrix is what is left.
+        A chain without a `step_in` does not split, and its matrix is what is left.
 
         **Raises:** `ValueError` if there are too many states for that, or a sector is
         asked for of a chain that is not symmetric.
         """
         self.check_sector(sector)
-        return (SectorReduction(self.dense_generator()),)
+        sectors: tuple[Sector | None, ...] = (sector,)
+        if self.is_symmetric and sector is None:
+            sectors = ("even", "odd")
+        steps = [self.step_in(s) for s in sectors]
+        lowest = 0 if self.is_positive else -1
+        if any(step is None for step in steps):
+            return (SectorReduction(self.dense_generator(), None, lowest),)
+        return tuple(
+            SectorReduction(self._step_generator(step, s), s, lowest)
+            for step, s in zip(steps, sectors, strict=True)
+            if step is not None
+        )
+
+    def step_in(self, sector: Sector | None = None) -> AbstractStep | None:
+        """A step on half densities, in one sector of the global flip or in all, which
+        takes no matrix; None if the chain does not know one."""
+        del sector
+        return None
+
+    def _step_generator(
+        self, step: AbstractStep, sector: Sector | None
+    ) -> StepGenerator:
+        law = self.log_stationary
+        if sector is not None:
+            # A class {x, -x} has the law of both its members.
+            law = law[: law.shape[0] // 2] + math.log(2)
+        small = self.n_states <= 2 * MAX_ELIMINATED
+        return StepGenerator(
+            step=step,
+            log_law=law,
+            is_self_adjoint=self.is_reversible,
+            whole=self.step_in() if sector == "odd" and small else None,
+            is_odd=sector == "odd",
+        )
 
     def spectral_reductions(
         self, sector: Sector | None = None
@@ -155,7 +198,9 @@ class AbstractChain(eqx.Module):
         """Reductions whose powers over a finite window are a polynomial of few terms;
         None if the chain goes step by step, for which it needs no matrix."""
         self.check_sector(sector)
-        return None
+        if not self.is_reversible or self.step_in() is None:
+            return None
+        return self.reductions(sector)
 
     def solution(
         self, f: Float[Array, "states k"], y: Float[Array, "whole k"]

@@ -53,14 +53,15 @@ class AbstractCoordinates(eqx.Module):
 
 
 class Sides(NamedTuple):
-    """`⟨f̃_a, R f̃_b⟩` in one reduction: `rest + ⟨left_a, L⁺ right_b⟩`, with `right`
-    being `left` where it is None, and `bulk` what the rounding errors in both are
-    proportional to."""
+    """`⟨f̃_a, R f̃_b⟩` in one reduction: `rest + weight ⟨left_a, L⁺ right_b⟩`, with
+    `right` being `left` where it is None, and `bulk` what the rounding errors in both
+    are proportional to."""
 
     left: Float[Array, "n k"]
     right: Float[Array, "n k"] | None
     bulk: Float[Array, "n k"] | None
     rest: Array | float
+    weight: float = 1.0
 
 
 class Powers(NamedTuple):

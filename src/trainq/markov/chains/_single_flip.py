@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._spins import spread, unit_mask, xor
-from ...solvers import FlipGenerator
+from ...solvers import FlipGenerator, Flips
 from ._base import AbstractChain, largest
 from ._cuts import log_sums_across
 from ._reductions import Sector, SectorReduction, scale
@@ -87,12 +87,19 @@ class SingleFlipChain(AbstractChain):
             is_odd=sector == "odd",
         )
 
+    @property
+    def is_positive(self) -> bool:
+        return self.rule.is_positive
+
+    def step_in(self, sector: Sector | None = None) -> Flips:
+        return Flips(self.generator(sector))
+
     def reductions(self, sector: Sector | None = None) -> tuple[SectorReduction, ...]:
         self.check_sector(sector)
         sectors: tuple[Sector | None, ...] = (sector,)
         if self.is_symmetric and sector is None:
             sectors = ("even", "odd")
-        lowest = 0 if self.rule.is_positive else -1
+        lowest = 0 if self.is_positive else -1
         return tuple(SectorReduction(self.generator(s), s, lowest) for s in sectors)
 
     def window_reductions(

@@ -13,6 +13,13 @@ from ._blocks import (
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
 )
+from ._combined import (
+    Lazy as Lazy,
+    Mixture as Mixture,
+    Palindrome as Palindrome,
+    Power as Power,
+    Symmetrised as Symmetrised,
+)
 from ._single_flip import (
     AbstractSingleFlipKernel as AbstractSingleFlipKernel,
     RandomScan as RandomScan,

@@ -91,6 +91,14 @@ class AbstractBlockGibbs(AbstractKernel):
             return TwoLayerChain(partition, reduced, model.is_symmetric)
         return ScanChain(partition, self.scan, model.is_symmetric)
 
+    def adjoint(self) -> AbstractKernel:
+        if self.is_reversible:
+            return self
+        return self.rescanned(lambda scan: scan.reversed())
+
+    def rescanned(self, change: Callable[[AbstractScan], AbstractScan]) -> "BlockGibbs":
+        return BlockGibbs(change(self.scan), self.blocks)
+
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         sizes = [model.n_visible, model.n_hidden]
         if self.blocks is not None:
