@@ -12,7 +12,13 @@ from ._conductance import (
     cheeger_margins as cheeger_margins,
     sweep_conductance as sweep_conductance,
 )
+from ._decomposition import (
+    Cluster as Cluster,
+    Modes as Modes,
+    Sensitivity as Sensitivity,
+)
 from ._hitting import hitting_times as hitting_times
+from ._modes import modes as modes
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     positivity_residual as positivity_residual,
