@@ -101,8 +101,10 @@ def slowest_mode(chain: AbstractChain) -> SlowestMode:
     return find_slowest(chain, Direct())
 
 
-def find_slowest(chain: AbstractChain, solver: Direct) -> SlowestMode:
-    reductions = chain.spectral_reductions()
+def find_slowest(
+    chain: AbstractChain, solver: Direct, sector: Sector | None = None
+) -> SlowestMode:
+    reductions = chain.spectral_reductions(sector)
     found = [_slowest_of(reduction, solver) for reduction in reductions]
     gaps = jnp.stack([gap for gap, _ in found])
     which = jnp.argmin(gaps)
