@@ -23,6 +23,7 @@ from helpers import (
 )
 from hypothesis import given, settings, strategies as st
 
+import trainq
 import trainq as tq
 from trainq.markov import modes
 
@@ -252,6 +253,77 @@ def test_gaps_of_any_size_are_known(gap):
     assert_close(found.gap[0], slow, 1e-9 if gap > 1e-7 else DIRECT)
     assert_close(found.gap[1:], [2 * inner, 2 * inner + gap / 2], 1e-6)
     assert_close(found.t_o, 1 / slow, 1e-6)
+
+
+# Lanczos.
+
+
+@pytest.fixture
+def by_lanczos(monkeypatch):
+    """As if models of a few units were large."""
+    monkeypatch.setattr(trainq.markov._eigenpairs, "_MAX_DENSE", 2**4)
+    monkeypatch.setattr(trainq.markov._modes, "_FEW", 2**3)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    slow_except(
+        [
+            (k, m)
+            for k in ("gibbs", "metropolis", "palindromic", "random")
+            for m in ("rbm 3x3", "biased rbm 3x3")
+        ],
+        ("gibbs", "rbm 3x3"),
+        ("metropolis", "biased rbm 3x3"),
+        ("random", "rbm 3x3"),
+    ),
+)
+def test_lanczos_finds_the_slowest_modes_and_says_what_is_missing(
+    name, model, by_lanczos
+):
+    model, k = MODELS[model], 3
+    pi, matrix = dense(name, model)
+    chain = KERNELS[name].chain(model)
+    f = np.asarray(tq.observables(model))
+    found = modes(chain, jnp.asarray(f), k=k)
+    both = chain.is_symmetric
+    slow = np.asarray(found.gap)[np.asarray(found.gap) < 0.5 - 1e-9]
+    gap, weight = spectrum(matrix, pi, f)
+    per_sector = []
+    flip = np.eye(len(pi))[::-1]
+    for sign in (1, -1) if both else (0,):
+        projector = (np.eye(len(pi)) + sign * flip) / (2 if sign else 1)
+        values = np.linalg.eigvals(projector @ matrix - (sign >= 0) * pi[None]).real
+        per_sector.append(np.sort(1 - values)[:k])
+    expected = np.sort(np.concatenate(per_sector))
+    assert_close(np.sort(slow)[: len(expected)], expected[expected < 0.5 - 1e-9], 1e-9)
+    assert_close(found.observable_variance, weight.sum(axis=0), DIRECT)
+    assert_close(found.t_o, np.trace(oracle.noise_matrix(matrix, pi, f)), DIRECT)
+    assert not found.is_complete and float(found.rest_share) > 0.01
+    gap = tq.markov.spectral_gap(chain)
+    assert_close(gap, expected[0], DIRECT)
+    slowest = tq.markov.slowest_mode(chain)
+    mode = np.asarray(slowest.mode)
+    assert np.max(np.abs(matrix @ mode - (1 - expected[0]) * mode)) < 1e-8
+
+
+def test_lanczos_is_as_good_as_dense_for_a_cold_model(by_lanczos):
+    # A gap of 1e-9, which Lanczos alone would know to seven digits.
+    chain = KERNELS["gibbs"].chain(planted(4, (1, 2), beta=9.0))
+    found = float(tq.markov.spectral_gap(chain, "odd"))
+    trainq.markov._eigenpairs._MAX_DENSE = 2**13
+    expected = float(tq.markov.spectral_gap(chain, "odd"))
+    assert expected < 1e-9 and abs(found / expected - 1) < 1e-9
+
+
+def test_what_lanczos_cannot_do_is_said_at_once(by_lanczos):
+    chain, f = KERNELS["gibbs"].chain(rbm(3, 3)), tq.observables(rbm(3, 3))
+    with pytest.raises(ValueError, match=r"Say how many .* by `k=16`"):
+        modes(chain, f)
+    with pytest.raises(ValueError, match=r"Lanczos.*traced chain was given"):
+        eqx.filter_jit(tq.markov.spectral_gap)(chain)
+    with pytest.raises(ValueError, match=r"k is a whole number, at least 1"):
+        modes(chain, f, k=0)
 
 
 # Clusters.

@@ -8,8 +8,12 @@ from ._certificate import (
 )
 from ._conductance import (
     CheegerMargins as CheegerMargins,
+    Cut as Cut,
+    best_cut as best_cut,
+    best_sweep_cut as best_sweep_cut,
     cheeger_margin as cheeger_margin,
     cheeger_margins as cheeger_margins,
+    cut as cut,
     sweep_conductance as sweep_conductance,
 )
 from ._decomposition import (

@@ -25,6 +25,8 @@ from .chains import (
 )
 
 
+# Up to so many states all modes take less time than a few by Lanczos' iteration.
+_FEW = 2**10
 _MEMORY = 4.0  # GiB for the functions that are held at once
 
 
@@ -90,7 +92,7 @@ def modes(
         )
     found = []
     for part in parts:
-        if k is None or (part.is_dense and 4 * k >= part.size):
+        if k is None or part.size <= _FEW:
             pairs = _all_pairs(part)
             found.append(pairs if k is None else _first(pairs, k))
         else:

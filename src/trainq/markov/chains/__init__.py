@@ -8,6 +8,7 @@ from ._base import (
     require_reversible as require_reversible,
 )
 from ._blocks import ScanChain as ScanChain, TwoLayerChain as TwoLayerChain
+from ._cuts import log_total as log_total
 from ._dense import DenseChain as DenseChain
 from ._functions import (
     AbstractFunctions as AbstractFunctions,
