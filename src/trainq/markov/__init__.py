@@ -8,11 +8,21 @@ from ._certificate import (
 )
 from ._conductance import (
     CheegerMargins as CheegerMargins,
+    Cut as Cut,
+    best_cut as best_cut,
+    best_sweep_cut as best_sweep_cut,
     cheeger_margin as cheeger_margin,
     cheeger_margins as cheeger_margins,
+    cut as cut,
     sweep_conductance as sweep_conductance,
 )
+from ._decomposition import (
+    Cluster as Cluster,
+    Modes as Modes,
+    Sensitivity as Sensitivity,
+)
 from ._hitting import hitting_times as hitting_times
+from ._modes import modes as modes
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     positivity_residual as positivity_residual,

@@ -39,7 +39,7 @@ from ._generators import (
     inverse_root as inverse_root,
     ratio_scaled as ratio_scaled,
 )
-from ._lapack import eigenvectors as eigenvectors
+from ._lapack import eigenpairs as eigenpairs
 from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,

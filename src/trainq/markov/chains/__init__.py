@@ -13,6 +13,7 @@ from ._combined import (
     PowerChain as PowerChain,
     ThereAndBackChain as ThereAndBackChain,
 )
+from ._cuts import log_total as log_total
 from ._dense import DenseChain as DenseChain
 from ._functions import (
     AbstractFunctions as AbstractFunctions,

@@ -27,6 +27,7 @@ from ...solvers import (
     inverse_root,
     ratio_scaled,
 )
+from ._cuts import log_total, log_where
 from ._functions import AbstractFunctions
 from ._reductions import (
     AbstractCoordinates,
@@ -192,6 +193,10 @@ class AbstractChain(eqx.Module):
         """Reductions that together have all modes of the chain."""
         return self.reductions(sector)
 
+    def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
+        """Functions in the form that these take."""
+        return self.coordinates(f)
+
     def window_reductions(
         self, sector: Sector | None = None
     ) -> tuple[AbstractReduction, ...] | None:
@@ -272,6 +277,18 @@ class AbstractChain(eqx.Module):
         """`max |P(x, y) - P(-x, -y)|`."""
         matrix = self.matrix()
         return largest(matrix - matrix[::-1, ::-1])
+
+    def log_cut_flow(self, members: Bool[Array, " states"]) -> Float[Array, ""]:
+        """`log Σ_{x in S, y not in S} π(x) P(x, y)` for a set `S` of states."""
+        # What goes out is what comes in, in the stationary law. A probability to cross
+        # may underflow from one side, and then the flow from there is too small.
+        step = self.operator()
+
+        def one_way(inside):
+            crosses = step(jnp.where(inside, 0, jnp.ones_like(self.log_stationary)))
+            return log_total(self.log_stationary + log_where(inside, crosses))
+
+        return jnp.maximum(one_way(members), one_way(~members))
 
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
         """`log Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`

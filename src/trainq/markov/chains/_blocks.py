@@ -285,29 +285,50 @@ class LayerReduction(AbstractReduction):
         n = whole.shape[0]
         return jnp.pad(whole, ((self.part * n, after * n), (0, 0)))
 
-    def _image(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
-        """The singular value of a singular vector, and its partner on the other
+    def _images(self, y: Float[Array, "n r"]) -> tuple[Array, Array]:
+        """The singular values of singular vectors, and their partners on the other
         layer."""
         image = self.generator.overlap @ y
-        squared = image @ image
+        squared = jnp.sum(image * image, axis=0)
         # Where the layers are independent σ = 0, and rounding is all there is.
         correlated = squared > (16 * jnp.finfo(image.dtype).eps) ** 2
         sigma = jnp.where(correlated, jnp.sqrt(jnp.where(correlated, squared, 1)), 0)
-        unit = jnp.where(correlated, image / jnp.where(correlated, sigma, 1), 0)
-        return sigma, unit
+        size = jnp.where(correlated, sigma, 1)
+        return sigma, jnp.where(correlated[None], image / size[None], 0)
 
-    def gap(self, value: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
+    def modes(
+        self, values: Float[Array, " r"], vectors: Float[Array, "n r"]
+    ) -> tuple[Float[Array, " modes"], Float[Array, "width modes"]]:
+        sigma, image = self._images(vectors)
+        v, h = (image, vectors) if self.on_hidden else (vectors, image)
         # 1 - σ² is at most one.
-        return self.scan.gap(jnp.minimum(value, 1), self._image(y)[0])
+        found = self.scan.modes(jnp.minimum(values, 1), sigma)
+        columns = [
+            jnp.concatenate([m.on_visible[None] * v, m.on_hidden[None] * h])
+            for m in found
+        ]
+        gap = jnp.concatenate([mode.gap for mode in found])
+        return gap, jnp.concatenate(columns, axis=1)
 
-    def mode(self, y: Float[Array, " n"]) -> Float[Array, " states"]:
-        image = self._image(y)[1]
-        v, h = (image, y) if self.on_hidden else (y, image)
+    def columns(self, at: LayerCoordinates) -> Float[Array, "width k"]:
+        both = at.on_visible, at.on_hidden
+        return jnp.concatenate([fold_sector(f, self.sector) for f in both])
+
+    def densities(
+        self, columns: Float[Array, "width modes"]
+    ) -> Float[Array, "states modes"]:
+        n_visible = self.layers.shape[0] // (1 if self.sector is None else 2)
+        v, h = columns[:n_visible], columns[n_visible:]
         # √π(v, h) y(h) / √π(h) = √p(v | h) y(h), and the same for v.
         given_visible, given_hidden = self.layers.conditionals()
-        on_h = jnp.sqrt(given_hidden) * unfold_sector(h, self.sector)[None, :]
-        on_v = jnp.sqrt(given_visible) * unfold_sector(v, self.sector)[:, None]
-        return self.layers.flat(self.scan.mode(on_v, on_h))
+        on_h = unfold_sector(h, self.sector)[None]
+        on_v = unfold_sector(v, self.sector)[:, None]
+        sums = jnp.sqrt(given_hidden)[..., None] * on_h
+        return self.layers.flat(sums + jnp.sqrt(given_visible)[..., None] * on_v)
+
+    @property
+    def rest_gap(self) -> float | None:
+        return self.scan.rest_gap
 
 
 def layer(

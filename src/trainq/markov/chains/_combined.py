@@ -1,5 +1,6 @@
 """Chains made of chains that have the same law."""
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,7 +10,14 @@ from jaxtyping import Array, Float
 from ..._loops import repeat
 from ...solvers import AbstractGenerator, AbstractStep, Repeated, Words
 from ._base import AbstractChain
-from ._reductions import AbstractReduction, Powers, Sector, Sides
+from ._functions import AbstractFunctions
+from ._reductions import (
+    AbstractCoordinates,
+    AbstractReduction,
+    Powers,
+    Sector,
+    Sides,
+)
 
 
 class AbstractCombinedChain(AbstractChain):
@@ -109,6 +117,11 @@ class MixtureChain(AbstractCombinedChain):
         found = self.parts[0].spectral_reductions(sector)
         return tuple(OfAnother(one, 1, self.weights[0]) for one in found)
 
+    def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
+        if len(self.parts) > 1:
+            return super().spectral_coordinates(f)
+        return self.parts[0].spectral_coordinates(f)
+
 
 class ThereAndBackChain(AbstractCombinedChain):
     """A step of a chain, and one of its adjoint: `P P*`, reversible and positive."""
@@ -159,10 +172,19 @@ class PowerChain(AbstractCombinedChain):
         # The slowest mode is that of the chain itself, unless an even power makes a
         # slow one of a negative eigenvalue.
         (part,) = self.parts
-        if not (part.is_positive or self.times % 2):
+        if not self._keeps_order:
             return super().spectral_reductions(sector)
         found = part.spectral_reductions(sector)
         return tuple(OfAnother(one, self.times, 1.0) for one in found)
+
+    def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
+        if not self._keeps_order:
+            return super().spectral_coordinates(f)
+        return self.parts[0].spectral_coordinates(f)
+
+    @property
+    def _keeps_order(self) -> bool:
+        return self.parts[0].is_positive or self.times % 2 == 1
 
 
 class OfAnother(AbstractReduction):
@@ -190,12 +212,30 @@ class OfAnother(AbstractReduction):
     def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "whole k"]:
         return self.part.unfold(y)
 
-    def mode(self, y: Float[Array, " n"]) -> Float[Array, " states"]:
-        return self.part.mode(y)
+    # The modes are those of the chain itself, in its own coordinates.
 
-    def gap(self, value: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
+    def columns(self, at) -> Float[Array, "width k"]:
+        return self.part.columns(at)
+
+    def densities(self, columns: Float[Array, "width r"]) -> Float[Array, "states r"]:
+        return self.part.densities(columns)
+
+    def modes(
+        self, values: Float[Array, " r"], vectors: Float[Array, "n r"]
+    ) -> tuple[Array, Array]:
+        gap, columns = self.part.modes(values, vectors)
+        return self._gap(gap), columns
+
+    @property
+    def rest_gap(self) -> float | None:
+        gap = self.part.rest_gap
+        if gap is None or math.isinf(gap):
+            return gap
+        return 1 - (1 - self.weight * gap) ** self.times
+
+    def _gap(self, gap: Float[Array, " r"]) -> Float[Array, " r"]:
         # 1 - (1 - γ)ⁿ without a difference, where γ is small.
-        gap = self.weight * self.part.gap(value, y)
+        gap = self.weight * gap
         small = gap < 0.5
         slow = -jnp.expm1(self.times * jnp.log1p(-jnp.where(small, gap, 0)))
         return jnp.where(small, slow, 1 - (1 - gap) ** self.times)

@@ -222,6 +222,15 @@ class LayerForm(NamedTuple):
     weight: float = 1.0
 
 
+class PairModes(NamedTuple):
+    """What a pair of singular vectors of `B` makes a mode of: its gap, and how much of
+    the vector on `v` and of that on `h` it is the sum of, so that its norm is one."""
+
+    gap: Float[Array, "*n"]
+    on_visible: Float[Array, "*n"]
+    on_hidden: Float[Array, "*n"]
+
+
 class AbstractTwoLayerScan(AbstractScan):
     """A scan that knows what two layers reduce to: systems `I - c M` on one of them,
     one for each `c` of the `shares`."""
@@ -258,13 +267,16 @@ class AbstractTwoLayerScan(AbstractScan):
         `t = 0` is `Cov f`, and the `rest` is what is to be added to it."""
 
     @abc.abstractmethod
-    def gap(self, value: Array, sigma: Array) -> Array:
-        """The gap of the chain for a singular value `σ` of `B`, with `1 - σ²` given."""
+    def modes(self, value: Array, sigma: Array) -> tuple[PairModes, ...]:
+        """The modes that a singular value `σ` of `B` makes, the slowest first, with
+        `1 - σ²` given. Where `σ` is zero, the own layer has a vector and the other has
+        none."""
 
-    @abc.abstractmethod
-    def mode(self, on_v: Array, on_h: Array) -> Array:
-        """The mode of a pair of singular vectors, of shape `(v, h)`, from their values
-        times `√π(v, h)`."""
+    @property
+    def rest_gap(self) -> float | None:
+        """The gap of all functions that no pair of singular vectors makes a mode of; by
+        default they have several."""
+        return None
 
 
 class RandomOrder(AbstractTwoLayerScan):
@@ -277,8 +289,10 @@ class RandomOrder(AbstractTwoLayerScan):
 
     The sum over all `t ≥ 1` is `½ (I - S)⁻¹ = [[I, -B], [-Bᵀ, I]]⁻¹`, which block
     elimination brings onto one layer: `(I - M)⁻¹ (f_own + K f_other)` there, and that
-    pulled back plus `f_other` on the other. A singular value `σ` of `B` is an
-    eigenvalue `½ (1 + σ)` of `S`, on the sum of its two singular vectors.
+    pulled back plus `f_other` on the other. A singular value `σ` of `B` makes the
+    eigenvalues `½ (1 ± σ)` of `S`, on the sum and on the difference of its two singular
+    vectors. A function of one layer that is not correlated with the other has the
+    eigenvalue `½`, and one without a mean given either layer is forgotten at once.
 
     ??? cite "Source"
 
@@ -318,11 +332,9 @@ class RandomOrder(AbstractTwoLayerScan):
         both = jnp.concatenate([f_v, f_h]) / math.sqrt(2)
         return Powers(Exchange(overlap=hidden.overlap), both, shifted=True)
 
-    def gap(self, value, sigma):
-        return value / (2 + 2 * sigma)
-
-    def mode(self, on_v, on_h):
-        return on_v + on_h
+    def modes(self, value, sigma):
+        slow, fast = value / (2 + 2 * sigma), (1 + sigma) / 2
+        return sum_and_difference(slow, fast, value, sigma)
 
 
 class PalindromicOrder(AbstractTwoLayerScan):
@@ -373,12 +385,14 @@ class PalindromicOrder(AbstractTwoLayerScan):
         contraction = Contraction(generator=hidden, lowest=0)
         return Powers(contraction, f_h, rest=-jnp.sum(f_h**2, axis=0))
 
-    def gap(self, value, sigma):
-        return value
-
-    def mode(self, on_v, on_h):
+    def modes(self, value, sigma):
         # A function of v that has no image is annihilated by E_V.
-        return jnp.where(jnp.any(on_h != 0), on_h, on_v)
+        alone = jnp.where(sigma > 0, 0, jnp.ones_like(sigma))
+        return (PairModes(value, alone, jnp.ones_like(sigma)),)
+
+    @property
+    def rest_gap(self) -> float:
+        return 1.0
 
 
 class FixedOrder(AbstractTwoLayerScan):
@@ -434,11 +448,8 @@ class FixedOrder(AbstractTwoLayerScan):
         contraction = Contraction(generator=hidden, lowest=0)
         return Powers(contraction, f_h, hidden.overlap.T @ f_v, shifted=True)
 
-    def gap(self, value, sigma):
+    def modes(self, value, sigma):
         raise ValueError("A chain that is not reversible has no spectral gap.")
-
-    def mode(self, on_v, on_h):
-        raise ValueError("A chain that is not reversible has no slowest mode.")
 
 
 FixedOrder.__init__.__doc__ = """**Arguments:**
@@ -509,9 +520,29 @@ class SymmetrisedOrder(AbstractTwoLayerScan):
         right = jnp.concatenate([overlap @ f_h, overlap.T @ f_v]) / 2
         return Powers(SymmetrisedExchange(overlap=overlap), left, right, shifted=True)
 
-    def gap(self, value, sigma):
-        # 1 - ½ σ (σ + 1) = ½ (1 - σ) (2 + σ)
-        return value * (2 + sigma) / (2 + 2 * sigma)
+    def modes(self, value, sigma):
+        # 1 - ½ σ (σ + 1) = ½ (1 - σ) (2 + σ), and with the other sign
+        # 1 + ½ σ (1 - σ).
+        slow = value * (2 + sigma) / (2 + 2 * sigma)
+        fast = 1 + sigma * value / (2 + 2 * sigma)
+        return sum_and_difference(slow, fast, value, sigma)
 
-    def mode(self, on_v, on_h):
-        return on_v + on_h
+    @property
+    def rest_gap(self) -> float:
+        return 1.0
+
+
+def sum_and_difference(
+    slow: Array, fast: Array, value: Array, sigma: Array
+) -> tuple[PairModes, PairModes]:
+    """The modes of a scan in which both layers have the same part: the sum and the
+    difference of two singular vectors, with these gaps. Their squared norms are
+    `2 (1 ± σ)`, with `value = 1 - σ²`."""
+    paired = sigma > 0
+    plus = jnp.where(paired, 1 / jnp.sqrt(2 + 2 * sigma), 1)
+    # Near σ = 1 the difference is nothing but rounding errors, and one that is hardly
+    # anything is left to the rest.
+    less = value / (1 + sigma)
+    known = paired & (less > float(jnp.finfo(sigma.dtype).eps) ** 1.2)
+    minus = jnp.where(known, 1 / jnp.sqrt(2 * jnp.where(known, less, 1)), 0)
+    return PairModes(slow, plus, plus), PairModes(fast, minus, -minus)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._spins import spread, unit_mask, xor
 from ...solvers import FlipGenerator, Flips
 from ._base import AbstractChain, largest
-from ._cuts import log_sums_across
+from ._cuts import log_sums_across, log_total, log_where
 from ._reductions import Sector, SectorReduction, scale
 from ._rules import AbstractFlipRule
 
@@ -126,19 +126,22 @@ class SingleFlipChain(AbstractChain):
         flips = self.flip_probabilities()
         return largest(flips - flips[:, ::-1])
 
+    def _log_flows(self) -> Float[Array, "n_units states"]:
+        """`log π(x) P(x, xⁱ)`, which is the same at both ends."""
+        # Out of the rarer of the two states: that rate does not underflow.
+        law = self.log_stationary
+        there = jnp.stack([xor(law, mask) for mask in self._masks])
+        rate = self.rule.acceptance(jnp.abs(there - law[None])) / self.n_units
+        return jnp.minimum(there, law[None]) + log_where(rate > 0, rate)
+
+    def log_cut_flow(self, members: Bool[Array, " states"]) -> Float[Array, ""]:
+        leaves = jnp.stack([members & ~xor(members, mask) for mask in self._masks])
+        return log_total(jnp.where(leaves, self._log_flows(), -jnp.inf))
+
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
-        law, rank = self.log_stationary, jnp.argsort(order)
-        parts = []
-        for mask in self._masks:
-            # Out of the rarer of the two states: that rate does not underflow.
-            change = xor(law, mask) - law
-            flow = law + jnp.log(self.rule.acceptance(change) / self.n_units)
-            there = xor(rank, mask)
-            once = (change > 0) | ((change == 0) & (rank < there))
-            flow = jnp.where(once, flow, -jnp.inf)
-            parts.append((jnp.minimum(rank, there), jnp.maximum(rank, there), flow))
-        first, last, flow = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-        return log_sums_across(first, last, flow, self.n_states)[:-1]
+        rank = jnp.zeros_like(order).at[order].set(jnp.arange(self.n_states))
+        partners = jnp.stack([xor(rank, mask)[order] for mask in self._masks])
+        return log_sums_across(partners, self._log_flows()[:, order])[:-1]
 
     def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
         whole = self.generator()
