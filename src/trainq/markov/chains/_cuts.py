@@ -5,7 +5,6 @@ they are not found by adding what enters and subtracting what leaves, and a set 
 states whose mass has underflowed is one like any other.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
