@@ -17,7 +17,12 @@ from ._conductance import (
     cut as cut,
     sweep_conductance as sweep_conductance,
 )
-from ._hitting import hitting_times as hitting_times
+from ._hitting import (
+    PassageTimes as PassageTimes,
+    hitting_error as hitting_error,
+    hitting_times as hitting_times,
+    passage_times as passage_times,
+)
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     positivity_residual as positivity_residual,

@@ -115,11 +115,12 @@ def basins(chain: AbstractChain, *, least: float | int = 0.0) -> Basins:
     prefactors. One that redraws a layer can step across, and its passes may be lower;
     no barrier here is one of such a chain.
 
-    Ties are settled by the order of the units alone. Energies that differ by rounding are the same. Of neighbours
-    that are equally low the one of the first unit is taken; on level ground one goes to
-    the nearest state that has a way down; and level ground without one is the bottom of
-    one basin. So the mirror image of a basin is a basin, where the model is symmetric;
-    with `least`, a shallow one between two that mirror each other goes to one of them.
+    Ties are settled by the order of the units alone. Energies that differ by rounding
+    are the same. Of neighbours that are equally low the one of the first unit is taken;
+    on level ground one goes to the nearest state that has a way down; and level ground
+    without one is the bottom of one basin. So the mirror image of a basin is a basin,
+    where the model is symmetric; with `least`, a shallow one between two that mirror
+    each other goes to one of them.
 
     All is done with NumPy and SciPy on the host, in `O(N 2^N)` steps.
 
