@@ -1,5 +1,6 @@
 """Markov chains: kernels, exact chains, and what is asked of them."""
 
+from ._basins import Basins as Basins, basins as basins
 from ._certificate import (
     Certificate as Certificate,
     CertificateError as CertificateError,
@@ -21,7 +22,12 @@ from ._decomposition import (
     Modes as Modes,
     Sensitivity as Sensitivity,
 )
-from ._hitting import hitting_times as hitting_times
+from ._hitting import (
+    PassageTimes as PassageTimes,
+    hitting_error as hitting_error,
+    hitting_times as hitting_times,
+    passage_times as passage_times,
+)
 from ._modes import modes as modes
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,

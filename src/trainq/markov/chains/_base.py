@@ -240,6 +240,20 @@ class AbstractChain(eqx.Module):
         staying; or one and all of `operator`, where a step forgets the state."""
         return jnp.ones_like(self.log_stationary), self.operator()
 
+    def decrease(
+        self, f: Float[Array, " states"]
+    ) -> tuple[Float[Array, " states"], Float[Array, " states"]]:
+        """`f - P f`, what a step takes off a function, as a sum over differences
+        between states; and a bound on the rounding errors in it."""
+
+        def one(row):
+            rates, value = row
+            parts = rates * (value - f)
+            return jnp.sum(parts), jnp.sum(jnp.abs(parts))
+
+        total, size = lax.map(one, (self.matrix(), f), batch_size=256)
+        return total, (self.n_states + 3) * jnp.finfo(f.dtype).eps * size
+
     def jacobi_sweeps(
         self,
         x: Float[Array, "states n_obs"],

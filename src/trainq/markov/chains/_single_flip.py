@@ -54,6 +54,15 @@ class SingleFlipChain(AbstractChain):
 
         return jnp.sum(flips, axis=0), step
 
+    def decrease(
+        self, f: Float[Array, " states"]
+    ) -> tuple[Float[Array, " states"], Float[Array, " states"]]:
+        total, size = jnp.zeros_like(f), jnp.zeros_like(f)
+        for flip, mask in zip(self.flip_probabilities(), self._masks, strict=True):
+            part = flip * (f - xor(f, mask))
+            total, size = total + part, size + jnp.abs(part)
+        return total, (self.n_units + 3) * jnp.finfo(f.dtype).eps * size
+
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         return self.operator()(f)
 
