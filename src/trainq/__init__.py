@@ -15,6 +15,7 @@ from ._versions import show_versions as show_versions
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
+    ParallelTempering as ParallelTempering,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,

@@ -147,7 +147,8 @@ def certify(
     """
     checked_kernel(kernel)
     require_model(model)
-    check_dense(2**model.n_units)  # before anything else is made
+    # Before anything else is made.
+    check_dense(2 ** sum(one.n_units for one in kernel.replicas(model)))
     chain = kernel.chain(model)
     if tolerance is None:
         tolerance = 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)

@@ -75,7 +75,7 @@ def symmetry_residual(
     residual = jnp.maximum(largest(law - global_flip(law)), chain.asymmetry())
     if f is None:
         return residual
-    columns = f.reshape(chain.n_states, -1)
+    columns = chain.lift(f).reshape(chain.n_states, -1)
     even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
     odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
     return jnp.maximum(residual, largest(jnp.minimum(even, odd)))

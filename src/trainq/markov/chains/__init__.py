@@ -25,6 +25,7 @@ from ._reductions import (
     Sides as Sides,
     scale as scale,
 )
+from ._replicas import ReplicaChain as ReplicaChain
 from ._rules import (
     AbstractFlipRule as AbstractFlipRule,
     HeatBath as HeatBath,
@@ -38,3 +39,9 @@ from ._scans import (
     RandomOrder as RandomOrder,
 )
 from ._single_flip import SingleFlipChain as SingleFlipChain
+from ._swaps import (
+    AbstractSwapOrder as AbstractSwapOrder,
+    EvenOddSwaps as EvenOddSwaps,
+    RandomSwaps as RandomSwaps,
+    Round as Round,
+)
