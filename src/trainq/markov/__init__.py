@@ -13,6 +13,13 @@ from ._conductance import (
     sweep_conductance as sweep_conductance,
 )
 from ._hitting import hitting_times as hitting_times
+from ._ladder import (
+    Ladder as Ladder,
+    energy_variance as energy_variance,
+    even_ladder as even_ladder,
+    ladder as ladder,
+    swap_acceptance as swap_acceptance,
+)
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     positivity_residual as positivity_residual,

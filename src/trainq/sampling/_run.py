@@ -453,13 +453,8 @@ def _records(
         )
 
     move = kernel.stepper(model)
-    # All at once: a key made alone costs as much as a thousand random numbers.
-    numbers = state.step + jnp.arange(records * every, dtype=jnp.uint32)
-    # A step has one word in the random numbers, and past the last one comes a new key.
-    both = jnp.stack([state.key_data, jr.key_data(_key_after(state.key))])
-    era = (numbers < state.step).astype(int)
-    keys = jr.wrap_key_data(both[era], impl=state.key_impl)
-    keys = jax.vmap(jr.fold_in)(keys, numbers).reshape(records, every)
+    keys, key_data, number = step_keys(state, records * every)
+    keys = keys.reshape(records, every)
 
     dtype = moments.recent[0].dtype
 
@@ -489,8 +484,6 @@ def _records(
         "A value of the functions that a run averages is not finite, or too large to "
         "be squared. Without `functions` these are the gradients of the energy.",
     )
-    number = numbers[-1] + 1
-    key_data = both[(number < state.step).astype(int)]
     state = ChainState(x, key_data, number, state.key_impl)
     return state, found, kept
 
@@ -500,6 +493,20 @@ def _checked_moments(moments: Moments, wrong: Array, message: str) -> Moments:
     takes: what passes such a check comes together on one device."""
     count = eqx.error_if(moments.count, wrong, message)
     return Moments(count, moments.totals, moments.recent)
+
+
+def step_keys(state: ChainState, n_steps: int) -> tuple[Array, Array, Array]:
+    """The keys of the next steps, and the `key_data` and the `step` of the state after
+    them."""
+    # All at once: a key made alone costs as much as a thousand random numbers.
+    numbers = state.step + jnp.arange(n_steps, dtype=jnp.uint32)
+    # A step has one word in the random numbers, and past the last one comes a new key.
+    both = jnp.stack([state.key_data, jr.key_data(_key_after(state.key))])
+    era = (numbers < state.step).astype(int)
+    keys = jr.wrap_key_data(both[era], impl=state.key_impl)
+    number = numbers[-1] + 1
+    key_data = both[(number < state.step).astype(int)]
+    return jax.vmap(jr.fold_in)(keys, numbers), key_data, number
 
 
 def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:

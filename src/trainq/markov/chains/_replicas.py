@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import reduce
 
-import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 

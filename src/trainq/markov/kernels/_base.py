@@ -80,9 +80,7 @@ class AbstractKernel(eqx.Module):
         parameter is not finite.
         """
 
-    def replicas(
-        self, model: AbstractEnergyModel
-    ) -> tuple[AbstractEnergyModel, ...]:
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
         """The models that run side by side, the first of which is the model itself:
         that alone, but in [`trainq.ParallelTempering`][]. The law of the kernel is the
         product of theirs, and a state that of all of them, `(..., replicas, n_units)`,

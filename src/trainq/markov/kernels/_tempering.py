@@ -1,4 +1,4 @@
-"""Parallel tempering: replicas of a model at several temperatures, which are swapped."""
+"""Parallel tempering: replicas of a model at several temperatures, and swaps."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -250,9 +250,9 @@ def _swapper(
 
     def swap(key, x, swaps):
         carry = energies(x), swaps
-        for (sets, times), key in zip(runs, jr.split(key, len(runs)), strict=True):
-            round_ = _round(sets, betas)
-            carry, _ = jax.lax.scan(round_, carry, jr.split(key, times))
+        for (sets, times), one in zip(runs, jr.split(key, len(runs)), strict=True):
+            body = _round(sets, betas)
+            carry, _ = jax.lax.scan(body, carry, jr.split(one, times))
         came_from = carry[1].came_from
         return jnp.take_along_axis(x, came_from[:, :, None], axis=1), carry[1]
 
