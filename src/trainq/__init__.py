@@ -18,6 +18,7 @@ from .markov import (
     Mixture as Mixture,
     Palindrome as Palindrome,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
+    ParallelTempering as ParallelTempering,
     Power as Power,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,

@@ -28,6 +28,13 @@ from ._hitting import (
     hitting_times as hitting_times,
     passage_times as passage_times,
 )
+from ._ladder import (
+    Ladder as Ladder,
+    energy_variance as energy_variance,
+    even_ladder as even_ladder,
+    ladder as ladder,
+    swap_acceptance as swap_acceptance,
+)
 from ._modes import modes as modes
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
@@ -65,9 +72,11 @@ from .chains import (
     AbstractFlipRule as AbstractFlipRule,
     AbstractReduction as AbstractReduction,
     AbstractScan as AbstractScan,
+    AbstractSwapOrder as AbstractSwapOrder,
     Colours as Colours,
     DenseChain as DenseChain,
     EnergyGradients as EnergyGradients,
+    EvenOddSwaps as EvenOddSwaps,
     FixedOrder as FixedOrder,
     HeatBath as HeatBath,
     Layers as Layers,
@@ -75,6 +84,9 @@ from .chains import (
     Order as Order,
     PalindromicOrder as PalindromicOrder,
     RandomOrder as RandomOrder,
+    RandomSwaps as RandomSwaps,
+    ReplicaChain as ReplicaChain,
+    Round as Round,
     ScanChain as ScanChain,
     Sector as Sector,
     SingleFlipChain as SingleFlipChain,
@@ -91,11 +103,17 @@ from .kernels import (
     Mixture as Mixture,
     Palindrome as Palindrome,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
+    ParallelTempering as ParallelTempering,
     Power as Power,
     RandomScan as RandomScan,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+    Swaps as Swaps,
     Symmetrised as Symmetrised,
     checked_kernel as checked_kernel,
+    first_law as first_law,
+    first_states as first_states,
+    observed as observed,
+    with_replicas as with_replicas,
 )

@@ -1,6 +1,5 @@
 """Basins of the energy, and the passes between them."""
 
-
 import jax
 import numpy as np
 from jaxtyping import Float, Int

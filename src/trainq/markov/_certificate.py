@@ -157,8 +157,9 @@ def certify(
     """
     checked_kernel(kernel)
     require_model(model)
-    check_enumerable(model.n_units, _MAX_UNITS, "states of a certificate", _SMALLER)
-    if model.n_units <= _MAX_MATRIX:
+    n_units = sum(one.n_units for one in kernel.replicas(model))
+    check_enumerable(n_units, _MAX_UNITS, "states of a certificate", _SMALLER)
+    if n_units <= _MAX_MATRIX:
         return _certify_small(kernel, model, sector, tolerance)
     return _certified(eqx.filter_jit(kernel.chain)(model), model, sector, tolerance)
 

@@ -88,10 +88,10 @@ def symmetry_residual(
     if f is None:
         return residual
     if not isinstance(f, AbstractFunctions):
-        f = Table(f.reshape(chain.n_states, -1))
+        f = Table(f.reshape(f.shape[0], -1))
 
     def some(f: AbstractFunctions, _: None) -> Form:
-        columns = f.table()
+        columns = chain.lift(f.table())
         even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
         odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
         return Form(jnp.minimum(even, odd), None, None)

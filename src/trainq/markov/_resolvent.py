@@ -36,7 +36,7 @@ Convention = Literal["resolvent", "sokal"]
 @eqx.filter_jit
 def resolvent(
     chain: AbstractChain,
-    f: Float[Array, "states *obs"],
+    f: Float[Array, "some *obs"],
     *,
     solver: AbstractSolver | None = None,
 ) -> Float[Array, "states *obs"]:
@@ -77,7 +77,7 @@ class ResolventSolution(AbstractShown):
 @eqx.filter_jit
 def solve_resolvent(
     chain: AbstractChain,
-    f: Float[Array, "states *obs"],
+    f: Float[Array, "some *obs"],
     *,
     solver: AbstractSolver | None = None,
 ) -> ResolventSolution:
@@ -103,7 +103,8 @@ def solve_resolvent(
         parts.append(reduction.unfold(solution.value))
         stats.append(solution.stats)
     x = chain.solution(columns, sum(parts[1:], parts[0]))
-    return ResolventSolution(x.reshape(f.shape), worst(stats))
+    x = x.reshape(chain.n_states, *f.shape[1:])
+    return ResolventSolution(x, worst(stats))
 
 
 def resolvent_form(

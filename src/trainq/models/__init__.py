@@ -4,6 +4,7 @@ from ._base import (
     AbstractEnergyModel as AbstractEnergyModel,
     Tempered as Tempered,
     checked as checked,
+    exactly as exactly,
     parameters as parameters,
     require_model as require_model,
 )

@@ -12,6 +12,7 @@ from ..markov import (
     AbstractKernel,
     EnergyGradients,
     checked_kernel,
+    first_law,
     moments_from_law,
     window_variance,
 )
@@ -24,7 +25,6 @@ from ..models import (
     check_start,
     data_variance,
     gradient_of_kl,
-    initial_law,
     require_model,
 )
 from ..solvers import Window
@@ -148,7 +148,7 @@ def _parts(
         variance = window_variance(chain, f, window, sector)
         bias = jnp.zeros_like(variance)
     else:
-        law = initial_law(start, model, data)
+        law = first_law(kernel, start, model, data)
         bias, variance = moments_from_law(chain, f, window, law, burn_in)
     eps = float(jnp.finfo(variance.dtype).eps)
     least = -(eps**0.5) * jnp.max(jnp.abs(variance), initial=0) - 1e3 * eps

@@ -30,3 +30,7 @@ from ._run import (
     start_chains as start_chains,
 )
 from ._sampled_time import SampledTime as SampledTime, sampled_time as sampled_time
+from ._swaps import (
+    SwapStatistics as SwapStatistics,
+    swap_statistics as swap_statistics,
+)

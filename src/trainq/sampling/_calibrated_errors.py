@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from .._checks import check_key, require_concrete, whole_number
-from ..markov import AbstractKernel, checked_kernel
+from ..markov import AbstractKernel, checked_kernel, first_states, observed
 from ..models import (
     AbstractEnergyModel,
     AbstractStart,
@@ -21,7 +21,6 @@ from ..models import (
     checked,
     data_phase,
     data_variance,
-    initial_states,
     require_model,
 )
 from ._error_table import (
@@ -148,8 +147,9 @@ def _calibration_run(
     progress: bool,
 ) -> _Run:
     start_key, key = jr.split(key)
-    x = initial_states(start_key, start, model, data, replicates)
-    sums = [jnp.zeros(jax.eval_shape(model.observables, x).shape, model.dtype)]
+    x = first_states(start_key, kernel, start, model, data, replicates)
+    shape = jax.eval_shape(model.observables, observed(x)).shape
+    sums = [jnp.zeros(shape, model.dtype)]
     with bar(int(times[-1]), progress) as advance:
         for first, last in zip(times[:-1], times[1:], strict=True):
             x, more = _segment(
@@ -159,7 +159,7 @@ def _calibration_run(
             if progress:
                 jax.block_until_ready(x)
             advance(int(last - first))
-    return _Run(times, sums, model.observables(x))
+    return _Run(times, sums, model.observables(observed(x)))
 
 
 def _truth(run: _Run, kernel: AbstractKernel, is_stationary: bool) -> _Truth:
@@ -252,10 +252,11 @@ def _segment(
 
     def body(step, carry):
         x, sums, lost = carry
-        sums, lost = add_up(sums, lost, model.observables(x))
+        sums, lost = add_up(sums, lost, model.observables(observed(x)))
         return move(jr.fold_in(key, step), x), sums, lost
 
-    zeros = jnp.zeros(jax.eval_shape(model.observables, x).shape, model.dtype)
+    shape = jax.eval_shape(model.observables, observed(x)).shape
+    zeros = jnp.zeros(shape, model.dtype)
     x, sums, _ = jax.lax.fori_loop(first, last, body, (x, zeros, zeros))
     finite = jnp.all(jnp.isfinite(sums))
     return x, eqx.error_if(sums, ~finite, "A gradient of the energy is not finite.")

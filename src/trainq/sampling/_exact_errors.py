@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import require_concrete
-from ..markov import AbstractKernel, checked_kernel
+from ..markov import AbstractKernel, checked_kernel, first_law
 from ..models import (
     AbstractEnergyModel,
     AbstractStart,
@@ -19,7 +19,6 @@ from ..models import (
     check_start,
     data_variance,
     gradient_of_kl,
-    initial_law,
     observables,
     require_model,
 )
@@ -60,10 +59,12 @@ def exact_errors(
     max_steps, batch = checked_sizes(max_steps, batch)
     start = check_start(start)
     require_concrete("A table of errors", model=model, data=data, start=start)
-    if model.n_units > _MAX_UNITS:
+    n_units = sum(one.n_units for one in kernel.replicas(model))
+    if n_units > _MAX_UNITS:
+        what = "replicas have" if n_units > model.n_units else "model has"
         raise ValueError(
-            f"An exact table takes at most {_MAX_UNITS} units, but the model has "
-            f"{model.n_units}. `trainq.sampling.calibrated_errors` takes any model."
+            f"An exact table takes at most {_MAX_UNITS} units, but the {what} "
+            f"{n_units}. `trainq.sampling.calibrated_errors` takes any model."
         )
     data = jnp.asarray(data)
     windows = time_grid(max_steps)
@@ -129,7 +130,7 @@ def _pass(
     chain = kernel.chain(model)
     data = check_law(data, model)
     f = chain.centre(observables(model))
-    law = initial_law(start, model, data)
+    law = first_law(kernel, start, model, data)
     step = chain.operator()
     back = jax.linear_transpose(step, law)
 

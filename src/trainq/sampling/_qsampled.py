@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from .._checks import check_key, whole_number
 from .._show import AbstractShown, Table, count
-from ..markov import AbstractKernel, checked_kernel
+from ..markov import AbstractKernel, checked_kernel, first_states
 from ..models import (
     AbstractEnergyModel,
     AbstractStart,
@@ -24,7 +24,6 @@ from ..models import (
     data_phase,
     draw_visible,
     gradient_of_kl,
-    initial_states,
     require_model,
 )
 from ..predictors import AbstractSNR
@@ -203,7 +202,7 @@ class QSampled(eqx.Module):
             gradient = _checked_gradient(gradient, model)
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.n_chains
-        x = initial_states(starts, self.start, model, data, n_chains)
+        x = first_states(starts, self.kernel, self.start, model, data, n_chains)
         state = ChainState.begin(x, chain_key)
         if self.burn_in:
             state = run(

@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, Int, Key, Num, Shaped, UInt
 from .._checks import check_key, whole_number
 from .._show import AbstractShown, Table, count, number
 from .._spins import check_spins
-from ..markov import AbstractKernel, checked_kernel
+from ..markov import (
+    AbstractKernel,
+    checked_kernel,
+    first_states,
+    observed,
+    with_replicas,
+)
 from ..models import (
     AbstractEnergyModel,
     AbstractStart,
@@ -41,8 +47,9 @@ class ChainState(AbstractShown):
     It is a tree of arrays: [`trainq.save`][] saves it.
     """
 
-    x: Num[Array, "chains n_units"]
-    """The states, ±1 spins, visible units first."""
+    x: Num[Array, "chains *replicas n_units"]
+    """The states, ±1 spins, visible units first. Of a kernel that runs several replicas
+    of the model those of all of them, the model's own first."""
     key_data: UInt[Array, " words"]
     """The words of the key, as a plain array."""
     step: UInt[Array, ""]
@@ -57,7 +64,8 @@ class ChainState(AbstractShown):
 
         **Arguments:**
 
-        - `x`: `(n_chains, n_units)` spins.
+        - `x`: `(n_chains, n_units)` spins; or `(n_chains, replicas, n_units)`, for
+            [`trainq.ParallelTempering`][].
         - `key`: random key of all steps.
 
         **Returns:** what [`trainq.sampling.run`][] goes on from.
@@ -67,7 +75,7 @@ class ChainState(AbstractShown):
         """
         check_key(key)
         x = check_spins(x, None)
-        if x.ndim != 2:
+        if x.ndim not in (2, 3):
             raise ValueError(
                 f"x has shape (n_chains, n_units), but {x.shape} was given. For one "
                 "chain add an axis: `x[None]`."
@@ -78,9 +86,10 @@ class ChainState(AbstractShown):
     def _shown(self) -> list[str | Table]:
         if self.step.ndim:  # a batch, by `eqx.filter_vmap`
             return super()._shown()
-        chains, n_units = self.x.shape
+        chains, *replicas, n_units = self.x.shape
+        of = "".join(f"{count(n, 'replica')} of " for n in replicas)
         return [
-            f"{count(chains, 'chain')} of {count(n_units, 'unit')}, after "
+            f"{count(chains, 'chain')} of {of}{count(n_units, 'unit')}, after "
             f"{count(int(self.step), 'step')}"
         ]
 
@@ -208,6 +217,8 @@ def start_chains(
     n_chains: SupportsIndex,
     start: AbstractStart = Uniform(),
     data: Data | None = None,
+    *,
+    kernel: AbstractKernel | None = None,
 ) -> ChainState:
     """A batch of chains at their start. For states of your own, one for each chain, use
     `ChainState.begin`.
@@ -220,6 +231,9 @@ def start_chains(
     - `start`: where they start, as for [`trainq.QOperational`][].
     - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins,
         for a start that takes them, as [`trainq.FromData`][] does.
+    - `kernel`: a kernel that runs several replicas of the model: each of them then
+        starts by itself, as `start` says for its temperature. Without it there is one
+        state for each chain, which all replicas begin with.
 
     **Returns:** what [`trainq.sampling.run`][] goes on from.
 
@@ -234,7 +248,12 @@ def start_chains(
     first, rest = jr.split(key)
     if data is not None:
         data = check_data(data, model)
-    return ChainState.begin(initial_states(first, start, model, data, n_chains), rest)
+    if kernel is None:
+        x = initial_states(first, start, model, data, n_chains)
+    else:
+        kernel = checked_kernel(kernel)
+        x = first_states(first, kernel, start, model, data, n_chains)
+    return ChainState.begin(x, rest)
 
 
 def run(
@@ -262,10 +281,10 @@ def run(
     - `state`: where the chains stand, from [`trainq.sampling.start_chains`][] or from
         an earlier run.
     - `n_steps`: number of kernel steps, a multiple of `every`.
-    - `functions`: takes states `(chains, n_units)` and returns floats
-        `(chains, n_obs)`; the gradient observables of the model by default. Every new
-        function is compiled: define it once. Moments are in float32, or better where
-        the values are.
+    - `functions`: takes states `(chains, n_units)`, those of the model where a kernel
+        runs replicas of it, and returns floats `(chains, n_obs)`; the gradient
+        observables of the model by default. Every new function is compiled: define it
+        once. Moments are in float32, or better where the values are.
     - `every`: record after so many steps.
     - `keep`: also keep the values, `chains · (n_steps / every) · n_obs` of them.
     - `moments`: what to add to, from an earlier run.
@@ -310,6 +329,8 @@ def run(
             f"The state is of chains with {state.x.shape[-1]} units, but the model has "
             f"{model.n_units}. `start_chains` makes a new one."
         )
+    x = with_replicas(kernel, model, state.x)
+    state = ChainState(x, state.key_data, state.step, state.key_impl)
     if chunk is None:
         most = 2**20 if not progress else n_steps // 100
         chunk = min(n_steps, max(1, most // every) * every)
@@ -401,11 +422,15 @@ def _records(
     every: int,
     keep: bool,
 ) -> tuple[ChainState, Moments, Array | None]:
-    of = model.observables if functions is None else functions
+    functions = model.observables if functions is None else functions
+
+    def of(x):
+        return functions(observed(x))
+
     values = jax.eval_shape(of, state.x)
     shape = getattr(values, "shape", ())
     if len(shape) != 2 or shape[0] != state.x.shape[0]:
-        chains, n_units = state.x.shape
+        chains, n_units = state.x.shape[0], state.x.shape[-1]
         returned = shape if hasattr(values, "shape") else type(values).__name__
         hints = []
         if shape != (chains,) or chains == n_units:
@@ -417,7 +442,7 @@ def _records(
             hints.append("For one function add an axis: `values[:, None]`.")
         raise ValueError(
             "functions returns values of shape (chains, n_obs) for states of shape "
-            f"{state.x.shape}, but it returned {returned}. {' '.join(hints)}"
+            f"{(chains, n_units)}, but it returned {returned}. {' '.join(hints)}"
         )
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
@@ -434,13 +459,8 @@ def _records(
         )
 
     move = kernel.stepper(model)
-    # All at once: a key made alone costs as much as a thousand random numbers.
-    numbers = state.step + jnp.arange(records * every, dtype=jnp.uint32)
-    # A step has one word in the random numbers, and past the last one comes a new key.
-    both = jnp.stack([state.key_data, jr.key_data(_key_after(state.key))])
-    era = (numbers < state.step).astype(int)
-    keys = jr.wrap_key_data(both[era], impl=state.key_impl)
-    keys = jax.vmap(jr.fold_in)(keys, numbers).reshape(records, every)
+    keys, key_data, number = step_keys(state, records * every)
+    keys = keys.reshape(records, every)
 
     dtype = moments.recent[0].dtype
 
@@ -470,8 +490,6 @@ def _records(
         "A value of the functions that a run averages is not finite, or too large to "
         "be squared. Without `functions` these are the gradients of the energy.",
     )
-    number = numbers[-1] + 1
-    key_data = both[(number < state.step).astype(int)]
     state = ChainState(x, key_data, number, state.key_impl)
     return state, found, kept
 
@@ -481,6 +499,20 @@ def _checked_moments(moments: Moments, wrong: Array, message: str) -> Moments:
     takes: what passes such a check comes together on one device."""
     count = eqx.error_if(moments.count, wrong, message)
     return Moments(count, moments.totals, moments.recent)
+
+
+def step_keys(state: ChainState, n_steps: int) -> tuple[Array, Array, Array]:
+    """The keys of the next steps, and the `key_data` and the `step` of the state after
+    them."""
+    # All at once: a key made alone costs as much as a thousand random numbers.
+    numbers = state.step + jnp.arange(n_steps, dtype=jnp.uint32)
+    # A step has one word in the random numbers, and past the last one comes a new key.
+    both = jnp.stack([state.key_data, jr.key_data(_key_after(state.key))])
+    era = (numbers < state.step).astype(int)
+    keys = jr.wrap_key_data(both[era], impl=state.key_impl)
+    number = numbers[-1] + 1
+    key_data = both[(number < state.step).astype(int)]
+    return jax.vmap(jr.fold_in)(keys, numbers), key_data, number
 
 
 def _key_after(key: Key[Array, ""]) -> Key[Array, ""]:

@@ -31,6 +31,7 @@ from ._reductions import (
     Sides as Sides,
     scale as scale,
 )
+from ._replicas import ReplicaChain as ReplicaChain
 from ._rules import (
     AbstractFlipRule as AbstractFlipRule,
     HeatBath as HeatBath,
@@ -45,3 +46,9 @@ from ._scans import (
     SymmetrisedOrder as SymmetrisedOrder,
 )
 from ._single_flip import SingleFlipChain as SingleFlipChain
+from ._swaps import (
+    AbstractSwapOrder as AbstractSwapOrder,
+    EvenOddSwaps as EvenOddSwaps,
+    RandomSwaps as RandomSwaps,
+    Round as Round,
+)

@@ -101,8 +101,14 @@ class AbstractChain(eqx.Module):
         check_dense(self.n_states)
         return self.apply(jnp.eye(self.n_states, dtype=self.log_stationary.dtype))
 
-    def centre(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
-        """`f̃ = f - π(f)`."""
+    def lift(self, f: Float[Array, "some *obs"]) -> Float[Array, "states *obs"]:
+        """Functions of the state of a model as functions of that of the chain, which
+        may be more: several replicas of the model, the first of which is observed."""
+        return f
+
+    def centre(self, f: Float[Array, "some *obs"]) -> Float[Array, "states *obs"]:
+        """`f̃ = f - π(f)`, of functions on this chain or those that it lifts."""
+        f = self.lift(f)
         if f.ndim not in (1, 2) or f.shape[0] != self.n_states or not f.size:
             raise ValueError(
                 f"Functions on this chain, at least one, have shape ({self.n_states},) "

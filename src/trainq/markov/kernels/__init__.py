@@ -20,9 +20,20 @@ from ._combined import (
     Power as Power,
     Symmetrised as Symmetrised,
 )
+from ._replicas import (
+    first_law as first_law,
+    first_states as first_states,
+    observed as observed,
+    with_replicas as with_replicas,
+)
 from ._single_flip import (
     AbstractSingleFlipKernel as AbstractSingleFlipKernel,
     RandomScan as RandomScan,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+)
+from ._tempering import (
+    ParallelTempering as ParallelTempering,
+    Swaps as Swaps,
+    checked_betas as checked_betas,
 )

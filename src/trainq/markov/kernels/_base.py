@@ -109,6 +109,13 @@ class AbstractKernel(eqx.Module):
         del change
         return None
 
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
+        """The models that run side by side, the first of which is the model itself:
+        that alone, but in [`trainq.ParallelTempering`][]. The law of the kernel is the
+        product of theirs, and a state that of all of them, `(..., replicas, n_units)`,
+        if there are several."""
+        return (model,)
+
     @abc.abstractmethod
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         """Number of single-unit updates in one step, on average."""
