@@ -12,6 +12,7 @@ from ._base import (
     columns_in as columns_in,
     worst as worst,
 )
+from ._bicgstab import BiCGStab as BiCGStab
 from ._conjugate_gradient import ConjugateGradient as ConjugateGradient
 from ._direct import Direct as Direct, PlainAutodiff as PlainAutodiff
 from ._elimination import (
