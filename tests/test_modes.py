@@ -318,8 +318,7 @@ def test_lanczos_is_as_good_as_dense_for_a_cold_model(by_lanczos):
 
 def test_what_lanczos_cannot_do_is_said_at_once(by_lanczos):
     chain, f = KERNELS["gibbs"].chain(rbm(3, 3)), tq.observables(rbm(3, 3))
-    with pytest.raises(ValueError, match=r"Say how many .* by `k=16`"):
-        modes(chain, f)
+    assert modes(chain, f).gap.shape == (2 * 16,)  # of 31 and 32
     with pytest.raises(ValueError, match=r"Lanczos.*traced chain was given"):
         eqx.filter_jit(tq.markov.spectral_gap)(chain)
     with pytest.raises(ValueError, match=r"k is a whole number, at least 1"):

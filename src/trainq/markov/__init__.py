@@ -60,6 +60,10 @@ from ._spectrum import (
     slowest_mode as slowest_mode,
     spectral_gap as spectral_gap,
 )
+from ._times import (
+    TimeConvention as TimeConvention,
+    autocorrelation_times as autocorrelation_times,
+)
 from ._windows import (
     WindowMoments as WindowMoments,
     moments_from_law as moments_from_law,

@@ -197,7 +197,8 @@ class Modes(AbstractShown):
 
     def relevant_gap(self, threshold: float | int = 1e-6) -> Float[Array, ""]:
         """The observable-relevant gap: that of the slowest mode that the observables
-        feel, in inverse kernel steps; infinite if there is none.
+        feel, in inverse kernel steps. If that is none of the list, the rate of the
+        rest.
 
         **Arguments:**
 
@@ -205,7 +206,9 @@ class Modes(AbstractShown):
 
         **Raises:** as `relevant`.
         """
-        return _slowest(self.gap, self.relevant(threshold))
+        slowest = _slowest(self.gap, self.relevant(threshold))
+        rest = jnp.sum(self.rest_weight), jnp.sum(self.rest_t_o)
+        return jnp.where(jnp.isinf(slowest), _over(*rest, jnp.inf), slowest)
 
     def cluster(
         self, factor: float | int = 3.0, threshold: float | int = 1e-6

@@ -27,6 +27,7 @@ from .chains import (
 
 # Up to so many states all modes take less time than a few by Lanczos' iteration.
 _FEW = 2**10
+_SOME = 16
 _MEMORY = 4.0  # GiB for the functions that are held at once
 
 
@@ -52,8 +53,8 @@ def modes(
     - `chain`: a reversible chain.
     - `f`: `(states,)` or `(states, n_obs)`; or functions that need not exist all at
         once, as [`trainq.markov.EnergyGradients`][].
-    - `k`: how many of the slowest modes of each sector to find, all by default. More
-        than 2**13 states need it, and then it is done outside of `jax.jit`.
+    - `k`: how many of the slowest modes of each sector to find. By default all, of up
+        to 2**13 states, and 16 of more, which is done outside of `jax.jit`.
     - `sector`: `"even"` or `"odd"` to promise that every function has this parity
         under the global flip, and find modes of this parity alone.
     - `functions`: whether to return the modes themselves, at every state.
@@ -85,18 +86,13 @@ def modes(
     if not isinstance(f, AbstractFunctions):
         f = Table(chain.centre(jnp.asarray(f)).reshape(chain.n_states, -1))
     parts = parts_of(chain, sector)
-    if k is None and not all(part.is_dense for part in parts):
-        raise ValueError(
-            "All modes of a chain are found for at most 2**13 states, but this one has "
-            f"{chain.n_states}. Say how many of the slowest you want, by `k=16`."
-        )
     found = []
     for part in parts:
-        if k is None or part.size <= _FEW:
+        if part.is_dense and (k is None or part.size <= _FEW):
             pairs = _all_pairs(part)
             found.append(pairs if k is None else _first(pairs, k))
         else:
-            found.append(lowest_pairs(part, k))
+            found.append(lowest_pairs(part, _SOME if k is None else k))
     return _modes(chain, f, parts, found, sector, functions)
 
 

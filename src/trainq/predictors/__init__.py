@@ -2,7 +2,7 @@
 
 from ._qoperational import QOperational as QOperational
 from ._qstruct import QStruct as QStruct
-from ._single_gap import SingleGap as SingleGap
+from ._single_gap import SingleGap as SingleGap, SingleNoise as SingleNoise
 from ._snr import (
     AbstractSNR as AbstractSNR,
     GradientSNR as GradientSNR,
