@@ -1,5 +1,6 @@
 """Markov chains: kernels, exact chains, and what is asked of them."""
 
+from ._absorption import Absorption as Absorption, absorption as absorption
 from ._basins import Basins as Basins, basins as basins
 from ._certificate import (
     Certificate as Certificate,

@@ -298,7 +298,9 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
             "slow that the solution is not known to half of its digits, or an "
             "iteration reached its `max_steps`. The likely causes, in order: the model "
             "is so cold that its chain is reducible in floating point (lower beta or "
-            "the weights, use float64, `Direct()`, or a block kernel); an observable "
+            "the weights, use float64, `Direct()`, or a block kernel); the chain is "
+            "one of your own that falls apart into several, each of which has a "
+            "resolvent of its own (`trainq.markov.absorption` needs none); an observable "
             "or a parameter is not finite; a solver or a chain of your own is not what "
             "it says (`trainq.certify` checks the chain). With `throw=False` the "
             "solver returns its statistics instead.",
