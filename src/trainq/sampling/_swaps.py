@@ -172,7 +172,8 @@ def swap_statistics(
         )
     x = with_replicas(kernel, model, state.x)
     state = ChainState(x, state.key_data, state.step, state.key_impl)
-    counts = _Counts.begin(*x.shape[:2], model.dtype)
+    n_chains, n_replicas, _ = x.shape
+    counts = _Counts.begin(n_chains, n_replicas, model.dtype)
     for done in range(0, n_steps, _CHUNK):
         length = min(_CHUNK, n_steps - done)
         state, counts = _segment(kernel, model, state, counts, length)
