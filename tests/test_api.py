@@ -30,6 +30,7 @@ MADE_BY_TRAINQ = {
     *("GradientSNR", "RandomisedSNR", "SampledSNR", "SampledTime"),
     *("Budget", "Comparison", "ErrorTable", "TableJackknife"),
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),
+    *("Ladder", "SwapStatistics", "ReplicaChain"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
     *("Modes", "Cluster", "Sensitivity"),

@@ -109,7 +109,7 @@ def dense(kernel, model, betas, order):
         else:
             several = np.linalg.matrix_power(sum(swaps) / (n - 1), n - 1)
         matrix = (local @ several + several @ local) / 2
-    return product(each), matrix
+    return product(laws(model, betas)), matrix
 
 
 CASES = {
@@ -193,6 +193,13 @@ def test_one_step_has_the_frequencies_of_the_matrix(case, key):
     # A swap that is always accepted.
     wrong = eqx.tree_at(lambda c: c.energies, chain, jnp.zeros_like(chain.energies))
     assert excess(counts, np.asarray(wrong.matrix())[1]) > SIGMAS
+    # With draws of their own, many chains in one step.
+    own = tq.ParallelTempering(tempering.kernel, tempering.betas, order, shared=False)
+    first = jnp.asarray(oracle.states(n * model.n_units)[1]).reshape(1, n, -1)
+    x = own.step(key, model, jnp.broadcast_to(first, (40_000, *first.shape[1:])))
+    found = np.asarray(state_index(x.reshape(40_000, -1)))
+    counts = np.bincount(found, minlength=chain.n_states)
+    assert excess(counts, np.asarray(chain.matrix())[1]) < SIGMAS
 
 
 def test_swaps_without_metropolis_fail_the_checks():
@@ -225,25 +232,28 @@ class Still(markov.AbstractKernel):
         return 0
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("order", [RANDOM, EVEN_ODD, EvenOrOdd()])
-def test_where_states_came_from(order, key):
+def test_where_states_came_from(order, shared, key):
     betas = np.linspace(1, 0, 6)
-    tempering = tq.ParallelTempering(Still(), betas, order)
+    tempering = tq.ParallelTempering(Still(), betas, order, shared=shared)
     x = jr.rademacher(key, (50, 6, 4), float)
     move = jax.jit(tempering.swapping_stepper(TWO))
-    moved = 0
+    accepted = 0
     for one in jr.split(key, 5):
         new, swaps = move(one, x)
-        expected = np.take_along_axis(
-            np.asarray(x), np.asarray(swaps.came_from)[:, :, None], axis=1
-        )
+        came_from = np.asarray(swaps.came_from)
+        expected = np.take_along_axis(np.asarray(x), came_from[:, :, None], axis=1)
         assert np.array_equal(new, expected)
-        pairs = [p for r in order.checked_rounds(6) for p in r[0]]
-        assert swaps.tried.sum() == len(pairs) or order is not RANDOM
-        assert np.all(swaps.accepted <= swaps.tried[None])
-        moved += int(np.sum(swaps.came_from != jnp.arange(6)[None]))
+        tried = np.asarray(swaps.tried)
+        assert np.all(swaps.accepted <= tried)
+        per_chain = {2, 3} if isinstance(order, EvenOrOdd) else {5}
+        assert set(tried.sum(axis=1).tolist()) <= per_chain
+        same = np.all(tried == tried[:1])
+        assert same if shared or order is EVEN_ODD else not same
+        accepted += int(np.sum(swaps.accepted))
         x = new
-    assert moved > 0
+    assert accepted > 0
 
 
 # What is asked of the cold replica.
@@ -338,38 +348,43 @@ def test_tables_of_errors_are_those_of_q_operational():
 
 @pytest.mark.parametrize("start", [tq.Uniform(), tq.Stationary()])
 def test_sampled_errors_are_the_exact_ones(start, key):
-    model, data, tempering = SMALL, random_law(1), tempered()
+    # With draws of their own: over so short a window the error given those that all
+    # chains share is another one.
+    model, data = SMALL, random_law(1)
+    tempering = tq.ParallelTempering(KERNELS["palindromic"], BETAS, shared=False)
     exact = tq.QOperational(tempering, 6, 1, start, 2)(model, data)
-    found = tq.QSampled(tempering, 6, 1, start, 2, replicates=4000)(key, model, data)
+    found = tq.QSampled(tempering, 6, 1, start, 2, replicates=10_000)(key, model, data)
     assert abs(found.mse - exact.mse) < SIGMAS * found.mse_error
-    # All replicas in the same state, which is not the law of any start.
-    assert abs(found.mse - 1.15 * exact.mse) > SIGMAS * found.mse_error
+    assert abs(found.mse - 1.2 * exact.mse) > SIGMAS * found.mse_error
 
 
 def test_kernels_at_equal_cost(key):
-    model, data = TWO, random_law(2)
+    model, data = SMALL, random_law(1)
     kernels = {"plain": KERNELS["gibbs"], "tempered": tempered("gibbs", 2)}
     assert kernels["tempered"].site_updates(model) == 2
-    assert kernels["tempered"].steps(model, 250) == 500
-
-    def errors(kernel):
-        return sampling.exact_errors(kernel, model, data, max_steps=2000)
-
-    found = sampling.compare_budgets(kernels, errors, target_q=1)
-    assert isinstance(found.at_equal_cost["tempered"], tq.Budget)
-
-    def calibrated(kernel):
-        return sampling.calibrated_errors(
-            key, kernel, model, data, max_steps=400, replicates=256
+    assert kernels["tempered"].steps(model, 250) == 250
+    exact, other = (
+        {
+            name: table(kernel, model, data, max_steps=300)
+            for name, kernel in kernels.items()
+        }
+        for table in (
+            sampling.exact_errors,
+            lambda *args, **sizes: sampling.calibrated_errors(key, *args, **sizes),
         )
-
-    for name, kernel in kernels.items():
-        one, other = errors(kernel), calibrated(kernel)
-        assert one.site_updates == other.site_updates
-        best = other.best(2000.0)
-        same = (one.burn_in == best.burn_in) & (one.window == best.window)
-        mse = (one.bias2 + one.variance / best.n_chains)[same][0]
-        assert abs(np.log(best.mse / mse)) < 0.5, name
+    )
+    for name in kernels:
+        assert exact[name].site_updates == other[name].site_updates
+        best = other[name].best(600.0)
+        same = exact[name].burn_in == best.burn_in
+        same &= exact[name].window == best.window
+        variance = exact[name].variance[same][0] / best.n_chains
+        mse = exact[name].bias2[same][0] + variance
+        assert abs(np.log(best.q * mse / exact[name].signal)) < 0.4, name
+    found = sampling.compare_budgets(
+        kernels, lambda k: exact["plain" if k == kernels["plain"] else "tempered"], 1.0
+    )
+    assert all(isinstance(b, tq.Budget) for b in found.at_equal_cost.values())
 
 
 def test_the_derivative_is_that_of_central_differences():
@@ -482,7 +497,7 @@ def test_swap_statistics_are_those_of_the_run(key):
     x, trips = chain_of(tempering, TWO, state, 60)
     assert np.array_equal(found.round_trips, trips) and trips.sum() > 0
     assert np.array_equal(found.state.x, x)
-    assert found.tried.sum() == 2 * 60
+    assert np.all(found.tried.sum(axis=1) == 2 * 60)
     assert "round trips in 60 steps" in str(found)
 
 
@@ -584,7 +599,7 @@ def test_wrong_rounds_are_told(rounds):
             return rounds
 
     with pytest.raises(ValueError, match="rounds of a Wrong of 3 replicas"):
-        tempered(order=Wrong()).chain(SMALL)
+        tempered(order=Wrong())
 
 
 def test_traced_temperatures_are_checked():

@@ -151,7 +151,7 @@ def even_ladder(
     **Raises:** `ValueError` for an acceptance that is not between 0 and 1, or fewer
     than two replicas.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
     from scipy.special import erfcinv
 
     if not 0 < acceptance < 1:
@@ -166,7 +166,10 @@ def even_ladder(
     if whole > 0:  # of a model without energies all replicas are alike
         for k in range(1, n - 1):
             target = whole * (n - 1 - k) / (n - 1)
-            betas[k] = brentq(lambda beta, t=target: length(beta) - t, lowest, 1.0)
+            found = root_scalar(
+                lambda beta, t=target: length(beta) - t, bracket=(lowest, 1.0)
+            )
+            betas[k] = found.root
     return Ladder(betas, whole)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import whole_number
-from .._show import AbstractShown, Table, number
+from .._show import AbstractShown, Table
 from ..markov import Ladder, ParallelTempering, even_ladder, with_replicas
 from ..models import AbstractEnergyModel, checked, require_model
 from ._run import ChainState, Moments, step_keys
@@ -31,9 +31,8 @@ class SwapStatistics(AbstractShown):
     """The inverse temperatures of the rungs."""
     n_steps: int = eqx.field(static=True)
     """How many kernel steps were taken."""
-    tried: Int[Array, " pairs"]
-    """How often each pair of neighbours was tried, the coldest first; the same pairs in
-    all chains."""
+    tried: Int[Array, "chains pairs"]
+    """How often each pair of neighbours was tried, the coldest first, in each chain."""
     accepted: Int[Array, "chains pairs"]
     """How often each pair was swapped, in each chain."""
     round_trips: Int[Array, " chains"]
@@ -61,7 +60,7 @@ class SwapStatistics(AbstractShown):
 
     @property
     def _shares(self) -> Float[Array, "chains pairs"]:
-        return self.accepted / self.tried[None]
+        return self.accepted / self.tried
 
     @property
     def flow(self) -> Float[Array, " replicas"]:
@@ -103,7 +102,7 @@ class SwapStatistics(AbstractShown):
         )
 
     def _shown(self) -> list[str | Table]:
-        if self.tried.ndim > 1:  # a batch, by `eqx.filter_vmap`
+        if self.tried.ndim > 2:  # a batch, by `eqx.filter_vmap`
             return super()._shown()
         rows: Table = [("beta", "energy variance", "flow", "swaps accepted")]
         shares = [f"{share:.3g}" for share in np.asarray(self.acceptance)] + [""]
@@ -113,7 +112,7 @@ class SwapStatistics(AbstractShown):
         trips = int(np.sum(self.round_trips))
         chains, replicas = self.energies.recent[0].shape
         each = chains * replicas * self.n_steps / trips if trips else np.inf
-        line = f"{trips} round trips in {self.n_steps} steps, one in {number(each)} "
+        line = f"{trips} round trips in {self.n_steps} steps, one in {each:.4g} "
         return [line + "steps of a replica", rows]
 
 
@@ -173,7 +172,8 @@ def swap_statistics(
         )
     x = with_replicas(kernel, model, state.x)
     state = ChainState(x, state.key_data, state.step, state.key_impl)
-    counts = _Counts.begin(*x.shape[:2], model.dtype)
+    n_chains, n_replicas, _ = x.shape
+    counts = _Counts.begin(n_chains, n_replicas, model.dtype)
     for done in range(0, n_steps, _CHUNK):
         length = min(_CHUNK, n_steps - done)
         state, counts = _segment(kernel, model, state, counts, length)
@@ -194,7 +194,7 @@ class _Counts(eqx.Module):
     """What is summed up on the way, and the end that each state has last been at."""
 
     last: Int[Array, "chains replicas"]
-    tried: Int[Array, " pairs"]
+    tried: Int[Array, "chains pairs"]
     accepted: Int[Array, "chains pairs"]
     round_trips: Int[Array, " chains"]
     came_from_cold: Int[Array, " replicas"]
@@ -208,7 +208,7 @@ class _Counts(eqx.Module):
         last = jnp.full((n_chains, n_replicas), _NOWHERE)
         energies = Moments.begin(last.shape, dtype)
         last = last.at[:, 0].set(_COLD).at[:, -1].set(_HOT)
-        return cls(last, pairs[0], pairs, pairs[:, 0], rungs, rungs, energies)
+        return cls(last, pairs, pairs, pairs[:, 0], rungs, rungs, energies)
 
 
 @eqx.filter_jit

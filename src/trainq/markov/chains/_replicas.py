@@ -26,6 +26,18 @@ class ReplicaChain(AbstractChain):
     betas: Float[Array, " replicas"]
     order: AbstractSwapOrder
 
+    def __init__(
+        self,
+        chains: tuple[AbstractChain, ...],
+        energies: Float[Array, " model_states"],
+        betas: Float[Array, " replicas"],
+        order: AbstractSwapOrder,
+    ):
+        self.chains = chains
+        self.energies = energies
+        self.betas = betas
+        self.order = order
+
     @property
     def log_stationary(self) -> Float[Array, " states"]:
         laws = [chain.log_stationary for chain in self.chains]
@@ -42,7 +54,8 @@ class ReplicaChain(AbstractChain):
 
     @property
     def is_symmetric(self) -> bool:
-        # All spins of all replicas are flipped: a swap does not notice.
+        """Whether it keeps parity under the flip of all spins of all replicas."""
+        # A swap does not notice.
         return all(chain.is_symmetric for chain in self.chains)
 
     def lift(self, f: Float[Array, "some *obs"]) -> Float[Array, "states *obs"]:

@@ -61,7 +61,7 @@ def first_states(
 def with_replicas(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
-    x: Num[Array, "chains *replicas n_units"],
+    x: Num[Array, "chains *some n_units"],
 ) -> Num[Array, "chains *replicas n_units"]:
     """States of a model as those of a kernel, which all of its replicas share; states
     of the kernel as they are.

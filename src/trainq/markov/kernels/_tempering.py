@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from ..._spins import check_enumerable, happens
 from ...models import AbstractEnergyModel
@@ -22,12 +22,12 @@ class Swaps(NamedTuple):
     """What the swaps of one step did.
 
     - `came_from`: `(chains, replicas)`, the rung that the state of each rung was on.
-    - `tried`: `(replicas - 1,)`, how often each pair was.
+    - `tried`: `(chains, replicas - 1)`, how often each pair was.
     - `accepted`: `(chains, replicas - 1)`, how often each pair was swapped.
     """
 
     came_from: Int[Array, "chains replicas"]
-    tried: Int[Array, " pairs"]
+    tried: Int[Array, "chains pairs"]
     accepted: Int[Array, "chains pairs"]
 
 
@@ -44,10 +44,14 @@ class ParallelTempering(AbstractKernel):
     The law is the product of the tempered laws. A step is one of the kernel in each
     replica, `L`, and swaps of neighbours, `S`, each of which is accepted with
     probability `min(1, exp((β - β') (E(x) - E(y))))`. By default they make up `½ (LS +
-    SL)`, which is reversible if the kernel is. What is drawn to order a step, which of
-    the two comes first and which pairs are tried, all chains share: that is cheap, and
-    leaves chains in their stationary law uncorrelated, since every one of the steps
-    that may be drawn has that law.
+    SL)`, which is reversible if the kernel is.
+
+    Which of the two comes first, and which pairs are tried, all chains of a step share,
+    so that half of the swaps need not be computed. Each chain by itself is the same as
+    with draws of its own, and chains in their stationary law are uncorrelated, since
+    every step that may be drawn has that law. But scatter over chains tells the error
+    given these draws, which differs from the error over windows of a few steps: for
+    these take `shared=False`.
 
     The cost of a step, `site_updates`, is that of all replicas; swaps are no updates of
     a unit, and take the energies of all replicas once a step.
@@ -78,12 +82,15 @@ class ParallelTempering(AbstractKernel):
     kernel: AbstractKernel
     betas: Float[Array, " replicas"]
     order: AbstractSwapOrder
+    shared: bool = eqx.field(static=True)
 
     def __init__(
         self,
         kernel: AbstractKernel,
         betas: Sequence[float] | Float[Array | np.ndarray, " replicas"],
         order: AbstractSwapOrder = RandomSwaps(),
+        *,
+        shared: bool = True,
     ):
         """**Arguments:**
 
@@ -95,10 +102,12 @@ class ParallelTempering(AbstractKernel):
         - `order`: in which order replicas move and are swapped:
             [`trainq.markov.RandomSwaps`][], [`trainq.markov.EvenOddSwaps`][], or one of
             your own.
+        - `shared`: whether all chains of a step share its order. Otherwise each draws
+            its own.
 
-        **Raises:** `ValueError` for betas that do not start at 1, or do not decrease;
-        `TypeError` for another thing than an order. Using the kernel raises a
-        `ValueError` if `kernel` runs several replicas itself.
+        **Raises:** `ValueError` for betas that do not start at 1, or do not decrease,
+        or an order whose rounds are none; `TypeError` for another thing than an order.
+        Using the kernel raises a `ValueError` if `kernel` runs several replicas itself.
         """
         self.kernel = kernel
         self.betas = checked_betas(betas)
@@ -107,7 +116,9 @@ class ParallelTempering(AbstractKernel):
                 "order is an object such as `RandomSwaps()` or `EvenOddSwaps()`, but "
                 f"{order!r} was given."
             )
+        order.checked_rounds(self.n_replicas)
         self.order = order
+        self.shared = shared
 
     @property
     def n_replicas(self) -> int:
@@ -148,7 +159,7 @@ class ParallelTempering(AbstractKernel):
         """`stepper`, which also tells what the swaps of the step did, for states of
         shape `(chains, replicas, n_units)`."""
         self._check_kernel(model)
-        swap = _swapper(self.order, self.betas.astype(model.dtype), model)
+        swap = _swapper(self.order, self.shared, self.betas.astype(model.dtype), model)
 
         def one(beta, key, x):
             return self.kernel.stepper(model.tempered(beta))(key, x)
@@ -157,18 +168,24 @@ class ParallelTempering(AbstractKernel):
             keys = jr.split(key, self.n_replicas)
             return jax.vmap(one, (0, 0, 1), 1)(self.betas, keys, x)
 
+        def rest(_, x, swaps, active):
+            return x, swaps
+
         def step(key, x):
-            coin, move, before, after = jr.split(key, 4)
-            now = x, _no_swaps(*x.shape[:2])
+            coin, before, move, after = jr.split(key, 4)
+            swaps, every = _no_swaps(*x.shape[:2]), jnp.ones(x.shape[0], bool)
             if not self.order.is_symmetrised:
-                return swap(after, local(move, x), now[1])
-            moves_first = jr.bernoulli(coin)
-
-            def rest(_, x, swaps):
-                return x, swaps
-
-            x, swaps = jax.lax.cond(moves_first, rest, swap, before, *now)
-            return jax.lax.cond(moves_first, swap, rest, after, local(move, x), swaps)
+                return swap(after, local(move, x), swaps, every)
+            if self.shared:
+                moves_first = jr.bernoulli(coin)
+                x, swaps = jax.lax.cond(
+                    moves_first, rest, swap, before, x, swaps, every
+                )
+                x = local(move, x)
+                return jax.lax.cond(moves_first, swap, rest, after, x, swaps, every)
+            moves_first = jr.bernoulli(coin, shape=every.shape)
+            x, swaps = swap(before, x, swaps, ~moves_first)
+            return swap(after, local(move, x), swaps, moves_first)
 
         return step
 
@@ -233,14 +250,17 @@ def checked_betas(
 def _no_swaps(n_chains: int, n_replicas: int) -> Swaps:
     stays = jnp.broadcast_to(jnp.arange(n_replicas), (n_chains, n_replicas))
     zeros = jnp.zeros((n_chains, n_replicas - 1), int)
-    return Swaps(stays, zeros[0], zeros)
+    return Swaps(stays, zeros, zeros)
 
 
 def _swapper(
-    order: AbstractSwapOrder, betas: Float[Array, " replicas"], model: Any
-) -> Callable[[Key[Array, ""], Array, Swaps], tuple[Array, Swaps]]:
-    """All swaps of a step. Swapping states only permutes their energies, so that these
-    are computed once, and states moved once."""
+    order: AbstractSwapOrder,
+    shared: bool,
+    betas: Float[Array, " replicas"],
+    model: AbstractEnergyModel,
+) -> Callable[[Key[Array, ""], Array, Swaps, Array], tuple[Array, Swaps]]:
+    """All swaps of a step, in those chains that are active. Swapping states only
+    permutes their energies, so that these are computed once, and states moved once."""
     n = betas.shape[0]
     runs = [(one, len(list(same))) for one, same in groupby(order.checked_rounds(n))]
 
@@ -248,18 +268,28 @@ def _swapper(
         flat = x.reshape(-1, model.n_units).astype(model.dtype)
         return jax.vmap(model.energy)(flat).astype(model.dtype).reshape(x.shape[:2])
 
-    def swap(key, x, swaps):
-        carry = energies(x), swaps
+    def swap(key, x, swaps, active):
+        carry = energies(x), _no_swaps(*x.shape[:2])
         for (sets, times), one in zip(runs, jr.split(key, len(runs)), strict=True):
-            body = _round(sets, betas)
+            body = _round(sets, shared, betas, active)
             carry, _ = jax.lax.scan(body, carry, jr.split(one, times))
-        came_from = carry[1].came_from
-        return jnp.take_along_axis(x, came_from[:, :, None], axis=1), carry[1]
+        came_from, tried, accepted = carry[1]
+        new = Swaps(
+            jnp.take_along_axis(swaps.came_from, came_from, axis=1),
+            swaps.tried + tried,
+            swaps.accepted + accepted,
+        )
+        return jnp.take_along_axis(x, came_from[:, :, None], axis=1), new
 
     return swap
 
 
-def _round(sets: Round, betas: Float[Array, " replicas"]) -> Callable[..., Any]:
+def _round(
+    sets: Round,
+    shared: bool,
+    betas: Float[Array, " replicas"],
+    active: Bool[Array, " chains"],
+) -> Callable[..., Any]:
     """A round as the body of a scan over keys."""
     n, most = betas.shape[0], max(map(len, sets))
     # Of each set: its pairs, padded; which of these decides about each rung; the rung
@@ -279,18 +309,20 @@ def _round(sets: Round, betas: Float[Array, " replicas"]) -> Callable[..., Any]:
     def step(carry, key):
         energies, swaps = carry
         pick, accept = jr.split(key)
-        row = jr.randint(pick, (), 0, len(sets)) if len(sets) > 1 else 0
-        pair, decides, partner, tried = (table[row] for table in tables)
+        rows = jr.randint(pick, () if shared else active.shape, 0, len(sets))
+        rows = jnp.broadcast_to(rows, active.shape)
+        pair, decides, partner, tried = (table[rows] for table in tables)
         # By how much a swap changes log π.
-        steps = (betas[pair] - betas[pair + 1])[None]
-        change = steps * (energies[:, pair] - energies[:, pair + 1])
-        swapped = happens(accept, jnp.exp(jnp.minimum(change, 0)))[:, decides]
-        source = jnp.where(swapped, partner[None], jnp.arange(n)[None])
-        accepted = swapped[:, :-1] & tried[None]
+        cold, hot = (jnp.take_along_axis(energies, pair + k, axis=1) for k in (0, 1))
+        change = (betas[pair] - betas[pair + 1]) * (cold - hot)
+        swapped = happens(accept, jnp.exp(jnp.minimum(change, 0)))
+        swapped = jnp.take_along_axis(swapped, decides, axis=1) & active[:, None]
+        source = jnp.where(swapped, partner, jnp.arange(n)[None])
+        tried = tried & active[:, None]
         swaps = Swaps(
             jnp.take_along_axis(swaps.came_from, source, axis=1),
             swaps.tried + tried.astype(int),
-            swaps.accepted + accepted.astype(int),
+            swaps.accepted + (swapped[:, :-1] & tried).astype(int),
         )
         return (jnp.take_along_axis(energies, source, axis=1), swaps), None
 
