@@ -110,9 +110,17 @@ NAMES = (
     *("adjoint", "adjoint, three", "sweep", "even power", "power of a scan"),
     *("lazy", "lazy scan", "mixture", "palindrome of a mixture"),
 )
-# Every kernel with one model, so that all models and both symmetries occur.
-FAST = [(name, list(MODELS)[i % 4]) for i, name in enumerate(NAMES)]
-FAST += [("symmetrised", "biased rbm"), ("symmetrised, three", "ring")]
+# Every way to the answers, and both symmetries; the rest is for the complete tests.
+FAST = [
+    ("symmetrised", "rbm"),
+    ("symmetrised", "biased rbm"),
+    ("symmetrised, three", "ring"),
+    ("adjoint", "rbm"),
+    ("adjoint, three", "ring"),
+    ("sweep", "ring"),
+    ("mixture", "biased grid"),
+    ("palindrome of a mixture", "rbm"),
+]
 CASES = slow_except([(k, m) for k in NAMES for m in MODELS], *FAST)
 cases = pytest.mark.parametrize(("name", "model"), CASES)
 
@@ -129,17 +137,18 @@ def test_what_is_asked_of_the_chain(name, model):
     flow = pi[:, None] * matrix
     balanced = np.max(np.abs(flow - flow.T)) <= IDENTITY
     assert kernel.is_reversible == chain.is_reversible == balanced
-    f = np.asarray(jr.normal(jr.key(1), (chain.n_states, 3)))
-    assert_close(chain.apply(f), matrix @ f, IDENTITY)
-    assert_close(chain.push(f[:, 0]), f[:, 0] @ matrix, IDENTITY)
-    found = tq.markov.resolvent(chain, jnp.asarray(f))
+    g = jr.normal(jr.key(1), (chain.n_states, 3))
+    f = np.asarray(g)
+    assert_close(chain.apply(g), matrix @ f, IDENTITY)
+    assert_close(chain.push(g[:, 0]), f[:, 0] @ matrix, IDENTITY)
+    found = tq.markov.resolvent(chain, g)
+    covariance = tq.markov.asymptotic_covariance(chain, g)
     assert_close(found, oracle.resolvent(matrix, pi, f), DIRECT)
     noise = oracle.noise_matrix(matrix, pi, f)
-    found = tq.markov.asymptotic_covariance(chain, jnp.asarray(f))
     centred = f - pi @ f
     sokal = noise + noise.T - centred.T @ (pi[:, None] * centred)
-    assert_close(found, sokal, DIRECT)
-    variance = tq.markov.window_moments(chain, jnp.asarray(f), 7).variance
+    assert_close(covariance, sokal, DIRECT)
+    variance = tq.markov.window_moments(chain, g, 7).variance
     assert_close(variance, window_variance(matrix, pi, f, 7), DIRECT)
 
 
@@ -152,7 +161,11 @@ def window_variance(matrix, pi, f, window):
     return total / window**2
 
 
-REVERSIBLE = [name for name in NAMES if "adjoint" not in name and "scan" not in name]
+REVERSIBLE = slow_except(
+    [name for name in NAMES if "adjoint" not in name and "scan" not in name],
+    "symmetrised",
+    "symmetrised, three",
+)
 
 
 @pytest.mark.parametrize("name", REVERSIBLE)
@@ -161,15 +174,13 @@ def test_the_spectrum(name):
     chain = ours(name, model).chain(model)
     pi, matrix = theirs(name, model)
     values = oracle.eigenvalues(matrix, pi)
-    assert_close(tq.markov.spectral_gap(chain), 1 - values[1], DIRECT)
-    gaps = tq.markov.parity_gaps(chain)
-    assert_close(jnp.minimum(gaps.even, gaps.odd), 1 - values[1], DIRECT)
     slowest = tq.markov.slowest_mode(chain)
+    assert_close(slowest.gap, 1 - values[1], DIRECT)
     moved = matrix @ np.asarray(slowest.mode)
     assert_close(moved, (1 - slowest.gap) * slowest.mode, DIRECT)
-    if chain.is_positive:
-        assert values[-1] >= -IDENTITY
-    assert chain.is_positive == (name not in ("symmetrised", "symmetrised, three"))
+    negative = ("symmetrised", "symmetrised, three", "mixture")
+    assert chain.is_positive == (name not in negative)
+    assert (values[-1] < -1e-3) == (name in negative)
 
 
 def test_a_power_keeps_the_sectors_and_the_digits_of_a_gap():
@@ -189,7 +200,7 @@ def test_the_step_frequencies_are_those_of_the_matrix(name, key):
     model = MODELS["ring" if "three" in name else "rbm"]
     kernel = ours(name, model)
     start = jnp.asarray(oracle.states(5)[1])
-    _, matrix = theirs(name, model)
+    matrix = theirs(name, model)[1]
     if name == "sweep":
         assert excess(draw(kernel, model, start, key), matrix[1]) < SIGMAS
         return
@@ -205,15 +216,16 @@ def test_the_step_frequencies_are_those_of_the_matrix(name, key):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "expected"),
+    "kernel",
     [
-        (tq.Palindrome(tq.AlternatingBlockGibbs()), None),
-        (tq.Lazy(GIBBS, shared=False), None),
-        (tq.Mixture([GIBBS, METROPOLIS, tq.Symmetrised(SWEEP)], shared=False), None),
+        tq.Palindrome(SWEEP.adjoint()),
+        tq.Palindrome(tq.Mixture([SWEEP], shared=False)),
+        tq.Lazy(GIBBS, shared=False),
+        tq.Mixture([GIBBS, METROPOLIS, SWEEP], [0.5, 0.2, 0.3], shared=False),
     ],
-    ids=["palindrome", "lazy", "mixture"],
+    ids=["palindrome", "there and back", "lazy", "mixture"],
 )
-def test_more_step_frequencies(kernel, expected, key):
+def test_more_step_frequencies(kernel, key):
     model = MODELS["rbm"]
     matrix = np.asarray(kernel.chain(model).matrix())
     start = jnp.asarray(oracle.states(5)[1])
@@ -226,7 +238,7 @@ def test_a_shared_coin_flips_for_all_chains(key):
     kernel, start = tq.Lazy(tq.PalindromicBlockGibbs()), jnp.ones((64, 6))
     step = eqx.filter_jit(lambda key: kernel.step(key, model, start))
     stays = jnp.array([jnp.all(step(k) == start) for k in jr.split(key, 200)])
-    assert abs(jnp.sum(stays) - 100) < SIGMAS * np.sqrt(50)
+    assert abs(int(jnp.sum(stays)) - 100) < SIGMAS * np.sqrt(50)
 
 
 def test_chains_that_share_a_coin_are_uncorrelated():
@@ -302,19 +314,19 @@ def test_what_a_step_costs_and_how_it_is_shown():
     model = rbm(3, 2)
     blocks = ((0, 1), (2,), (3, 4))
     colours = tq.AlternatingBlockGibbs(blocks)
-    costs = {
-        tq.Symmetrised(SWEEP): 5,
-        tq.Palindrome(SWEEP): 8,
-        tq.Palindrome(SWEEP.adjoint()): 7,
-        tq.Palindrome(colours): 8,
-        tq.Palindrome(GIBBS): 2,
-        tq.Power(GIBBS, 10): 10,
-        tq.Lazy(SWEEP): 2.5,
-        tq.Mixture([GIBBS, SWEEP], [0.75, 0.25]): 2,
-    }
-    for kernel, cost in costs.items():
+    costs = [
+        (tq.Symmetrised(SWEEP), 5),
+        (tq.Palindrome(SWEEP), 8),
+        (tq.Palindrome(SWEEP.adjoint()), 7),
+        (tq.Palindrome(colours), 8),
+        (tq.Palindrome(GIBBS), 2),
+        (tq.Power(GIBBS, 10), 10),
+        (tq.Lazy(SWEEP), 2.5),
+        (tq.Mixture([GIBBS, SWEEP], [0.75, 0.25]), 2),
+    ]
+    for kernel, cost in costs:
         assert kernel.site_updates(model) == cost
-    assert list(map(repr, costs))[::2] == [
+    assert [repr(kernel) for kernel, _ in costs[::2]] == [
         "Symmetrised(AlternatingBlockGibbs())",
         "Palindrome(BlockGibbs(FixedOrder(is_backwards=True)))",
         "Palindrome(RandomScanGibbs())",
@@ -327,23 +339,22 @@ def test_what_a_step_costs_and_how_it_is_shown():
 
 
 def test_the_published_figures_of_a_deep_cell():
-    # Two planted patterns in both layers, with overlaps 2 and 3, in the convention with
-    # half of the variance.
+    # Two planted patterns in both layers, that differ in two visible units and in three
+    # hidden ones; in the convention with half of the variance.
     patterns = np.ones((2, 5))
     visible, hidden = patterns.copy(), patterns.copy()
-    visible[1, :2] = -1  # overlap 1 of 5: two units differ
+    visible[1, :2] = -1
     hidden[1, :3] = -1
     weights = jnp.asarray(3 / 5 * visible.T @ hidden)
     model = tq.RBM(weights)
     f = tq.observables(model)
-    published = {
-        tq.Symmetrised(SWEEP): 1409.42,
-        SWEEP: 1059.78,
-        tq.PalindromicBlockGibbs(): 1053.62,
-        tq.RandomScanBlockGibbs(): 4232.20,
-    }
-    variance = jnp.var(f, axis=0)
-    for kernel, figure in published.items():
+    published = [
+        (tq.Symmetrised(SWEEP), 1409.42),
+        (SWEEP, 1059.78),
+        (tq.PalindromicBlockGibbs(), 1053.62),
+        (tq.RandomScanBlockGibbs(), 4232.20),
+    ]
+    for kernel, figure in published:
         chain = kernel.chain(model)
         variance = chain.stationary @ chain.centre(f) ** 2
         noise = jnp.diag(tq.markov.asymptotic_covariance(chain, f)) / 2
@@ -372,7 +383,6 @@ def noise_of(kernel, solver, rebuild, data):
             ("mixture", "biased rbm"),
         ],
         ("symmetrised", "rbm"),
-        ("symmetrised, three", "ring"),
         ("adjoint, three", "ring"),
         ("mixture", "biased rbm"),
     ),
@@ -393,9 +403,19 @@ def test_the_gradient(name, model):
     assert_close(rule @ direction, difference, DIFFERENCES)
 
 
-@pytest.mark.parametrize("sector", [None, "even", "odd"])
-@pytest.mark.parametrize("name", ["symmetrised, three", "sweep", "mixture"])
-def test_the_window_of_one_sector_and_of_a_gradient(name, sector):
+@pytest.mark.parametrize(
+    ("name", "sector"),
+    slow_except(
+        [
+            (name, sector)
+            for name in ("symmetrised, three", "sweep", "mixture")
+            for sector in (None, "even", "odd")
+        ],
+        ("symmetrised, three", "odd"),
+        ("mixture", "even"),
+    ),
+)
+def test_one_sector(name, sector):
     model = MODELS["ring" if "three" in name else "rbm"]
     chain = ours(name, model).chain(model)
     pi, matrix = theirs(name, model)
@@ -461,17 +481,10 @@ def test_the_scan_of_two_layers_found_by_its_algebra():
 
 
 def test_more_states_than_a_matrix_takes(key):
-    # 14 units in blocks of three colours, against the two colours that a ring of an
-    # even length has: the same law, and T_O of the random scan over single units is
-    # that of single flips.
+    # 14 units on a ring, in three blocks against the two that have a closed form.
     edges = [(i, (i + 1) % 14) for i in range(14)]
     model = tq.BoltzmannMachine.from_edges(edges, 0.3 * jr.normal(key, (14,)))
-    f = jnp.asarray(tq.observables(model))[:, :2]
-    singles = tq.RandomScanBlockGibbs([(unit,) for unit in range(14)])
-    found = tq.markov.resolvent_trace(singles.chain(model), f, sector="even")
-    expected = tq.markov.resolvent_trace(GIBBS.chain(model), f, sector="even")
-    assert_close(found, expected, DIRECT)
-    # A fixed order of even and odd units, as two blocks and as three.
+    f = tq.observables(model)[:, :2]
     even, odd = tuple(range(0, 14, 2)), tuple(range(1, 14, 2))
     two = tq.AlternatingBlockGibbs([even, odd])
     three = tq.AlternatingBlockGibbs([even, odd[:3], odd[3:]])

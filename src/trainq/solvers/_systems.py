@@ -164,7 +164,12 @@ class DenseSystem(AbstractScaledSystem):
         return shifted(identity - self.hops, self._scaled_null)
 
     def transposed(self) -> "DenseSystem":
-        return DenseSystem(self.hops.T, self.root, self.null, self.is_self_adjoint)
+        return DenseSystem(
+            hops=self.hops.T,
+            root=self.root,
+            null=self.null,
+            is_self_adjoint=self.is_self_adjoint,
+        )
 
 
 class JacobiFlips(AbstractScaledSystem):

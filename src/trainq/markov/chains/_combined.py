@@ -112,10 +112,11 @@ class MixtureChain(AbstractCombinedChain):
     def spectral_reductions(
         self, sector: Sector | None = None
     ) -> tuple[AbstractReduction, ...]:
-        if len(self.parts) > 1:
+        part, *others = self.parts
+        if others:
             return super().spectral_reductions(sector)
-        found = self.parts[0].spectral_reductions(sector)
-        return tuple(OfAnother(one, 1, self.weights[0]) for one in found)
+        found, (weight,) = part.spectral_reductions(sector), self.weights
+        return tuple(OfAnother(part=one, times=1, weight=weight) for one in found)
 
     def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
         if len(self.parts) > 1:
@@ -175,7 +176,7 @@ class PowerChain(AbstractCombinedChain):
         if not self._keeps_order:
             return super().spectral_reductions(sector)
         found = part.spectral_reductions(sector)
-        return tuple(OfAnother(one, self.times, 1.0) for one in found)
+        return tuple(OfAnother(part=one, times=self.times, weight=1.0) for one in found)
 
     def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
         if not self._keeps_order:

@@ -40,8 +40,7 @@ class AbstractBlockGibbs(AbstractKernel):
     The blocks are the two layers, unless others are given, whose units must not
     interact: the colours of a graph, as [`trainq.BoltzmannMachine.colouring`][] finds
     them. The chain of two blocks reduces to the smaller one, at least for the scans
-    that come with the library; more make a chain whose systems are solved densely, for
-    up to [13 units](../choosing.md#limits).
+    that come with the library; that of more is solved on all states, without a matrix.
     """
 
     scan: eqx.AbstractVar[AbstractScan]

@@ -136,9 +136,9 @@ class Palindrome(AbstractKernel):
         if self._scanned is not None:
             return self._scanned.chain(model)
         if self.kernel.is_reversible:
-            return PowerChain((self.kernel.chain(model),), 2)
+            return PowerChain(parts=(self.kernel.chain(model),), times=2)
         there, back = (k.chain(model) for k in (self.kernel, self.kernel.adjoint()))
-        return ThereAndBackChain((there, back))
+        return ThereAndBackChain(parts=(there, back))
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         if self._scanned is not None:
@@ -286,7 +286,7 @@ class Power(AbstractKernel):
         return step
 
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
-        return PowerChain((self.kernel.chain(model),), self.n)
+        return PowerChain(parts=(self.kernel.chain(model),), times=self.n)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return self.n * self.kernel.site_updates(model)
@@ -314,6 +314,8 @@ class Lazy(AbstractKernel):
 
         - `kernel`: the kernel.
         - `shared`: whether one coin decides for all chains of a step.
+
+        **Raises:** `TypeError` if it is no kernel.
         """
         self.kernel = checked_kernel(kernel)
         self.shared = shared
