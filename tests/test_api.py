@@ -32,7 +32,7 @@ MADE_BY_TRAINQ = {
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
-    *("Modes", "Cluster", "Sensitivity"),
+    *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
     *("SingleFlipChain", "TwoLayerChain", "ScanChain", "Layers", "Colours"),
 }
 # What examples of other names print.

@@ -20,6 +20,7 @@ from ._decomposition import (
     Cluster as Cluster,
     Modes as Modes,
     Sensitivity as Sensitivity,
+    pool_modes as pool_modes,
 )
 from ._hitting import hitting_times as hitting_times
 from ._modes import modes as modes

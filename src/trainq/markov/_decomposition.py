@@ -338,6 +338,49 @@ class Modes(AbstractShown):
         return [f"{n}, T_O = {self.t_o:.4g} kernel steps", rows]
 
 
+def pool_modes(several: Sequence[Modes]) -> Modes:
+    """The modes of several chains taken together, as those of one gradient with a block
+    for each model: [`trainq.pool`][] of modes.
+
+    Each has observables of its own, which follow each other. Two chains may have modes
+    of one gap and parity, which are then one level.
+
+    **Arguments:**
+
+    - `several`: the modes of each chain.
+
+    **Returns:** a [`trainq.markov.Modes`][], without functions.
+
+    **Raises:** `ValueError` if there is none.
+
+    !!! example
+
+        ```python
+        kernel = tq.RandomScanGibbs()
+        found = [
+            tq.markov.modes(kernel.chain(one), tq.observables(one))
+            for one in (model, model.tempered(2.0))
+        ]
+        print(tq.markov.pool_modes(found))
+        ```
+    """
+    several = list(several)
+    if not several:
+        raise ValueError("There are no modes to pool: the list is empty.")
+    gap = jnp.concatenate([one.gap for one in several])
+    order = jnp.argsort(gap)
+    weight = jax.scipy.linalg.block_diag(*(one.weight for one in several))
+    return Modes(
+        gap=gap[order],
+        weight=weight[order],
+        parity=jnp.concatenate([one.parity for one in several])[order],
+        rest_weight=jnp.concatenate([one.rest_weight for one in several]),
+        rest_t_o=jnp.concatenate([one.rest_t_o for one in several]),
+        function=None,
+        is_complete=all(one.is_complete for one in several),
+    )
+
+
 def _percent(x: Array) -> str:
     return f"{100 * float(x):.3g} %"
 
