@@ -33,6 +33,7 @@ MADE_BY_TRAINQ = {
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
     *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
+    *("Diagnosis", "Assumption"),
     *("SingleFlipChain", "TwoLayerChain", "ScanChain", "Layers", "Colours"),
 }
 # What examples of other names print.

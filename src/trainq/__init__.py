@@ -48,6 +48,7 @@ from .predictors import (
     QOperational as QOperational,
     QStruct as QStruct,
     SingleGap as SingleGap,
+    diagnose as diagnose,
     log_q_channels as log_q_channels,
     pool as pool,
 )

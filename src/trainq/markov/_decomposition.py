@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import positive_number, whole_number
-from .._show import AbstractShown, Table, count
+from .._show import AbstractShown, Table, count, percent
 from .chains import scale
 
 
@@ -323,17 +323,17 @@ class Modes(AbstractShown):
         for i in sorted(shown, key=lambda i: float(self.gap[i])):
             size = int(jnp.sum(level == level[i]))
             cells = f"{self.gap[i]:.4g}", str(size), names[int(self.parity[i])]
-            rows.append((*cells, _percent(shares[i]), _percent(noise[i])))
+            rows.append((*cells, percent(shares[i]), percent(noise[i])))
         left = [i for i in ranked if i not in shown]
         if left:
             among = jnp.array(left)
             cells = "others", str(int(jnp.sum(jnp.isin(level, level[among])))), ""
             sums = jnp.sum(shares[among]), jnp.sum(noise[among])
-            rows.append((*cells, *map(_percent, sums)))
+            rows.append((*cells, *map(percent, sums)))
         if float(self.rest_share) > 0:
             cells = "the rest", "", ""
             sums = self.rest_share, self.rest_noise_share
-            rows.append((*cells, *map(_percent, sums)))
+            rows.append((*cells, *map(percent, sums)))
         n = count(self.gap.shape[0], "mode")
         return [f"{n}, T_O = {self.t_o:.4g} kernel steps", rows]
 
@@ -379,10 +379,6 @@ def pool_modes(several: Sequence[Modes]) -> Modes:
         function=None,
         is_complete=all(one.is_complete for one in several),
     )
-
-
-def _percent(x: Array) -> str:
-    return f"{100 * float(x):.3g} %"
 
 
 def _over(x: Array, y: Array, otherwise: float = 0.0) -> Array:
