@@ -79,7 +79,7 @@ MARKERS = {
     "structural": "o",
     "sokal": "D",
 }
-TOP = 3.0  # ratios beyond it are drawn there
+TOP = 6.0  # ratios beyond it are drawn there
 
 
 @dataclass(frozen=True)
@@ -263,11 +263,11 @@ def figure_ratios(cells: list[Cell], kinds: Sequence[str]) -> Figure:
         axis.set(
             xscale="log", yscale="log", title=kind, xlabel="window / relaxation time"
         )
-    axes[0].set_yticks([0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3])
+    axes[0].set_yticks([0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5])
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].minorticks_off()
     axes[0].set_ylabel("Q over the exact Q")
-    axes[-1].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 

@@ -59,6 +59,8 @@ from .predictors import (
     QOperational as QOperational,
     QStruct as QStruct,
     SingleGap as SingleGap,
+    diagnose as diagnose,
+    log_q_channels as log_q_channels,
     pool as pool,
 )
 from .sampling import (

@@ -22,6 +22,7 @@ from ._decomposition import (
     Cluster as Cluster,
     Modes as Modes,
     Sensitivity as Sensitivity,
+    pool_modes as pool_modes,
 )
 from ._hitting import (
     PassageTimes as PassageTimes,

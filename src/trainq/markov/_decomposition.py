@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import positive_number, whole_number
-from .._show import AbstractShown, Table, count
+from .._show import AbstractShown, Table, count, percent
 from .chains import scale
 
 
@@ -323,23 +323,62 @@ class Modes(AbstractShown):
         for i in sorted(shown, key=lambda i: float(self.gap[i])):
             size = int(jnp.sum(level == level[i]))
             cells = f"{self.gap[i]:.4g}", str(size), names[int(self.parity[i])]
-            rows.append((*cells, _percent(shares[i]), _percent(noise[i])))
+            rows.append((*cells, percent(shares[i]), percent(noise[i])))
         left = [i for i in ranked if i not in shown]
         if left:
             among = jnp.array(left)
             cells = "others", str(int(jnp.sum(jnp.isin(level, level[among])))), ""
             sums = jnp.sum(shares[among]), jnp.sum(noise[among])
-            rows.append((*cells, *map(_percent, sums)))
+            rows.append((*cells, *map(percent, sums)))
         if float(self.rest_share) > 0:
             cells = "the rest", "", ""
             sums = self.rest_share, self.rest_noise_share
-            rows.append((*cells, *map(_percent, sums)))
+            rows.append((*cells, *map(percent, sums)))
         n = count(self.gap.shape[0], "mode")
         return [f"{n}, T_O = {self.t_o:.4g} kernel steps", rows]
 
 
-def _percent(x: Array) -> str:
-    return f"{100 * float(x):.3g} %"
+def pool_modes(several: Sequence[Modes]) -> Modes:
+    """The modes of several chains taken together, as those of one gradient with a block
+    for each model: [`trainq.pool`][] of modes.
+
+    Each has observables of its own, which follow each other. Two chains may have modes
+    of one gap and parity, which are then one level.
+
+    **Arguments:**
+
+    - `several`: the modes of each chain.
+
+    **Returns:** a [`trainq.markov.Modes`][], without functions.
+
+    **Raises:** `ValueError` if there is none.
+
+    !!! example
+
+        ```python
+        kernel = tq.RandomScanGibbs()
+        found = [
+            tq.markov.modes(kernel.chain(one), tq.observables(one))
+            for one in (model, model.tempered(2.0))
+        ]
+        print(tq.markov.pool_modes(found))
+        ```
+    """
+    several = list(several)
+    if not several:
+        raise ValueError("There are no modes to pool: the list is empty.")
+    gap = jnp.concatenate([one.gap for one in several])
+    order = jnp.argsort(gap)
+    weight = jax.scipy.linalg.block_diag(*(one.weight for one in several))
+    return Modes(
+        gap=gap[order],
+        weight=weight[order],
+        parity=jnp.concatenate([one.parity for one in several])[order],
+        rest_weight=jnp.concatenate([one.rest_weight for one in several]),
+        rest_t_o=jnp.concatenate([one.rest_t_o for one in several]),
+        function=None,
+        is_complete=all(one.is_complete for one in several),
+    )
 
 
 def _over(x: Array, y: Array, otherwise: float = 0.0) -> Array:
