@@ -64,9 +64,23 @@ save("couplings")
 
 # --8<-- [start:spectrum]
 chain = kernel.chain(model)
-ax = plot.spectrum(chain, tq.observables(model))
+modes = tq.markov.modes(chain, tq.observables(model))
+ax = plot.spectrum(modes)
 # --8<-- [end:spectrum]
 save("spectrum")
+
+# --8<-- [start:basins]
+glass = tq.sherrington_kirkpatrick(jax.random.key(0), 10, beta=4)
+ax = plot.basins(tq.markov.basins(kernel.chain(glass)))
+# --8<-- [end:basins]
+save("basins")
+
+# --8<-- [start:ladder]
+ladder = tq.markov.ladder(deep, lowest=0.1)
+exact = tq.markov.swap_acceptance(deep, ladder.betas)
+ax = plot.ladder(ladder.betas, {"predicted": ladder.acceptance, "exact": exact})
+# --8<-- [end:ladder]
+save("ladder")
 
 # --8<-- [start:windows]
 steps = np.unique(np.geomspace(1, 1000, 40).astype(int))

@@ -55,7 +55,6 @@ OF_A_CHAIN = [
     of_functions(tq.markov.resolvent_trace),
     of_functions(tq.markov.asymptotic_covariance),
     of_functions(tq.markov.window_moments, 3),
-    of_functions(plot.spectrum),
 ]
 
 

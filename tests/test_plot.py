@@ -1,5 +1,6 @@
 """Figures: what they draw is what the library says, on the axes that they are given."""
 
+import dataclasses
 import pathlib
 import re
 import subprocess
@@ -53,8 +54,10 @@ DRAWN = {
     "windows": lambda ax: plot.windows(KERNEL, MODEL, DATA, [1, 5], ax=ax),
     "sampled": lambda ax: plot.sampled(SAMPLED, EXACT, ax=ax),
     "spectrum": lambda ax: plot.spectrum(
-        KERNEL.chain(MODEL), tq.observables(MODEL), ax=ax
+        markov.modes(KERNEL.chain(MODEL), tq.observables(MODEL)), ax=ax
     ),
+    "basins": lambda ax: plot.basins(markov.basins(KERNEL.chain(MODEL)), ax=ax),
+    "ladder": lambda ax: plot.ladder(np.array([1, 0.5]), {"one": 0.3}, ax=ax),
     "autocorrelation": lambda ax: plot.autocorrelation(VALUES[..., 0], ax=ax),
     "trajectories": lambda ax: plot.trajectories(KL, Q, ax=ax),
 }
@@ -332,7 +335,7 @@ def test_sampled_q_that_cannot_be_drawn():
 # Spectra.
 
 
-def modes(chain, f):
+def rates_and_weights(chain, f):
     """Rates and weights from a plain eigenproblem, which knows no parity."""
     root = np.sqrt(np.asarray(chain.stationary))
     matrix = root[:, None] * np.asarray(chain.matrix()) / root[None]
@@ -345,14 +348,19 @@ def modes(chain, f):
 def test_a_spectrum_has_the_rates_and_the_weights_of_the_gradient(kernel, ax):
     model = rbm(2, 3, biased=True)
     chain, f = KERNELS[kernel].chain(model), tq.observables(model)
-    plot.spectrum(chain, f, ax=ax)
-    rates, weights = modes(chain, f)
+    found = markov.modes(chain, f)
+    plot.spectrum(found, ax=ax)
+    rates, weights = rates_and_weights(chain, f)
     x, y = curve(ax, "modes")
     # Every mode that is drawn is one, with all of the weight at its rate.
     for rate, share in zip(x, y, strict=True):
         here = weights[np.abs(rates - rate) < 1e-9].sum() / weights.sum()
         assert share == pytest.approx(here, rel=1e-8)
-    assert sum(y) == pytest.approx(1, abs=1e-4)  # but for those below 1e-6
+    # But for those below 1e-6, and what a step forgets.
+    assert sum(y) + float(found.rest_share) == pytest.approx(1, abs=1e-4)
+    some = [str(line.get_label()) for line in ax.get_lines()]
+    told = any("% in none of these modes" in label for label in some)
+    assert told == (found.rest_share > 1e-6)
     least = markov.spectral_gap(chain)
     drawn = np.concatenate([line.get_xdata() for line in ax.get_lines()])
     assert min(drawn) == pytest.approx(float(least), rel=1e-8)
@@ -361,7 +369,7 @@ def test_a_spectrum_has_the_rates_and_the_weights_of_the_gradient(kernel, ax):
 def test_odd_modes_have_no_weight_in_the_gradient_of_a_symmetric_model(ax):
     model = rbm(3, 3)
     chain, f = KERNEL.chain(model), tq.observables(model)
-    plot.spectrum(chain, f, ax=ax)
+    plot.spectrum(markov.modes(chain, f), ax=ax)
     gaps = markov.parity_gaps(chain)
     x, y = curve(ax, "even modes")
     assert min(x) == pytest.approx(float(gaps.even), rel=1e-8)
@@ -376,26 +384,57 @@ def test_odd_modes_have_no_weight_in_the_gradient_of_a_symmetric_model(ax):
 def test_a_single_odd_function_is_felt_by_odd_modes_alone(ax):
     model = rbm(2, 2)
     first = jnp.repeat(jnp.array([-1.0, 1.0]), 8)  # the first unit
-    plot.spectrum(KERNEL.chain(model), first, ax=ax)
+    plot.spectrum(markov.modes(KERNEL.chain(model), first), ax=ax)
     assert sum(curve(ax, "odd modes")[1]) == pytest.approx(1, abs=1e-4)
 
 
-def test_spectra_that_cannot_be_drawn():
-    f = tq.observables(MODEL)
-    with pytest.raises(ValueError, match="spectrum needs a reversible chain"):
-        plot.spectrum(tq.AlternatingBlockGibbs().chain(MODEL), f)
-    with pytest.raises(ValueError, match=r"have shape \(32,\) or \(32, n_obs\)"):
-        plot.spectrum(KERNEL.chain(MODEL), f[:8])
-    with pytest.raises(ValueError, match="f has finite values, but nan was given"):
-        plot.spectrum(KERNEL.chain(MODEL), f.at[0].set(jnp.nan))
-    with pytest.raises(ValueError, match="The observables f are constant"):
-        plot.spectrum(KERNEL.chain(MODEL), jnp.ones(32))
-    large = rbm(6, 5)
-    with pytest.raises(ValueError, match="at most 1024 states, but the chain has 2048"):
-        plot.spectrum(KERNEL.chain(large), jnp.ones(2048))
-    cold = MODEL.tempered(60)
-    with pytest.raises(ValueError, match="is lost in rounding: the chain is reducible"):
-        plot.spectrum(KERNEL.chain(cold), f)
+def test_spectra_that_cannot_be_drawn(as_for_users):
+    chain = KERNEL.chain(MODEL)
+    with pytest.raises(
+        TypeError, match=r"what `trainq.markov.modes\(chain, f\)` found"
+    ):
+        plot.spectrum(chain)
+    with pytest.raises(ValueError, match="The observables feel none of these modes"):
+        plot.spectrum(markov.modes(chain, jnp.ones(32)))
+    found = markov.modes(chain, tq.observables(MODEL))
+    with pytest.raises(ValueError, match=r"a batch of shape \(1,\) was given"):
+        plot.spectrum(jax.tree.map(lambda x: x[None], found))
+
+
+def test_a_tree_of_basins_has_its_bottoms_and_its_passes(ax):
+    model = tq.hopfield(tq.random_patterns(jr.key(3), 2, 6), 3.0)
+    found = markov.basins(KERNEL.chain(model))
+    plot.basins(found, ax=ax)
+    (points,) = ax.collections
+    x, y = np.asarray(points.get_offsets()).T
+    assert sorted(x.tolist()) == list(range(len(found.minima)))
+    assert y == pytest.approx(found.energy)
+    tops = [max(line.get_ydata()) for line in ax.get_lines()]
+    assert tops == pytest.approx(found.height.tolist())
+    # No branch crosses another: one bottom under each end, or a pass that is lower.
+    for line in ax.get_lines():
+        left, *_, right = line.get_xdata()
+        assert left != right
+        assert line.get_ydata()[1] >= max(line.get_ydata()[0], line.get_ydata()[-1])
+
+
+def test_a_rung_is_a_step_of_a_ladder(ax):
+    betas = np.array([1.0, 0.6, 0.3, 0.1])
+    plot.ladder(betas, {"exact": [0.2, 0.3, 0.5], "predicted": 0.25}, ax=ax)
+    x, y = curve(ax, "exact")
+    assert x == pytest.approx([0.8, 0.45, 0.2]) and y == pytest.approx([0.2, 0.3, 0.5])
+    assert curve(ax, "predicted")[1] == pytest.approx([0.25] * 3)
+    with pytest.raises(ValueError, match="each of the 3 pairs of .* but 2 were given"):
+        plot.ladder(betas, {"exact": [0.2, 0.3]}, ax=ax)
+    with pytest.raises(ValueError, match="has finite values, but nan was given"):
+        plot.ladder(betas, {"counted": [0.2, np.nan, 0.3]}, ax=ax)
+
+
+def test_too_many_basins_are_refused(as_for_users):
+    found = markov.basins(KERNEL.chain(tq.curie_weiss(3, 1.0)))
+    many = dataclasses.replace(found, minima=np.zeros(41, int))
+    with pytest.raises(ValueError, match="at most 40 basins can be read, .* are 41"):
+        plot.basins(many)
 
 
 # Autocorrelation.

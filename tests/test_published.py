@@ -62,7 +62,9 @@ def test_a_digit_that_differs_is_told():
 
 def test_all_states_are_in_the_order_of_the_library():
     model = tq.RBM(jax.random.normal(jax.random.key(0), (2, 3)))
-    assert_close(model.energy(jnp.asarray(published.all_states(5))), model.energies(), DIRECT)
+    assert_close(
+        model.energy(jnp.asarray(published.all_states(5))), model.energies(), DIRECT
+    )
 
 
 @pytest.mark.slow

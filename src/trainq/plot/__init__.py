@@ -10,6 +10,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from ._chains import autocorrelation as autocorrelation, spectrum as spectrum
+from ._landscape import basins as basins, ladder as ladder
 from ._signal import couplings as couplings, kernels as kernels
 from ._style import (
     COLOURS as COLOURS,

@@ -3,53 +3,40 @@
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 
-from .._spins import fold
-from ..markov import AbstractChain
-from ..markov.chains import require_reversible
+from ..markov import Modes
 from ..sampling import STATUS, Windowing, autocorrelation_time, autocovariance
-from ._style import COLOURS, NEUTRAL, axes, finite, style
+from ._style import COLOURS, NEUTRAL, axes, finite, short, style
 
 
-# A dense eigenproblem of 2**10 states takes a second.
-_MAX_STATES = 2**10
 # Smaller shares of the variance are ticks at the bottom.
 _LEAST = 1e-6
 
 
-def spectrum(
-    chain: AbstractChain,
-    f: Float[Array | np.ndarray, "states *obs"],
-    *,
-    ax: Axes | None = None,
-) -> Axes:
-    """The relaxation rates `1 - λ` of a chain, in inverse kernel steps, and what each
-    mode weighs in the observables: its share `Σ_a ⟨f̃_a, φ⟩² / Σ_a Var f_a`.
+def spectrum(modes: Modes, *, ax: Axes | None = None) -> Axes:
+    """The gaps of a chain, in inverse kernel steps, and what each mode weighs in the
+    observables: its share `Σ_a ⟨f̃_a, φ⟩² / Σ_a Var f_a`.
 
-    A mode adds to the noise of a gradient in proportion to its weight over its rate:
+    A mode adds to the noise of a gradient in proportion to its weight over its gap:
     slow modes count, if the observables feel them. Shares below 1e-6, zero as a rule,
-    are ticks at the bottom. Modes of one rate and one parity are drawn as one, since
-    their weights by themselves depend on the choice of a basis.
+    are ticks at the bottom. Modes of one level are drawn as one, since their weights by
+    themselves depend on the choice of a basis. The legend says how much of the variance
+    is in none of the modes: that which one step of a two-layer kernel forgets, or modes
+    that were not asked for.
 
     **Arguments:**
 
-    - `chain`: a reversible chain, of at most 2**10 states, such as
-        `kernel.chain(model)`. All of its modes are found, from a dense matrix.
-    - `f`: `(states,)` or `(states, n_obs)`; for the gradient
-        [`trainq.observables`][].
+    - `modes`: what [`trainq.markov.modes`][] found.
     - `ax`: the axes to draw on; a new figure by default.
 
     **Returns:** the axes. Modes of a chain that is symmetric under the global flip are
     in two colours, by parity.
 
-    **Raises:** `ValueError` if the chain is not reversible, has too many states or is
-    reducible in floating point, or for functions of a wrong shape or values that are
-    not finite.
+    **Raises:** `TypeError` for another thing than modes; `ValueError` for a batch of
+    them, or observables that feel none.
 
     !!! example
 
@@ -60,31 +47,31 @@ def spectrum(
 
         model = tq.RBM(jax.random.normal(jax.random.key(0), (3, 2)))
         chain = tq.RandomScanGibbs().chain(model)
-        ax = plot.spectrum(chain, tq.observables(model))
+        ax = plot.spectrum(tq.markov.modes(chain, tq.observables(model)))
         ```
     """
-    require_reversible(chain, "spectrum")
-    if chain.n_states > _MAX_STATES:
-        raise ValueError(
-            f"The spectrum is found from a dense matrix of at most {_MAX_STATES} "
-            f"states, but the chain has {chain.n_states}. "
-            "`trainq.markov.spectral_gap` and `slowest_mode` find the slowest mode of "
-            "larger ones."
+    if not isinstance(modes, Modes):
+        raise TypeError(
+            "modes is what `trainq.markov.modes(chain, f)` found, but an object of "
+            f"type {type(modes).__name__} was given."
         )
-    f = jnp.asarray(finite("f", f))
-    names = (("even", 1), ("odd", -1)) if chain.is_symmetric else (("", 0),)
-    found = {name: _modes(chain, f, sign) for name, sign in names}
-    total = sum(weights.sum() for _, weights in found.values())
-    if not total > 0:
-        raise ValueError("The observables f are constant: no mode has a weight.")
+    if modes.gap.ndim != 1:
+        raise ValueError(
+            f"modes is of one chain, but a batch of shape {modes.gap.shape[:-1]} was "
+            "given. Draw one of them: `jax.tree.map(lambda x: x[0], modes)`."
+        )
+    gaps, shares = finite("modes", modes.gap), finite("modes", modes.share)
+    if not (shares > 0).any():
+        raise ValueError("The observables feel none of these modes: are they constant?")
+    level, first = np.unique(np.asarray(modes.level), return_index=True)
+    shares = np.bincount(np.asarray(modes.level), shares)[level]
+    gaps, parity = gaps[first], np.asarray(modes.parity)[first]
     ax = axes(ax)
-    looks = {"even": (2, "o"), "odd": (1, "s"), "": (0, "o")}
     bottom = _LEAST / 2
-    for name, (rates, weights) in found.items():
-        share = weights / total
+    for sign, name, place, marker in _LOOKS:
+        rates, share = gaps[parity == sign], shares[parity == sign]
         some = share > _LEAST
         label = f"{name} modes".strip()
-        place, marker = looks[name]
         look: dict[str, Any] = {"color": COLOURS[place], "ls": ""}
         if some.any():
             ax.vlines(rates[some], bottom, share[some], color=COLOURS[place], lw=0.6)
@@ -93,44 +80,17 @@ def spectrum(
             y = np.full((~some).sum(), 0.02)
             look |= {"marker": "|", "ms": 9, "transform": ax.get_xaxis_transform()}
             ax.plot(rates[~some], y, **look, label=f"{label}, share below 10⁻⁶")
+    rest = float(modes.rest_share)
+    if rest > _LEAST:
+        ax.plot([], [], ls="", label=f"{short(100 * rest)} % in none of these modes")
     ax.set(xscale="log", yscale="log", ylim=(bottom, 30))
-    ax.set(xlabel="relaxation rate 1 − λ, per kernel step")
+    ax.set(xlabel="gap 1 − λ, per kernel step")
     ax.set_ylabel("share of the variance of f")
     ax.legend(loc="upper right")
     return ax
 
 
-def _modes(
-    chain: AbstractChain, f: Float[Array, "states *obs"], sign: int
-) -> tuple[Float[np.ndarray, " modes"], Float[np.ndarray, " modes"]]:
-    """The rates of one sector of the global flip, or of all, each once, and the sums of
-    squares of what the functions have of their modes."""
-    matrix, columns = (np.asarray(x, float) for x in _symmetrised(chain, f, sign))
-    rates, modes = np.linalg.eigh(matrix)
-    weights = np.sum((modes.T @ columns) ** 2, axis=1)
-    rates, weights = rates[rates < 3], weights[rates < 3]
-    if rates.size and rates[0] < 1e-13:
-        raise ValueError(
-            f"The slowest rate, {rates[0]:.1e}, is lost in rounding: the chain is "
-            "reducible in floating point. Lower beta or the weights, or use float64."
-        )
-    new = np.flatnonzero(np.diff(rates) > 1e-12 + 1e-9 * rates[1:]) + 1
-    first = np.concatenate([[0], new]).astype(int)
-    return rates[first], np.add.reduceat(weights, first)
-
-
-@eqx.filter_jit
-def _symmetrised(
-    chain: AbstractChain, f: Float[Array, "states *obs"], sign: int
-) -> tuple[Float[Array, "n n"], Float[Array, "n n_obs"]]:
-    """`√π (I - P) / √π` and `√π f̃`, in one sector or in all of them."""
-    # It takes √π to zero. Constants are no mode: they are sent where no rate is.
-    root = chain.root
-    matrix = chain.dense_generator().matrix() + 4 * jnp.outer(root, root)
-    columns = root[:, None] * chain.centre(f).reshape(chain.n_states, -1)
-    if sign:
-        return fold(fold(matrix, sign).T, sign), fold(columns, sign)
-    return matrix, columns
+_LOOKS = ((1, "even", 2, "o"), (-1, "odd", 1, "s"), (0, "", 0, "o"))
 
 
 def autocorrelation(
