@@ -108,14 +108,17 @@ class MixtureChain(AbstractCombinedChain):
         if others:
             return super().spectral_reductions(sector)
         found, (weight,) = part.spectral_reductions(sector), self.weights
-        return tuple(OfAnother(part=one, times=1, weight=weight) for one in found)
+        return tuple(OfAnother(one, 1, weight) for one in found)
 
 
 class ThereAndBackChain(AbstractCombinedChain):
     """A step of a chain, and one of its adjoint: `P P*`, reversible and positive."""
 
     parts: tuple[AbstractChain, AbstractChain]
-    is_reversible: bool = eqx.field(static=True, default=True, init=False)
+    is_reversible = True
+
+    def __init__(self, there: AbstractChain, back: AbstractChain):
+        self.parts = there, back
 
     @property
     def is_positive(self) -> bool:
@@ -136,6 +139,10 @@ class PowerChain(AbstractCombinedChain):
 
     parts: tuple[AbstractChain]
     times: int = eqx.field(static=True)
+
+    def __init__(self, chain: AbstractChain, times: int):
+        self.parts = (chain,)
+        self.times = times
 
     @property
     def is_reversible(self) -> bool:
@@ -163,7 +170,7 @@ class PowerChain(AbstractCombinedChain):
         if not (part.is_positive or self.times % 2):
             return super().spectral_reductions(sector)
         found = part.spectral_reductions(sector)
-        return tuple(OfAnother(part=one, times=self.times, weight=1.0) for one in found)
+        return tuple(OfAnother(one, self.times, 1.0) for one in found)
 
 
 class OfAnother(AbstractReduction):
@@ -173,6 +180,11 @@ class OfAnother(AbstractReduction):
     part: AbstractReduction
     times: int = eqx.field(static=True)
     weight: float = eqx.field(static=True)
+
+    def __init__(self, part: AbstractReduction, times: int, weight: float):
+        self.part = part
+        self.times = times
+        self.weight = weight
 
     @property
     def generator(self) -> AbstractGenerator:
