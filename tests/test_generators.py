@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm
+from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm, ring
 
 import trainq as tq
 from trainq.markov import DenseChain
@@ -28,6 +28,21 @@ def dense(kernel):
     return DenseChain(KERNELS[kernel].chain(rbm(2, 2)).matrix())
 
 
+def steps(kernel, sector, model):
+    """Steps without a matrix."""
+    (reduction,) = kernel.chain(model).reductions(sector)
+    return reduction.generator
+
+
+THREE = tq.AlternatingBlockGibbs([(0,), (2, 4), (1, 3)])
+STEPS = {
+    "units": (tq.Symmetrised(THREE), ring(5, 3)),
+    "fixed order": (THREE, ring(5, 3)),
+    "flips": (tq.Power(KERNELS["metropolis"], 3), rbm(2, 2)),
+    "layers": (tq.Lazy(tq.AlternatingBlockGibbs([(1, 3), (0, 2)])), ring(4, 2)),
+}
+
+
 # Every generator, in every sector and with every path of elimination.
 CASES = {
     **{
@@ -44,6 +59,11 @@ CASES = {
         for sector in ("even", "odd")
     },
     **{f"layer, {sector}": lambda s=sector: layer(s) for sector in ("even", "odd")},
+    **{
+        f"steps, {name}, {sector}": lambda k=kernel, m=model, s=sector: steps(k, s, m)
+        for name, (kernel, model) in STEPS.items()
+        for sector in ("even", "odd")
+    },
     **{
         f"dense {kernel}": lambda k=kernel: dense(k).dense_generator()
         for kernel in ("gibbs", "alternating")
@@ -81,7 +101,9 @@ CG = tq.ConjugateGradient(rtol=1e-14)
 SOLVES = [
     *(
         pytest.param(name, tq.Direct(), marks=pytest.mark.slow)
-        if name.startswith(("metropolis", "killed m", "gibbs, odd N", "one unit, e"))
+        if name.startswith(
+            ("metropolis", "killed m", "gibbs, odd N", "one unit, e", "steps")
+        )
         else (name, tq.Direct())
         for name in CASES
     ),

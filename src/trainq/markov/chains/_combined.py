@@ -116,7 +116,7 @@ class MixtureChain(AbstractCombinedChain):
         if others:
             return super().spectral_reductions(sector)
         found, (weight,) = part.spectral_reductions(sector), self.weights
-        return tuple(OfAnother(part=one, times=1, weight=weight) for one in found)
+        return tuple(OfAnother(one, 1, weight) for one in found)
 
     def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
         if len(self.parts) > 1:
@@ -128,7 +128,10 @@ class ThereAndBackChain(AbstractCombinedChain):
     """A step of a chain, and one of its adjoint: `P P*`, reversible and positive."""
 
     parts: tuple[AbstractChain, AbstractChain]
-    is_reversible: bool = eqx.field(static=True, default=True, init=False)
+    is_reversible = True
+
+    def __init__(self, there: AbstractChain, back: AbstractChain):
+        self.parts = there, back
 
     @property
     def is_positive(self) -> bool:
@@ -149,6 +152,10 @@ class PowerChain(AbstractCombinedChain):
 
     parts: tuple[AbstractChain]
     times: int = eqx.field(static=True)
+
+    def __init__(self, chain: AbstractChain, times: int):
+        self.parts = (chain,)
+        self.times = times
 
     @property
     def is_reversible(self) -> bool:
@@ -176,7 +183,7 @@ class PowerChain(AbstractCombinedChain):
         if not self._keeps_order:
             return super().spectral_reductions(sector)
         found = part.spectral_reductions(sector)
-        return tuple(OfAnother(part=one, times=self.times, weight=1.0) for one in found)
+        return tuple(OfAnother(one, self.times, 1.0) for one in found)
 
     def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
         if not self._keeps_order:
@@ -195,6 +202,11 @@ class OfAnother(AbstractReduction):
     part: AbstractReduction
     times: int = eqx.field(static=True)
     weight: float = eqx.field(static=True)
+
+    def __init__(self, part: AbstractReduction, times: int, weight: float):
+        self.part = part
+        self.times = times
+        self.weight = weight
 
     @property
     def generator(self) -> AbstractGenerator:

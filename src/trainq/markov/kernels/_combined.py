@@ -136,9 +136,9 @@ class Palindrome(AbstractKernel):
         if self._scanned is not None:
             return self._scanned.chain(model)
         if self.kernel.is_reversible:
-            return PowerChain(parts=(self.kernel.chain(model),), times=2)
+            return PowerChain(self.kernel.chain(model), 2)
         there, back = (k.chain(model) for k in (self.kernel, self.kernel.adjoint()))
-        return ThereAndBackChain(parts=(there, back))
+        return ThereAndBackChain(there, back)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         if self._scanned is not None:
@@ -286,7 +286,7 @@ class Power(AbstractKernel):
         return step
 
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
-        return PowerChain(parts=(self.kernel.chain(model),), times=self.n)
+        return PowerChain(self.kernel.chain(model), self.n)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return self.n * self.kernel.site_updates(model)
