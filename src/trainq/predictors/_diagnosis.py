@@ -130,9 +130,10 @@ def diagnose(
     burn-in is at least `5 / γ_eff`; the window is at least ten relaxation times of the
     slowest observable, so that the prediction is right to some 10 %; what is not in the
     cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
-    less than a factor 1.5 on how the cluster is chosen; and law, kernel and observables
-    share the symmetry under the global flip. Of a chain that is not reversible, what
-    needs a spectrum does not apply, and relaxation times stand in for `1 / γ_eff`.
+    at most a factor 1.5 on the threshold of relevance, from 1e-8 to 1e-4; and law,
+    kernel and observables share the symmetry under the global flip. Of a chain that is
+    not reversible, what needs a spectrum does not apply, and relaxation times stand in
+    for `1 / γ_eff`.
 
     It is made of numbers: call it outside of `jax.jit`.
 
@@ -171,7 +172,7 @@ def diagnose(
         "reversible": _reversible(chain, model),
         "irreducible": _irreducible(found, snr),
         "aperiodic": _aperiodic(chain, found, model),
-        **_times(kernel, model, found, relaxation, window, dropped),
+        **_times(found, relaxation, float(window), dropped),
         "bulk relaxes": _bulk(found, kernel.steps(model, sweeps=1)),
         "cluster is stable": _stable(found),
         "one symmetry": _symmetric(chain, model, f),
@@ -265,12 +266,7 @@ def _aperiodic(
 
 
 def _times(
-    kernel: AbstractKernel,
-    model: AbstractEnergyModel,
-    found: Modes | None,
-    relaxation: Array,
-    window: float,
-    burn_in: int,
+    found: Modes | None, relaxation: Array, window: float, burn_in: int
 ) -> dict[str, Assumption]:
     slowest = jnp.max(relaxation)
     name = "burn-in / τ" if found is None else "γ_eff × burn-in"
@@ -278,7 +274,7 @@ def _times(
     enough = math.ceil(_BURN_IN / float(rate))
     dropped = burn_in * rate
     long = math.ceil(_WINDOW * float(slowest))
-    ratio = float(window) / slowest
+    ratio = window / slowest
     return {
         "burn-in is long": Assumption(
             f"{name}, ≥ {_BURN_IN:g}",
@@ -310,7 +306,7 @@ def _bulk(found: Modes | None, sweep: int) -> Assumption:
 def _stable(found: Modes | None) -> Assumption:
     if found is None:
         return _not_applicable(_NOT_REVERSIBLE)
-    spread = found.sensitivity().spread
+    spread = found.sensitivity((3.0,)).spread
     return Assumption(
         f"spread of γ_eff, ≤ {_SPREAD:g}",
         spread,
