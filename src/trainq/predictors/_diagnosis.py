@@ -54,6 +54,8 @@ class Assumption(AbstractShown):
     """Why it does not apply; None if it does."""
     advice: str = eqx.field(static=True, default="")
     """What to change if it fails."""
+    rounding: float = eqx.field(static=True, default=0.0)
+    """Up to this the number is nothing but rounding errors, and is shown as zero."""
 
 
 class Diagnosis(AbstractShown):
@@ -109,7 +111,9 @@ class Diagnosis(AbstractShown):
                 checks.append((name, "", "does not apply", str(one.reason)))
                 continue
             verdict = "holds" if one.holds else "FAILS"
-            number = f"{float(one.number):.3g} {one.what}"
+            size = float(one.number)
+            size = 0 if abs(size) <= one.rounding else size
+            number = f"{size:.3g} {one.what}"
             checks.append((name, number, verdict, "" if one.holds else one.advice))
         return [*parts, rows, "", "Which assumption fails", checks]
 
@@ -228,6 +232,7 @@ def _reversible(chain: AbstractChain, model: AbstractEnergyModel) -> Assumption:
         residual,
         bool(chain.is_reversible and residual <= _tolerance(chain)),
         advice="for modes, PalindromicBlockGibbs or a random scan",
+        rounding=_tolerance(chain),
     )
 
 
@@ -328,4 +333,5 @@ def _symmetric(
         residual,
         bool(residual <= _tolerance(chain)),
         advice="an `is_symmetric` that is true",
+        rounding=_tolerance(chain),
     )
