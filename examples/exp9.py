@@ -152,6 +152,10 @@ class Constants:
 PROTOCOL = Constants()
 KERNEL = tq.RandomScanGibbs()
 OPTIMISER = optax.adam(PROTOCOL.learning_rate)
+# A gain is genuine if the slow modes have become faster, and not lighter: the follow-up
+# asks for G_γ <= 0.90, at δ = 0.10. How it is taken over pairs is not known; ours is
+# the median over those of the verdict arm.
+FASTER = 0.90
 CHUNK = 20  # steps per compiled call: how often bars move and the baseline's Q is drawn
 
 # Each outcome and when it is reached. 2 and 3 are the protocol's; 1 and 4 are ours, for
@@ -169,6 +173,10 @@ OUTCOMES = {
 DEFINITIONS = {f"Outcome {number}": when for number, (_, when) in OUTCOMES.items()} | {
     "D11.i": "Decomposition: each ratio of Q is a ratio of signals over one of noises.",
     "D11.iv": "Dose response: the ratios of Q against λ.",
+    "Channels": "Each log ratio of Q by signal, weight μ_C and rate γ_eff of the slow "
+    "modes of all teachers together, with gaps up to 3 times the slowest that the "
+    "observables feel, and rest. A gain is genuine if the median of G_γ, the factor on "
+    f"the noise from faster modes, is at most {FASTER:.2f}. Not part of the verdict.",
 }
 
 
@@ -269,6 +277,8 @@ class Checkpoint:
     noise: float
     q_numpy: float | None
     certificates: list[Certified]
+    mu: float | None = None
+    gamma_eff: float | None = None
 
 
 @dataclass
@@ -538,6 +548,21 @@ def difference_errors(
     return np.abs(np.array(differences) - slopes) / np.abs(slopes)
 
 
+@eqx.filter_jit
+def student_modes(weights: Array) -> tq.markov.Modes:
+    """The modes of one student that its observables, which are even, can feel."""
+    model = tq.RBM(weights)
+    f = tq.observables(model)
+    return tq.markov.modes(KERNEL.chain(model), f, sector="even")
+
+
+def slow_modes(weights: np.ndarray) -> Fields:
+    """What the observables have of the slow modes of all students, and their rate."""
+    each = [student_modes(jnp.asarray(w)) for w in weights]
+    cluster = tq.markov.pool_modes(each).cluster()
+    return {"mu": float(cluster.mu), "gamma_eff": float(cluster.gamma_eff)}
+
+
 def examine(
     clock: Clock, task: Task, run: Run, name: str, step: int, student: Network
 ) -> None:
@@ -547,8 +572,10 @@ def examine(
         values = measure(student, task, run.weight)
     weights = np.stack([student(code).weights for code in task.codes])
     run.curves[f"weights_{name}"] = weights
-    q_numpy = None
+    q_numpy, slow = None, {}
     if name not in ("init", "final"):
+        with clock("modes", student_modes, m):
+            slow = slow_modes(weights)
         with clock("NumPy oracle"):
             laws, window = np.asarray(task.laws), task.predictor.window
             q_numpy = pooled_structural_q(weights, laws, window)
@@ -556,7 +583,7 @@ def examine(
         where = f"{run.name} at {name}, teacher"
         certificates = [certify(w, f"{where} {i}") for i, w in enumerate(weights)]
     numbers = {key: float(values[key]) for key in ("kl", "q", "signal", "noise")}
-    parts: Fields = {"q_numpy": q_numpy, "certificates": certificates}
+    parts: Fields = {"q_numpy": q_numpy, "certificates": certificates, **slow}
     run.checkpoints[name] = Checkpoint(step, **numbers, **parts)
 
 
@@ -813,6 +840,37 @@ def decomposition(pairs: list[Pair], constants: Constants) -> Fields:
     }
 
 
+def channels(runs: list[Run], constants: Constants) -> Fields:
+    """What each log ratio of the verdict arm is made of: is it a genuine gain?"""
+    rows = []
+    for cell, at in product(constants.cells, constants.matched):
+        arm = reached(runs, cell, constants.primary, at)
+        base = reached(runs, cell, 0.0, at)
+        row: Fields = {"cell": cell, "checkpoint": at, "g_gamma": None}
+        if arm and base and arm.gamma_eff and base.gamma_eff and arm.mu and base.mu:
+            noise = math.log(arm.noise / base.noise)
+            mu = math.log(arm.mu / base.mu)
+            gamma = math.log(arm.gamma_eff / base.gamma_eff)
+            parts = {
+                "signal": math.log(arm.signal / base.signal),
+                "mu": -mu,
+                "gamma": gamma,
+                "rest": mu - gamma - noise,
+            }
+            # As `tq.log_q_channels` has them, which takes modes in place of numbers.
+            row |= parts | {"log_q": sum(parts.values()), "g_gamma": math.exp(-gamma)}
+        rows.append(row)
+    found = known(row["g_gamma"] for row in rows)
+    median = float(np.median(found)) if found else None
+    return {
+        "in_verdict": False,
+        "bar": FASTER,
+        "median_g_gamma": median,
+        "genuine": median is not None and median <= FASTER,
+        "pairs": rows,
+    }
+
+
 def finals(runs: list[Run], constants: Constants) -> Fields:
     """The trap: what one would read off the last step. Never part of the verdict."""
     pairs = make_pairs(runs, constants, "final")
@@ -848,6 +906,7 @@ def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
         # D11.iv: the ratios as a function of λ.
         "dose_response": [summarise(pairs, w) for w in sorted(constants.lambdas[1:])],
         "finals": finals(runs, constants),
+        "channels": channels(runs, constants),
         "evaluations": sum(run.evaluations for run in runs),
     }
 
@@ -1098,6 +1157,19 @@ less holds a larger gradient, hence a larger Q."""
     table(title, columns, rows, note)
 
 
+def show_channels(summary: Fields) -> None:
+    found = summary["channels"]
+    parts = "log_q", "signal", "mu", "gamma", "rest", "g_gamma"
+    rows = [
+        (pair_name(row), *(row.get(part) for part in parts)) for row in found["pairs"]
+    ]
+    word = "a genuine gain" if found["genuine"] else "no genuine gain"
+    note = f"Median of G_γ {text(found['median_g_gamma'])}, bar {found['bar']:.2f}: "
+    note += f"{word}. The parts sum to log Q."
+    columns = "pair|log Q ratio|= signal|+ μ_C|+ γ_eff|+ rest|G_γ"
+    table("Channels: where a gain of the verdict arm comes from", columns, rows, note)
+
+
 def show_doses(summary: Fields) -> None:
     published = {0.1: ("1.1250", "7 of 8"), 0.01: ("1.0002", "4 of 8")}
     rows = []
@@ -1133,6 +1205,7 @@ def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
         show_gates(summary)
         show_published(summary, constants)
         show_pairs(summary, constants)
+        show_channels(summary)
         show_doses(summary)
         if summary["seeds"]:
             show_seeds(summary["seeds"])

@@ -134,6 +134,26 @@ def at(runs, weight, name):
     return exp9.find(runs, (4, 3), weight).checkpoints[name]
 
 
+def test_channels_add_up_and_a_gain_is_genuine_if_modes_are_faster():
+    runs = make_runs((1.1,) * 8)
+    found = exp9.judge(runs, PROTOCOL, None)["channels"]
+    assert found["median_g_gamma"] is None and not found["genuine"]  # older runs
+    for run in runs:
+        for name in PROTOCOL.matched:
+            one = run.checkpoints[name]
+            one.mu, one.gamma_eff = 3.0 + run.weight, 0.01 * (1 + 2 * run.weight)
+    found = exp9.judge(runs, PROTOCOL, None)["channels"]
+    for row in found["pairs"]:
+        assert row["log_q"] == pytest.approx(np.log(1.1), abs=1e-12)
+        assert row["mu"] == pytest.approx(np.log(3 / 3.1))
+        assert row["g_gamma"] == pytest.approx(1 / 1.2)
+    assert found["median_g_gamma"] == pytest.approx(1 / 1.2) and found["genuine"]
+    assert not found["in_verdict"] and found["bar"] == 0.9
+    at(runs, 0.1, "c50").gamma_eff = None
+    rows = exp9.judge(runs, PROTOCOL, None)["channels"]["pairs"]
+    assert sum(row["g_gamma"] is None for row in rows) == 1
+
+
 def test_steering_needs_the_median_and_the_count():
     for ratios, median, above_one, outcome in (
         ((2.0,) * 6 + (0.5,) * 2, 2.0, 6, 2),

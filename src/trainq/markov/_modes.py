@@ -141,7 +141,7 @@ def _modes(
     value = in_blocks(some, f, block).value.T
     weight, variance = value[:-1], value[-1]
     parity = [
-        jnp.full(len(gap), {"even": 1, "odd": -1, None: 0}[part.sector])
+        jnp.full(len(gap), {"even": 1, "odd": -1, None: 0}[part.sector], int)
         for part, (gap, _) in zip(parts, made, strict=True)
     ]
     counts = [len(pairs.values) for pairs in found]

@@ -54,6 +54,8 @@ class Assumption(AbstractShown):
     """Why it does not apply; None if it does."""
     advice: str = eqx.field(static=True, default="")
     """What to change if it fails."""
+    rounding: float = eqx.field(static=True, default=0.0)
+    """Up to this the number is nothing but rounding errors, and is shown as zero."""
 
 
 class Diagnosis(AbstractShown):
@@ -109,7 +111,9 @@ class Diagnosis(AbstractShown):
                 checks.append((name, "", "does not apply", str(one.reason)))
                 continue
             verdict = "holds" if one.holds else "FAILS"
-            number = f"{float(one.number):.3g} {one.what}"
+            size = float(one.number)
+            size = 0 if abs(size) <= one.rounding else size
+            number = f"{size:.3g} {one.what}"
             checks.append((name, number, verdict, "" if one.holds else one.advice))
         return [*parts, rows, "", "Which assumption fails", checks]
 
@@ -130,9 +134,10 @@ def diagnose(
     burn-in is at least `5 / γ_eff`; the window is at least ten relaxation times of the
     slowest observable, so that the prediction is right to some 10 %; what is not in the
     cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
-    less than a factor 1.5 on how the cluster is chosen; and law, kernel and observables
-    share the symmetry under the global flip. Of a chain that is not reversible, what
-    needs a spectrum does not apply, and relaxation times stand in for `1 / γ_eff`.
+    at most a factor 1.5 on the threshold of relevance, from 1e-8 to 1e-4; and law,
+    kernel and observables share the symmetry under the global flip. Of a chain that is
+    not reversible, what needs a spectrum does not apply, and relaxation times stand in
+    for `1 / γ_eff`.
 
     It is made of numbers: call it outside of `jax.jit`.
 
@@ -171,7 +176,7 @@ def diagnose(
         "reversible": _reversible(chain, model),
         "irreducible": _irreducible(found, snr),
         "aperiodic": _aperiodic(chain, found, model),
-        **_times(kernel, model, found, relaxation, window, dropped),
+        **_times(found, relaxation, float(window), dropped),
         "bulk relaxes": _bulk(found, kernel.steps(model, sweeps=1)),
         "cluster is stable": _stable(found),
         "one symmetry": _symmetric(chain, model, f),
@@ -227,6 +232,7 @@ def _reversible(chain: AbstractChain, model: AbstractEnergyModel) -> Assumption:
         residual,
         bool(chain.is_reversible and residual <= _tolerance(chain)),
         advice="for modes, PalindromicBlockGibbs or a random scan",
+        rounding=_tolerance(chain),
     )
 
 
@@ -265,12 +271,7 @@ def _aperiodic(
 
 
 def _times(
-    kernel: AbstractKernel,
-    model: AbstractEnergyModel,
-    found: Modes | None,
-    relaxation: Array,
-    window: float,
-    burn_in: int,
+    found: Modes | None, relaxation: Array, window: float, burn_in: int
 ) -> dict[str, Assumption]:
     slowest = jnp.max(relaxation)
     name = "burn-in / τ" if found is None else "γ_eff × burn-in"
@@ -278,7 +279,7 @@ def _times(
     enough = math.ceil(_BURN_IN / float(rate))
     dropped = burn_in * rate
     long = math.ceil(_WINDOW * float(slowest))
-    ratio = float(window) / slowest
+    ratio = window / slowest
     return {
         "burn-in is long": Assumption(
             f"{name}, ≥ {_BURN_IN:g}",
@@ -310,7 +311,7 @@ def _bulk(found: Modes | None, sweep: int) -> Assumption:
 def _stable(found: Modes | None) -> Assumption:
     if found is None:
         return _not_applicable(_NOT_REVERSIBLE)
-    spread = found.sensitivity().spread
+    spread = found.sensitivity((3.0,)).spread
     return Assumption(
         f"spread of γ_eff, ≤ {_SPREAD:g}",
         spread,
@@ -332,4 +333,5 @@ def _symmetric(
         residual,
         bool(residual <= _tolerance(chain)),
         advice="an `is_symmetric` that is true",
+        rounding=_tolerance(chain),
     )
