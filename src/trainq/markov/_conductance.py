@@ -132,7 +132,7 @@ def cut(chain: AbstractChain, members: Bool[Array, " states"]) -> Cut:
 
         ```python
         chain = tq.RandomScanGibbs().chain(model)
-        up = tq.states(model.n_units).sum(axis=1) > 0
+        up = jnp.arange(chain.n_states) >= chain.n_states // 2  # unit 0
         print(tq.markov.cut(chain, up).conductance)  # per step
         ```
     """
@@ -293,9 +293,10 @@ def best_cut(chain: AbstractChain, sector: Sector | None = None) -> Cut:
     n_sets = n_options**n_choices
     if not 1 < n_sets <= _MAX_SETS:
         raise ValueError(
-            f"All cuts are looked at if there are 2 to {_MAX_SETS} sets, which 17 "
-            "states have, or 16 in the odd sector and 32 in the even one, but a chain "
-            f"of {n} states was given. Use `best_sweep_cut`, which is an upper bound."
+            f"All cuts are tried if there are 2 to {_MAX_SETS} sets, which 17 states "
+            "have, 16 in the odd sector and 32 in the even one: at most 4 units are "
+            f"allowed, 5 for even sets, but a chain of {n} states was given. Use "
+            "`best_sweep_cut`, which is an upper bound."
         )
 
     def members(index: Array) -> Array:
