@@ -110,8 +110,7 @@ def test_what_is_not_absorbed_says_so():
 
 
 @pytest.mark.parametrize("solver", [tq.Direct(), tq.ConjugateGradient()])
-@pytest.mark.parametrize("n", [2, 16])
-@pytest.mark.parametrize("n_parts", [2, 3])
+@pytest.mark.parametrize(("n", "n_parts"), [(2, 2), (16, 3)])
 def test_the_resolvent_of_a_reducible_chain_is_refused(solver, n, n_parts):
     # It would have an arbitrary constant on each part.
     rng = np.random.default_rng(0)
@@ -125,8 +124,7 @@ def test_the_resolvent_of_a_reducible_chain_is_refused(solver, n, n_parts):
         with pytest.raises(RuntimeError, match="falls apart into several"):
             ask(chain, f, solver=solver)
     # What needs no resolvent is there: windows, flows, and times to a set in each part.
-    moments = tq.markov.window_moments(chain, f, 3)
-    assert jnp.isfinite(moments.covariance).all()
+    assert jnp.isfinite(tq.markov.window_moments(chain, f, 3).variance).all()
     assert tq.markov.cut(chain, jnp.arange(n * n_parts) < n).flow == 0
     target = jnp.arange(n * n_parts) % n == 0
     times = tq.markov.hitting_times(chain, target)

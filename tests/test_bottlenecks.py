@@ -73,7 +73,7 @@ def test_flows_and_masses_may_be_smaller_than_any_number():
 @pytest.mark.parametrize("sector", [None, "even", "odd"])
 @pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "palindromic"))
 def test_cheeger_and_the_best_of_all_cuts_in_every_sector(name, sector):
-    model = rbm(2, 1, scale=1.2)
+    model = rbm(1, 2, scale=1.2)
     pi, matrix = dense(name, model)
     chain = KERNELS[name].chain(model)
     best = min(oracle.conductance(matrix, pi, s) for s in sets(8, sector))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from .._show import AbstractShown, Table, count
 from ..solvers import Direct
-from ._spectrum import SlowestMode, find_slowest
+from ._spectrum import find_slowest
 from .chains import (
     AbstractChain,
     Sector,
@@ -377,8 +377,9 @@ def _best_sweep_cut(
     require_reversible(chain, "sweep conductance")
     chain.check_sector(sector)
     if f is None:
-        slowest: SlowestMode = find_slowest(chain, Direct(), sector)
-        return _sweep(chain, slowest.mode, sector)
+        # The set is one of finitely many, and jumps where another gets better.
+        fixed = jax.tree.map(lax.stop_gradient, chain)
+        return _sweep(chain, find_slowest(fixed, Direct(), sector).mode, sector)
     f = jnp.asarray(f)
     if f.shape != (chain.n_states,):
         raise ValueError(
