@@ -64,8 +64,9 @@ def absorption(matrix: Any, absorbing: Any) -> Absorption:
 
         ```python
         fair = jnp.array([[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1]])
-        ends = tq.markov.absorption(fair, jnp.array([True, False, True]))
-        print(ends.times, ends.probabilities)  # [0 1 0], the middle row 1/2 and 1/2
+        stops = jnp.array([True, False, True])
+        found = tq.markov.absorption(fair, stops)
+        print(found.times)  # 0, 1 and 0 steps
         ```
     """
     matrix = jnp.asarray(matrix)

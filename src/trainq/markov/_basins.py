@@ -74,7 +74,7 @@ class Basins(AbstractShown):
         groups = {k: [k] for k in range(n)}
         head = np.arange(n)
         for (a, b), height in zip(self.joined, self.height, strict=True):
-            one, other = groups[head[a]], groups.pop(head[b])
+            one, other = groups[int(head[a])], groups.pop(int(head[b]))
             out[np.ix_(one, other)] = out[np.ix_(other, one)] = height
             one += other
             head[other] = head[a]

@@ -336,6 +336,8 @@ def cheeger_margins(
     - `sector`: `"even"` or `"odd"` for the gap and the cuts of this sector of the
         global flip: see [`trainq.markov.best_sweep_cut`][].
 
+    **Returns:** [`trainq.markov.CheegerMargins`][].
+
     **Raises:** as `trainq.markov.sweep_conductance`.
 
     ??? cite "Source"
@@ -365,6 +367,8 @@ def cheeger_margin(
 
     - `chain`, `sector`: as for [`trainq.markov.cheeger_margins`][].
 
+    **Returns:** the smaller margin.
+
     **Raises:** as `trainq.markov.sweep_conductance`.
     """
     both = cheeger_margins(chain, sector)
@@ -380,25 +384,26 @@ def _best_sweep_cut(
         # The set is one of finitely many, and jumps where another gets better.
         fixed = jax.tree.map(lax.stop_gradient, chain)
         return _sweep(chain, find_slowest(fixed, Direct(), sector).mode, sector)
-    f = jnp.asarray(f)
-    if f.shape != (chain.n_states,):
+    values = jnp.asarray(f)
+    if values.shape != (chain.n_states,):
         raise ValueError(
-            f"The function to sweep over has shape ({chain.n_states},), but {f.shape} "
-            "was given. Of several, take one at a time."
+            f"The function to sweep over has shape ({chain.n_states},), but "
+            f"{values.shape} was given. Of several, take one at a time."
         )
-    f = lax.stop_gradient(f.astype(chain.log_stationary.dtype))
-    f = eqx.error_if(f, ~jnp.all(jnp.isfinite(f)), "The function is not finite.")
+    values = lax.stop_gradient(values.astype(chain.log_stationary.dtype))
+    holds = jnp.all(jnp.isfinite(values))
+    values = eqx.error_if(values, ~holds, "The function is not finite.")
     if sector is not None:
         sign = 1 if sector == "even" else -1
-        other = jnp.max(jnp.abs(f - sign * f[::-1]))
-        tolerance = jnp.finfo(f.dtype).eps ** 0.5 * jnp.max(jnp.abs(f))
-        f = eqx.error_if(
-            f,
+        other = jnp.max(jnp.abs(values - sign * values[::-1]))
+        tolerance = jnp.finfo(values.dtype).eps ** 0.5 * jnp.max(jnp.abs(values))
+        values = eqx.error_if(
+            values,
             other > tolerance,
             f"The function is not {sector} under the global flip. Take the part of it "
             f"that is, `(f {'+' if sign > 0 else '-'} f[::-1]) / 2`, or no sector.",
         )
-    return _sweep(chain, f, sector)
+    return _sweep(chain, values, sector)
 
 
 def _sweep(chain: AbstractChain, f: Array, sector: Sector | None) -> Cut:
