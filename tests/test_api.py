@@ -32,6 +32,7 @@ MADE_BY_TRAINQ = {
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),
     *("Ladder", "SwapStatistics", "ReplicaChain"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
+    *("Absorption", "Basins", "Cut", "PassageTimes"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
     *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
     *("Diagnosis", "Assumption"),

@@ -6,6 +6,7 @@ import re
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import trainq as tq
@@ -75,6 +76,29 @@ def of_own_chain(n):
     return eqx.filter_eval_shape(trace, jnp.zeros(2**n))
 
 
+def passes(chain):
+    index = jnp.arange(chain.n_states)
+    return markov.passage_times(chain, index == 0, index == 1)
+
+
+def sweeps(chain):
+    return markov.best_sweep_cut(chain, jnp.arange(chain.n_states))
+
+
+def finds_basins(n):
+    """As if there were so many states, of which none is looked at."""
+    if n > 24:
+        chain = jax.tree.map(lambda x: x, FLIPS.chain(half(4)))
+        chain = eqx.tree_at(lambda c: c.log_stationary, chain, np.zeros(2**n, np.int8))
+        markov.basins(chain)
+
+
+def is_absorbed(n):
+    matrix = jax.ShapeDtypeStruct((2**n, 2**n), jnp.dtype(float))
+    ends = np.arange(2**n) == 0
+    return eqx.filter_eval_shape(lambda m: markov.absorption(m, ends), matrix)
+
+
 def exact_errors(n):
     model = half(n)
     data = jnp.full(2**model.n_visible, 2.0**-model.n_visible)
@@ -142,7 +166,14 @@ ROWS = {
         of_chain(LAYERS, markov.sweep_conductance),
         of_chain(LAYERS, markov.cheeger_margins),
     ],
-    "`hitting_times` of block kernels": [of_chain(LAYERS, hits)],
+    "`hitting_times`, `passage_times` of block kernels": [
+        of_chain(LAYERS, hits),
+        of_chain(LAYERS, passes),
+    ],
+    "`best_sweep_cut` along a function, of block kernels": [of_chain(LAYERS, sweeps)],
+    "`best_cut`": [of_chain(FLIPS, markov.best_cut)],
+    "`basins`": [finds_basins],
+    "`absorption`, of a matrix": [is_absorbed],
     "`QStruct`, `resolvent` of a chain of your own": [of_own_chain],
 }
 
@@ -167,5 +198,12 @@ def test_a_limit_of_the_page_is_that_of_the_code(start):
             ask(limit + 1)
 
 
-def test_hitting_times_of_single_flips_take_more():
+def test_single_flips_take_more():
     of_chain(FLIPS, hits)(28)
+    of_chain(FLIPS, passes)(28)
+    of_chain(FLIPS, sweeps)(28)
+
+
+def test_a_given_set_and_flip_classes_take_more():
+    of_chain(LAYERS, lambda c: markov.cut(c, jnp.arange(c.n_states) == 0))(28)
+    of_chain(FLIPS, lambda c: markov.best_cut(c, "even"))(5)

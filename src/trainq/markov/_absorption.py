@@ -1,10 +1,12 @@
 """Absorbing chains, which have no stationary law, from their matrix."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from .._checks import require_concrete, tell_precision
 from .._show import AbstractShown
@@ -23,9 +25,7 @@ class Absorption(AbstractShown):
     rows sum to one."""
 
 
-def absorption(
-    matrix: Float[Array, "states states"], absorbing: Bool[np.ndarray | Array, " states"]
-) -> Absorption:
+def absorption(matrix: Any, absorbing: Any) -> Absorption:
     """Expected times until a chain is absorbed, and the probabilities of where.
 
     A chain that is absorbed has no positive stationary law, and is no
@@ -64,8 +64,9 @@ def absorption(
 
         ```python
         fair = jnp.array([[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1]])
-        ends = tq.markov.absorption(fair, jnp.array([True, False, True]))
-        print(ends.times, ends.probabilities)  # [0 1 0], the middle row 1/2 and 1/2
+        stops = jnp.array([True, False, True])
+        found = tq.markov.absorption(fair, stops)
+        print(found.times)  # 0, 1 and 0 steps
         ```
     """
     matrix = jnp.asarray(matrix)

@@ -8,10 +8,12 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from .._checks import require_concrete
 from .._show import AbstractShown, Table, count
-from .._spins import unit_mask
+from .._spins import check_enumerable, unit_mask
 from .chains import AbstractChain, require_chain
 
 
+# Some arrays of 2**24 states take 128 MiB each.
+_MAX_UNITS = 24
 # A matrix of so many basins takes 128 MiB.
 _MAX_BASINS = 2**12
 # Rows of a table at the prompt.
@@ -72,7 +74,7 @@ class Basins(AbstractShown):
         groups = {k: [k] for k in range(n)}
         head = np.arange(n)
         for (a, b), height in zip(self.joined, self.height, strict=True):
-            one, other = groups[head[a]], groups.pop(head[b])
+            one, other = groups[int(head[a])], groups.pop(int(head[b]))
             out[np.ix_(one, other)] = out[np.ix_(other, one)] = height
             one += other
             head[other] = head[a]
@@ -154,10 +156,11 @@ def basins(chain: AbstractChain, *, least: float | int = 0.0) -> Basins:
     require_concrete("A table of basins", chain=chain)
     n_states = chain.n_states
     n_units = n_states.bit_length() - 1
-    if n_states != 2**n_units or n_units > 24:
+    check_enumerable(n_units, _MAX_UNITS, "basins", "Use a smaller model.")
+    if n_states != 2**n_units:
         raise ValueError(
-            "Basins are those of 2**N states of N units, N at most 24, on which single "
-            f"flips are the steps, but a chain of {n_states} states was given."
+            "Basins are those of 2**N states of N units, on which single flips are the "
+            f"steps, but a chain of {n_states} states was given."
         )
     if not least >= 0:
         raise ValueError(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Num
 
 from .._show import AbstractShown, Table, count
 from ..solvers import Direct
-from ._spectrum import SlowestMode, find_slowest
+from ._spectrum import find_slowest
 from .chains import (
     AbstractChain,
     Sector,
@@ -132,7 +132,7 @@ def cut(chain: AbstractChain, members: Bool[Array, " states"]) -> Cut:
 
         ```python
         chain = tq.RandomScanGibbs().chain(model)
-        up = tq.states(model.n_units).sum(axis=1) > 0
+        up = jnp.arange(chain.n_states) >= chain.n_states // 2  # unit 0
         print(tq.markov.cut(chain, up).conductance)  # per step
         ```
     """
@@ -291,9 +291,10 @@ def best_cut(chain: AbstractChain, sector: Sector | None = None) -> Cut:
     n_sets = n_options**n_choices
     if not 1 < n_sets <= _MAX_SETS:
         raise ValueError(
-            f"All cuts are looked at if there are 2 to {_MAX_SETS} sets, which 17 "
-            "states have, or 16 in the odd sector and 32 in the even one, but a chain "
-            f"of {n} states was given. Use `best_sweep_cut`, which is an upper bound."
+            f"All cuts are tried if there are 2 to {_MAX_SETS} sets, which 17 states "
+            "have, 16 in the odd sector and 32 in the even one: at most 4 units are "
+            f"allowed, 5 for even sets, but a chain of {n} states was given. Use "
+            "`best_sweep_cut`, which is an upper bound."
         )
 
     def members(index: Array) -> Array:
@@ -332,6 +333,8 @@ def cheeger_margins(
     - `sector`: `"even"` or `"odd"` for the gap and the cuts of this sector of the
         global flip: see [`trainq.markov.best_sweep_cut`][].
 
+    **Returns:** [`trainq.markov.CheegerMargins`][].
+
     **Raises:** as `trainq.markov.sweep_conductance`.
 
     ??? cite "Source"
@@ -360,6 +363,8 @@ def cheeger_margin(
 
     - `chain`, `sector`: as for [`trainq.markov.cheeger_margins`][].
 
+    **Returns:** the smaller margin.
+
     **Raises:** as `trainq.markov.sweep_conductance`.
     """
     both = cheeger_margins(chain, sector)
@@ -372,27 +377,29 @@ def _best_sweep_cut(
     require_reversible(chain, "sweep conductance")
     chain.check_sector(sector)
     if f is None:
-        slowest: SlowestMode = find_slowest(chain, Direct(), sector)
-        return _sweep(chain, slowest.mode, sector)
-    f = jnp.asarray(f)
-    if f.shape != (chain.n_states,):
+        # The set is one of finitely many, and jumps where another gets better.
+        fixed = jax.tree.map(lax.stop_gradient, chain)
+        return _sweep(chain, find_slowest(fixed, Direct(), sector).mode, sector)
+    values = jnp.asarray(f)
+    if values.shape != (chain.n_states,):
         raise ValueError(
-            f"The function to sweep over has shape ({chain.n_states},), but {f.shape} "
-            "was given. Of several, take one at a time."
+            f"The function to sweep over has shape ({chain.n_states},), but "
+            f"{values.shape} was given. Of several, take one at a time."
         )
-    f = lax.stop_gradient(f.astype(chain.log_stationary.dtype))
-    f = eqx.error_if(f, ~jnp.all(jnp.isfinite(f)), "The function is not finite.")
+    values = lax.stop_gradient(values.astype(chain.log_stationary.dtype))
+    holds = jnp.all(jnp.isfinite(values))
+    values = eqx.error_if(values, ~holds, "The function is not finite.")
     if sector is not None:
         sign = 1 if sector == "even" else -1
-        other = jnp.max(jnp.abs(f - sign * f[::-1]))
-        tolerance = jnp.finfo(f.dtype).eps ** 0.5 * jnp.max(jnp.abs(f))
-        f = eqx.error_if(
-            f,
+        other = jnp.max(jnp.abs(values - sign * values[::-1]))
+        tolerance = jnp.finfo(values.dtype).eps ** 0.5 * jnp.max(jnp.abs(values))
+        values = eqx.error_if(
+            values,
             other > tolerance,
             f"The function is not {sector} under the global flip. Take the part of it "
             f"that is, `(f {'+' if sign > 0 else '-'} f[::-1]) / 2`, or no sector.",
         )
-    return _sweep(chain, f, sector)
+    return _sweep(chain, values, sector)
 
 
 @eqx.filter_jit

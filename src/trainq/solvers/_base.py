@@ -187,7 +187,7 @@ class AbstractSolver(eqx.Module):
         # The operator itself is known up to ε. One that is singular, as that of a
         # reducible chain, may have a small residual: what is added along its null
         # vector is arbitrary.
-        error = error + jnp.finfo(b.dtype).eps / smallest
+        error = jnp.maximum(error, jnp.finfo(b.dtype).eps / smallest)
         return jnp.where(known, error, jnp.inf)
 
     def accuracy(self, dtype: Any) -> float:

@@ -300,8 +300,8 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
             "is so cold that its chain is reducible in floating point (lower beta or "
             "the weights, use float64, `Direct()`, or a block kernel); the chain is "
             "one of your own that falls apart into several, each of which has a "
-            "resolvent of its own (`trainq.markov.absorption` needs none); an observable "
-            "or a parameter is not finite; a solver or a chain of your own is not what "
+            "resolvent of its own; an observable or a parameter is not finite; a "
+            "solver or a chain of your own is not what "
             "it says (`trainq.certify` checks the chain). With `throw=False` the "
             "solver returns its statistics instead.",
         )
