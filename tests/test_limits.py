@@ -13,6 +13,7 @@ from trainq import markov
 
 
 FLIPS, LAYERS = tq.RandomScanGibbs(), tq.RandomScanBlockGibbs()
+RANDOM_PAIR = markov.RandomSwaps(n_swaps=1)
 
 
 class Field(tq.AbstractEnergyModel):
@@ -77,6 +78,17 @@ def exact_errors(n):
     return tq.sampling.exact_errors(FLIPS, model, data, max_steps=1)
 
 
+def replicas(ask):
+    """As many replicas of one unit, so that any number of units can be made."""
+    one = tq.BoltzmannMachine(jnp.zeros((1, 1)), jnp.ones(1))
+
+    def of(n):
+        kernel = tq.ParallelTempering(FLIPS, jnp.linspace(1, 0, n), RANDOM_PAIR)
+        return eqx.filter_eval_shape(ask(kernel), one)
+
+    return of
+
+
 # The start of a row of the page, and what it is about.
 ROWS = {
     "anything that lists all states": [
@@ -124,6 +136,17 @@ ROWS = {
     ],
     "`hitting_times` of block kernels": [of_chain(LAYERS, hits)],
     "`QStruct`, `resolvent` of three or more blocks": [of_blocks],
+    "`QStruct`, `certify` of `ParallelTempering`": [
+        replicas(lambda k: lambda m: tq.QStruct(k, 10)(m, jnp.full(2, 0.5))),
+        replicas(lambda k: lambda m: tq.certify(k, m)),
+    ],
+    "`swap_acceptance`": [
+        of_model(lambda m: markov.swap_acceptance(m, [1.0, 0.5])),
+        lambda n: of_model(markov.energy_variance, unclosed)(n - 3),
+    ],
+    "`ladder`, `energy_variance` of an `RBM`": [
+        of_model(markov.energy_variance, wide),
+    ],
 }
 
 
