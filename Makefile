@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs runaway test test-all bench bench-all lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
@@ -34,6 +34,9 @@ exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
 
 three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled Q
 	$(BIN)/python examples/three_rungs.py --out results/three_rungs $(ARGS)
+
+runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
+	$(BIN)/python examples/runaway.py --out results/runaway $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

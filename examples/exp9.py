@@ -203,7 +203,7 @@ def make_teacher(key: Array, cell: Cell, family: str) -> tq.RBM:
     xi_key, eta_key = jax.random.split(key)
     xi = jax.random.rademacher(xi_key, (m, s), float)
     eta = jax.random.rademacher(eta_key, (m, s), float)
-    return tq.RBM(PROTOCOL.teacher_beta / m * xi @ eta.T)
+    return tq.paired_rbm(xi.T, eta.T, PROTOCOL.teacher_beta)
 
 
 def make_task(seed: int, cell: Cell, family: str) -> tuple[Task, Network]:

@@ -33,6 +33,8 @@ MADE_BY_TRAINQ = {
     *("Ladder", "SwapStatistics", "ReplicaChain"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
+    *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
+    *("Diagnosis", "Assumption"),
     *("SingleFlipChain", "TwoLayerChain", "ScanChain", "Layers", "Colours"),
 }
 # What examples of other names print.

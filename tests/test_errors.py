@@ -202,6 +202,16 @@ STATIC = {
         lambda: tq.planted_rbm(jax.random.key(0), 3, 0, 1.0),
         "n_patterns is a whole number of hidden units, at least 1, but 0 was given",
     ),
+    "block of a start": (
+        lambda: tq.start_chains(
+            jax.random.key(0),
+            tq.BoltzmannMachine(jnp.ones(24), None, 2, [(i, i + 1) for i in range(24)]),
+            4,
+            tq.FromData(),
+            jnp.ones((3, 2)),
+        ),
+        r"hidden block of 23 units.*chains start from `Uniform\(\)`",
+    ),
     # laws
     "shape of the data": (
         lambda: tq.kl_divergence(rbm(2, 2), jnp.ones(8) / 8),
@@ -716,6 +726,16 @@ MISTAKEN = {
     "a number for a key": (
         lambda: tq.sampling.start_chains(0, rbm(1, 1), 3),
         r"such as `jax.random.key\(0\)`, but 0 was given",
+    ),
+    "a number for the key of states": (
+        lambda: tq.sampling.ChainState.begin(np.ones((2, 3)), 0),
+        r"such as `jax.random.key\(0\)`, but 0 was given",
+    ),
+    "a run for its moments": (
+        lambda: tq.run(
+            GIBBS, rbm(1, 1), STATE, 8, moments=tq.run(GIBBS, rbm(1, 1), STATE, 8)
+        ),
+        "such as the `moments` of an earlier `Run`, but .* of type Run",
     ),
     "many keys for one": (
         lambda: tq.sampling.QSampled(GIBBS, 5)(

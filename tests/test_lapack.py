@@ -44,8 +44,9 @@ def test_batches_of_solves(key, size):
     )
     assert_close(jax.jit(jax.vmap(solve))(a), plain, DIRECT)
     assert_close(jax.vmap(solve_twice)(a), twice, DIRECT)
-    vectors = jax.vmap(_lapack.eigenvectors)(a)
-    values = np.linalg.eigvalsh(np.asarray(a))
+    values, vectors = jax.vmap(_lapack.eigenpairs)(a)
+    assert_close(values, np.linalg.eigvalsh(np.asarray(a)), DIRECT)
+    values = np.asarray(values)
     assert_close(a @ vectors, np.asarray(vectors) * values[:, None, :], DIRECT)
 
 

@@ -47,7 +47,46 @@ def test_the_relevant_gap_bounds_the_noise_from_above(biased):
     gap = 1 - np.sort(values[feels])[-2]
     f = np.asarray(tq.observables(model))
     variance = pi @ (f - pi @ f) ** 2
-    snr = tq.SingleGap(KERNELS["gibbs"], 100, relevant=True)(model, data)
+    snr = tq.SingleGap(KERNELS["gibbs"], 100, "relevant gap")(model, data)
     assert_close(snr.parameter_mse, 2 / 100 * variance / gap, DIRECT)
     full = tq.QStruct(KERNELS["gibbs"], 100)(model, data)
     assert jnp.all(snr.parameter_mse >= full.parameter_mse * (1 - DIRECT))
+
+
+@pytest.mark.parametrize("name", ["gibbs", "palindromic"])
+def test_the_relevant_mode_is_alone(name):
+    # The slowest even mode, of which a rank-deficient model has two of one gap.
+    model, data = rbm(3, 2), random_law(3)
+    pi, matrix = dense(name, model)
+    root = np.sqrt(pi)
+    values, vectors = np.linalg.eigh(root[:, None] * matrix / root[None, :])
+    f = np.asarray(tq.observables(model))
+    centred = root[:, None] * (f - pi @ f)
+    weight = (vectors.T @ centred) ** 2
+    share = weight.sum(axis=1) / weight.sum()
+    slowest = np.flatnonzero(share > 1e-6)[-1]
+    snr = tq.SingleGap(KERNELS[name], 100, "relevant mode")(model, data)
+    expected = 2 / 100 * weight[slowest] / (1 - values[slowest])
+    assert_close(snr.parameter_mse, expected, 1e-8)
+    full = tq.QStruct(KERNELS[name], 100)(model, data)
+    assert jnp.all(snr.parameter_mse <= full.parameter_mse * (1 + DIRECT))
+    assert snr.q < 10 * full.q < tq.SingleGap(KERNELS[name], 100)(model, data).q
+
+
+def test_a_degenerate_mode_is_taken_whole():
+    # Free spins: all pairs decay alike, and a choice of one would be arbitrary.
+    model, data = tq.RBM(jnp.zeros((2, 2))), random_law(2)
+    snr = tq.SingleGap(KERNELS["gibbs"], 100, "relevant mode")(model, data)
+    full = tq.QStruct(KERNELS["gibbs"], 100)(model, data)
+    assert_close(snr.parameter_mse, full.parameter_mse, DIRECT)
+    # One step of a block kernel forgets them, and there is no mode of their own.
+    for name in ("random", "palindromic"):
+        for noise in ("relevant mode", "relevant gap"):
+            snr = tq.SingleGap(KERNELS[name], 100, noise)(model, data)
+            full = tq.QStruct(KERNELS[name], 100)(model, data)
+            assert_close(snr.parameter_mse, full.parameter_mse, DIRECT)
+
+
+def test_another_noise_is_refused(as_for_users):
+    with pytest.raises(ValueError, match='noise is "slowest mode", "relevant mode"'):
+        tq.SingleGap(KERNELS["gibbs"], 100, "relevant")

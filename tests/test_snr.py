@@ -49,7 +49,7 @@ def exact_results(model, data):
         "structural": tq.QStruct(kernel, 50)(model, data),
         "sokal": tq.QStruct(kernel, 50, "sokal")(model, data),
         "textbook": tq.SingleGap(kernel, 50)(model, data),
-        "relevant": tq.SingleGap(kernel, 50, relevant=True)(model, data),
+        "relevant": tq.SingleGap(kernel, 50, noise="relevant gap")(model, data),
         "operational": tq.QOperational(kernel, 50, 2, n_chains=3, batch=4)(model, data),
     }
 

@@ -14,11 +14,16 @@ from ._files import load as load, save as save
 from ._versions import show_versions as show_versions
 from .markov import (
     AlternatingBlockGibbs as AlternatingBlockGibbs,
+    Lazy as Lazy,
+    Mixture as Mixture,
+    Palindrome as Palindrome,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     ParallelTempering as ParallelTempering,
+    Power as Power,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
+    Symmetrised as Symmetrised,
     certify as certify,
 )
 from .models import (
@@ -31,17 +36,22 @@ from .models import (
     Law as Law,
     Stationary as Stationary,
     Uniform as Uniform,
+    curie_weiss as curie_weiss,
     empirical_distribution as empirical_distribution,
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    hopfield as hopfield,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
     log_partition as log_partition,
     log_stationary as log_stationary,
     mean_observables as mean_observables,
     observables as observables,
+    paired_rbm as paired_rbm,
     planted_rbm as planted_rbm,
+    random_patterns as random_patterns,
+    sherrington_kirkpatrick as sherrington_kirkpatrick,
     visible_distribution as visible_distribution,
 )
 from .predictors import (
@@ -49,6 +59,8 @@ from .predictors import (
     QOperational as QOperational,
     QStruct as QStruct,
     SingleGap as SingleGap,
+    diagnose as diagnose,
+    log_q_channels as log_q_channels,
     pool as pool,
 )
 from .sampling import (

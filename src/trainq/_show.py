@@ -101,6 +101,12 @@ def count(n: int, what: str) -> str:
     return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
+def percent(x: Shaped[Any, ""]) -> str:
+    """A share, in per cent; zero if it is no more than rounding."""
+    share = 100 * float(x)
+    return f"{share if abs(share) > 1e-10 else 0:.3g} %"
+
+
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
     """The lines of a table, with its columns aligned."""
     rows = list(rows)

@@ -116,6 +116,20 @@ def spread(f: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     return jax.lax.with_sharding_constraint(f, jax.P(*spec))
 
 
+def permuted(
+    f: Shaped[Array, "states *rest"], order: Sequence[int]
+) -> Shaped[Array, "states *rest"]:
+    """The function of the units in another order: unit `order[i]` becomes unit `i`."""
+    n, rest = len(order), f.shape[1:]
+    axes = (*order, *range(n, n + len(rest)))
+    return f.reshape((2,) * n + rest).transpose(axes).reshape(f.shape)
+
+
+def inverse_order(order: Sequence[int]) -> tuple[int, ...]:
+    """The order that takes `permuted` back."""
+    return tuple(sorted(range(len(order)), key=order.__getitem__))
+
+
 def global_flip(f: Shaped[Array, "states *rest"]) -> Shaped[Array, "states *rest"]:
     """The array `g(x) = f(-x)`."""
     return f[::-1]

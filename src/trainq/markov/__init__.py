@@ -1,5 +1,7 @@
 """Markov chains: kernels, exact chains, and what is asked of them."""
 
+from ._absorption import Absorption as Absorption, absorption as absorption
+from ._basins import Basins as Basins, basins as basins
 from ._certificate import (
     Certificate as Certificate,
     CertificateError as CertificateError,
@@ -8,11 +10,26 @@ from ._certificate import (
 )
 from ._conductance import (
     CheegerMargins as CheegerMargins,
+    Cut as Cut,
+    best_cut as best_cut,
+    best_sweep_cut as best_sweep_cut,
     cheeger_margin as cheeger_margin,
     cheeger_margins as cheeger_margins,
+    cut as cut,
     sweep_conductance as sweep_conductance,
 )
-from ._hitting import hitting_times as hitting_times
+from ._decomposition import (
+    Cluster as Cluster,
+    Modes as Modes,
+    Sensitivity as Sensitivity,
+    pool_modes as pool_modes,
+)
+from ._hitting import (
+    PassageTimes as PassageTimes,
+    hitting_error as hitting_error,
+    hitting_times as hitting_times,
+    passage_times as passage_times,
+)
 from ._ladder import (
     Ladder as Ladder,
     energy_variance as energy_variance,
@@ -20,6 +37,7 @@ from ._ladder import (
     ladder as ladder,
     swap_acceptance as swap_acceptance,
 )
+from ._modes import modes as modes
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     positivity_residual as positivity_residual,
@@ -43,6 +61,10 @@ from ._spectrum import (
     parity_gaps as parity_gaps,
     slowest_mode as slowest_mode,
     spectral_gap as spectral_gap,
+)
+from ._times import (
+    TimeConvention as TimeConvention,
+    autocorrelation_times as autocorrelation_times,
 )
 from ._windows import (
     WindowMoments as WindowMoments,
@@ -74,6 +96,7 @@ from .chains import (
     ScanChain as ScanChain,
     Sector as Sector,
     SingleFlipChain as SingleFlipChain,
+    SymmetrisedOrder as SymmetrisedOrder,
     TwoLayerChain as TwoLayerChain,
 )
 from .kernels import (
@@ -82,13 +105,18 @@ from .kernels import (
     AbstractSingleFlipKernel as AbstractSingleFlipKernel,
     AlternatingBlockGibbs as AlternatingBlockGibbs,
     BlockGibbs as BlockGibbs,
+    Lazy as Lazy,
+    Mixture as Mixture,
+    Palindrome as Palindrome,
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     ParallelTempering as ParallelTempering,
+    Power as Power,
     RandomScan as RandomScan,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
     Swaps as Swaps,
+    Symmetrised as Symmetrised,
     checked_kernel as checked_kernel,
     first_law as first_law,
     first_states as first_states,

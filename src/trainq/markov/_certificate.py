@@ -7,7 +7,8 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._show import AbstractShown, Table
-from ..models import AbstractEnergyModel, observables, require_model
+from .._spins import check_enumerable
+from ..models import AbstractEnergyModel, require_model
 from ..solvers import Direct
 from ._conductance import CheegerMargins, margins
 from ._residuals import (
@@ -17,8 +18,14 @@ from ._residuals import (
     stationarity_residual,
     symmetry_residual,
 )
-from .chains import check_dense
+from .chains import AbstractChain, EnergyGradients, Sector
 from .kernels._base import AbstractKernel, checked_kernel
+
+
+# Up to so many units a chain has a matrix, and up to so many a certificate.
+_MAX_MATRIX = 13
+_MAX_UNITS = 20
+_SMALLER = "Certify a smaller model of the same kind."
 
 
 class CertificateError(RuntimeError):
@@ -59,7 +66,8 @@ class Certificate(AbstractShown):
     `"symmetry"` and `"cheeger"`, each a [`trainq.markov.Check`][]."""
     cheeger: CheegerMargins | None
     """Gap, conductance and both margins, in inverse kernel steps, as
-    [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible."""
+    [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible, or too
+    large for its cuts."""
 
     @property
     def ok(self) -> Bool[Array, "*batch"]:
@@ -114,11 +122,11 @@ class Certificate(AbstractShown):
         return [rows]
 
 
-@eqx.filter_jit
 def certify(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
     *,
+    sector: Sector | None = None,
     tolerance: float | None = None,
 ) -> Certificate:
     """Check that a chain is what it claims to be, on the model at hand.
@@ -129,53 +137,94 @@ def certify(
     bounds `γ/2 ≤ Φ ≤ √(2γ)`, where the residual is the share by which it does not, so
     that a bottleneck that is hardly ever crossed is checked like any other. A check
     that does not apply says why: symmetry of a model with biases, detailed balance of a
-    chain that is not reversible.
+    chain that is not reversible, what needs a matrix of a chain that is too large.
 
     **Arguments:**
 
     - `kernel`: the kernel.
-    - `model`: the model, with at most 13 units: see the
+    - `model`: the model, with at most 13 units under `jax.jit`, and 20 outside: see the
         [limits](../choosing.md#limits).
+    - `sector`: `"even"` or `"odd"` for Cheeger's inequality in this sector of the
+        global flip, with its own gap and its own cuts.
     - `tolerance`: largest residual allowed. By default 4096 times the machine epsilon:
         9e-13 in float64.
 
     **Returns:** a [`trainq.markov.Certificate`][]. `print` it, read `.ok`, or halt with
     `.require()`.
 
-    **Raises:** `ValueError` if there are too many states; a run-time error if a
-    parameter is not finite.
+    **Raises:** `ValueError` if there are too many states, or a sector is asked for of a
+    chain that is not symmetric; a run-time error if a parameter is not finite.
     """
     checked_kernel(kernel)
     require_model(model)
-    # Before anything else is made.
-    check_dense(2 ** sum(one.n_units for one in kernel.replicas(model)))
-    chain = kernel.chain(model)
+    n_units = sum(one.n_units for one in kernel.replicas(model))
+    check_enumerable(n_units, _MAX_UNITS, "states of a certificate", _SMALLER)
+    if n_units <= _MAX_MATRIX:
+        return _certify_small(kernel, model, sector, tolerance)
+    return _certified(eqx.filter_jit(kernel.chain)(model), model, sector, tolerance)
+
+
+@eqx.filter_jit
+def _certify_small(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    sector: Sector | None,
+    tolerance: float | None,
+) -> Certificate:
+    return _certified(kernel.chain(model), model, sector, tolerance)
+
+
+def _certified(
+    chain: AbstractChain,
+    model: AbstractEnergyModel,
+    sector: Sector | None,
+    tolerance: float | None,
+) -> Certificate:
+    chain.check_sector(sector)
     if tolerance is None:
         tolerance = 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
 
-    def check(residual: Array) -> Check:
-        return Check(residual, tolerance)
+    def check(residual: Array | None, reason: str | None = None) -> Check:
+        return Check(residual, tolerance, reason)
 
+    def too_large(method: str) -> str | None:
+        """Why a residual is not there, if it comes from the matrix."""
+        own = getattr(type(chain), method) is not getattr(AbstractChain, method)
+        if own or model.n_units <= _MAX_MATRIX:
+            return None
+        return f"it needs a matrix, which {_MAX_MATRIX} units have at most"
+
+    not_reversible = "the chain is not reversible"
     not_symmetric = (
         "the chain makes no use of the global flip"
         if model.is_symmetric
         else "the model is not symmetric under the global flip"
     )
-    checks = {
-        "row_sums": check(row_sum_residual(chain)),
-        "positivity": check(positivity_residual(chain)),
-        "stationarity": check(stationarity_residual(chain)),
-        "detailed_balance": Check(None, tolerance, "the chain is not reversible"),
-        "symmetry": Check(None, tolerance, not_symmetric),
-        "cheeger": Check(None, tolerance, "the chain is not reversible"),
+    whys = {
+        "positivity": too_large("least_probability"),
+        "detailed_balance": too_large("imbalance"),
+        "symmetry": too_large("asymmetry"),
+        "cheeger": too_large("log_cut_flows"),
     }
+    if not chain.is_symmetric:
+        whys["symmetry"] = not_symmetric
+    if not chain.is_reversible:
+        whys |= dict.fromkeys(("detailed_balance", "cheeger"), not_reversible)
+    # A chain that is not what it claims to be may have no solution: not a number is not
+    # within the tolerance.
     cheeger = None
-    if chain.is_symmetric:
-        checks["symmetry"] = check(symmetry_residual(chain, observables(model)))
-    if chain.is_reversible:
-        # A chain that is not what it claims to be may have no solution: not a number is
-        # not within the tolerance.
-        cheeger = margins(chain, Direct(throw=False))
-        checks["detailed_balance"] = check(detailed_balance_residual(chain))
-        checks["cheeger"] = check(cheeger.violation)
+    if whys["cheeger"] is None:
+        cheeger = margins(chain, Direct(throw=False), sector)
+    residuals = {
+        "row_sums": lambda: row_sum_residual(chain),
+        "positivity": lambda: positivity_residual(chain),
+        "stationarity": lambda: stationarity_residual(chain),
+        "detailed_balance": lambda: detailed_balance_residual(chain),
+        "symmetry": lambda: symmetry_residual(chain, EnergyGradients(model)),
+        "cheeger": lambda: cheeger and cheeger.violation,
+    }
+    checks = {
+        name: check(None, why) if (why := whys.get(name)) else check(residual())
+        for name, residual in residuals.items()
+    }
     return Certificate(checks, cheeger)

@@ -6,7 +6,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import global_flip
-from .chains import AbstractChain, largest, require_chain
+from ..solvers import Form, columns_in
+from .chains import (
+    AbstractChain,
+    AbstractFunctions,
+    Table,
+    in_blocks,
+    largest,
+    require_chain,
+)
+
+
+_MEMORY = 1.0  # GiB for the functions that are held at once
 
 
 @eqx.filter_jit
@@ -55,7 +66,8 @@ def detailed_balance_residual(chain: AbstractChain) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def symmetry_residual(
-    chain: AbstractChain, f: Float[Array, "states *obs"] | None = None
+    chain: AbstractChain,
+    f: Float[Array, "states *obs"] | AbstractFunctions | None = None,
 ) -> Float[Array, ""]:
     """How far a chain is from symmetric under the global flip `x → -x`.
 
@@ -63,7 +75,7 @@ def symmetry_residual(
 
     - `chain`: the chain, on the states of `n_units` spins.
     - `f`: functions of shape `(states,)` or `(states, n_obs)` that should have a
-        parity.
+        parity; or functions that need not exist all at once.
 
     **Returns:** the largest of `|π(x) - π(-x)|`, `|P(x, y) - P(-x, -y)|` and, for every
     column of `f`, the smaller of `max |f(x) - f(-x)|` and `max |f(x) + f(-x)|`.
@@ -75,7 +87,14 @@ def symmetry_residual(
     residual = jnp.maximum(largest(law - global_flip(law)), chain.asymmetry())
     if f is None:
         return residual
-    columns = chain.lift(f).reshape(chain.n_states, -1)
-    even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
-    odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
-    return jnp.maximum(residual, largest(jnp.minimum(even, odd)))
+    if not isinstance(f, AbstractFunctions):
+        f = Table(f.reshape(f.shape[0], -1))
+
+    def some(f: AbstractFunctions, _: None) -> Form:
+        columns = chain.lift(f.table())
+        even = jnp.max(jnp.abs(columns - global_flip(columns)), axis=0)
+        odd = jnp.max(jnp.abs(columns + global_flip(columns)), axis=0)
+        return Form(jnp.minimum(even, odd), None, None)
+
+    block = columns_in(_MEMORY, chain.n_states, f.n_functions, law.dtype)
+    return jnp.maximum(residual, largest(in_blocks(some, f, block).value))

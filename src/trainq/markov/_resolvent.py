@@ -96,7 +96,7 @@ def solve_resolvent(
     at, solver = chain.coordinates(Table(columns)), checked_solver(solver)
     parts, stats = [], []
     for reduction in chain.reductions():
-        left, right, bulk, _ = reduction.sides(at, "diagonal")
+        left, right, bulk, *_ = reduction.sides(at, "diagonal")
         b = left if right is None else right
         solve = LinearSolve(reduction.generator, solver, columns.shape[1], at.size)
         solution = solve(b, bulk=bulk, beside=at.beside)
@@ -134,21 +134,20 @@ def resolvent_form(
         value = at.at_once
         guesses = guesses or [None] * len(reductions)
         for reduction, start in zip(reductions, guesses, strict=True):
-            left, right, bulk, rest = reduction.sides(at, pairing)
+            left, right, bulk, rest, weight = reduction.sides(at, pairing)
             value = value + rest
-            forms.append(
-                bilinear_form(
-                    reduction.generator,
-                    left,
-                    right,
-                    pairing=pairing,
-                    solver=solver,
-                    size=at.size,
-                    bulk=bulk,
-                    beside=at.beside,
-                    guess=start,
-                )
+            found = bilinear_form(
+                reduction.generator,
+                left,
+                right,
+                pairing=pairing,
+                solver=solver,
+                size=at.size,
+                bulk=bulk,
+                beside=at.beside,
+                guess=start,
             )
+            forms.append(Form(weight * found.value, found.stats, found.guess))
         form = total(forms)
         return Form(value + form.value, form.stats, form.guess)
 

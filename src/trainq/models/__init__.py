@@ -22,6 +22,14 @@ from ._data import (
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
 )
+from ._families import (
+    curie_weiss as curie_weiss,
+    hopfield as hopfield,
+    paired_rbm as paired_rbm,
+    planted_rbm as planted_rbm,
+    random_patterns as random_patterns,
+    sherrington_kirkpatrick as sherrington_kirkpatrick,
+)
 from ._hypernetwork import CouplingNetwork as CouplingNetwork
 from ._laws import (
     entropy as entropy,
@@ -34,7 +42,6 @@ from ._laws import (
     observables as observables,
     visible_distribution as visible_distribution,
 )
-from ._planted import planted_rbm as planted_rbm
 from ._rbm import RBM as RBM
 from ._starts import (
     AbstractStart as AbstractStart,

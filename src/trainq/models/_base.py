@@ -237,7 +237,14 @@ class AbstractEnergyModel(eqx.Module):
         x = as_spins(x, self.n_units)
         m = self.n_visible
         size = m if block == "visible" else self.n_hidden
-        check_enumerable(size, MAX_BLOCK, f"{block} block")
+        check_enumerable(
+            size,
+            MAX_BLOCK,
+            f"{block} block",
+            "Kernels with `blocks=model.colouring()` redraw units that do not "
+            "interact, and chains start from `Uniform()`, or from states of your own "
+            "by `ChainState.begin(x, key)`.",
+        )
         states = spins(size, x.dtype)
 
         def one(key, x):

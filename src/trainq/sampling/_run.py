@@ -70,9 +70,10 @@ class ChainState(AbstractShown):
 
         **Returns:** what [`trainq.sampling.run`][] goes on from.
 
-        **Raises:** `ValueError` for a wrong shape; a run-time error for another value
-        than ±1.
+        **Raises:** `ValueError` for a wrong shape; `TypeError` for another thing than a
+        key; a run-time error for another value than ±1.
         """
+        check_key(key)
         x = check_spins(x, None)
         if x.ndim not in (2, 3):
             raise ValueError(
@@ -347,6 +348,11 @@ def run(
     if n_steps // every > most:
         raise ValueError(too_many)
     if moments is not None:
+        if not isinstance(moments, Moments):
+            raise TypeError(
+                "moments is a `Moments`, such as the `moments` of an earlier `Run`, "
+                f"but an object of type {type(moments).__name__} was given."
+            )
         # From a file they may come with the integers of a process without x64.
         n_before = moments.count.astype(int)
         moments = Moments(n_before, moments.totals, moments.recent)

@@ -12,6 +12,7 @@ from ._base import (
     columns_in as columns_in,
     worst as worst,
 )
+from ._bicgstab import BiCGStab as BiCGStab
 from ._conjugate_gradient import ConjugateGradient as ConjugateGradient
 from ._direct import Direct as Direct, PlainAutodiff as PlainAutodiff
 from ._elimination import (
@@ -22,6 +23,7 @@ from ._elimination import (
     solve_eliminated_transposed as solve_eliminated_transposed,
 )
 from ._forms import (
+    MAX_ELIMINATED as MAX_ELIMINATED,
     SOLUTION as SOLUTION,
     Form as Form,
     LinearSolve as LinearSolve,
@@ -38,12 +40,22 @@ from ._generators import (
     inverse_root as inverse_root,
     ratio_scaled as ratio_scaled,
 )
-from ._lapack import eigenvectors as eigenvectors
+from ._lapack import eigenpairs as eigenpairs
 from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,
     Exchange as Exchange,
+    SymmetrisedExchange as SymmetrisedExchange,
     Window as Window,
     polynomial_form as polynomial_form,
+)
+from ._step_generator import StepGenerator as StepGenerator
+from ._steps import (
+    AbstractStep as AbstractStep,
+    Flips as Flips,
+    LayerRedraw as LayerRedraw,
+    Redraw as Redraw,
+    Repeated as Repeated,
+    Words as Words,
 )
 from ._systems import AbstractSystem as AbstractSystem, Pairing as Pairing, pair as pair

@@ -6,6 +6,7 @@ import equinox as eqx
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._base import AbstractSolver, SolveOptions
+from ._bicgstab import BiCGStab
 from ._conjugate_gradient import ConjugateGradient
 from ._direct import Direct
 from ._systems import AbstractSystem
@@ -18,8 +19,9 @@ class Auto(AbstractSolver):
     multiplications, `n³` more for the matrix of a block kernel, and
     [`trainq.ConjugateGradient`][] is taken to need 64 applications of the operator to
     each right-hand side. Those of a sparse operator count tenfold, as memory limits
-    them. So single flips are factorised up to 12 units and block kernels up to 14 units
-    in the smaller layer.
+    them. So single flips are factorised up to 12 units, block kernels up to 14 units in
+    the smaller layer, and scans of more blocks up to 10 units or 11. Systems that are
+    not self-adjoint are iterated by [`trainq.solvers.BiCGStab`][].
 
     !!! example
 
@@ -40,8 +42,11 @@ class Auto(AbstractSolver):
         factorised = system.assembly + n**3 / 3
         iterated = 64 * system.products * max(n_columns, 16) * (10 if sparse else 1)
         fits = 4 * 8 * n * n <= self.memory * 2**30
-        if not system.is_self_adjoint or (fits and factorised <= iterated):
+        if fits and factorised <= iterated:
             return Direct(throw=self.throw)
+        if not system.is_self_adjoint:
+            iterate = BiCGStab(memory=self.memory, throw=self.throw)
+            return iterate if sparse else Direct(throw=self.throw)
         return ConjugateGradient(memory=self.memory, throw=self.throw)
 
     def init(self, system: AbstractSystem) -> "Selected":

@@ -184,6 +184,10 @@ class AbstractSolver(eqx.Module):
             # ‖A⁻¹ r‖ ≤ ‖r‖ / σ, and ⟨b, y⟩ may be anything.
             size = jnp.sqrt(jnp.maximum(jnp.sum(y * y, axis=0), least))
             error = residual / smallest / size
+        # The operator itself is known up to ε. One that is singular, as that of a
+        # reducible chain, may have a small residual: what is added along its null
+        # vector is arbitrary.
+        error = error + jnp.finfo(b.dtype).eps / smallest
         return jnp.where(known, error, jnp.inf)
 
     def accuracy(self, dtype: Any) -> float:

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from ._base import AbstractSolver, SolveOptions, columns_in
+from ._base import SolveOptions
+from ._iteration import AbstractIteration, check_iteration
 from ._systems import AbstractSystem
 
 
-class ConjugateGradient(AbstractSolver):
+class ConjugateGradient(AbstractIteration):
     """Solve by conjugate gradients, without a matrix.
 
     On single flips one iteration costs `2 N n` multiplications for each right-hand
@@ -74,23 +75,7 @@ class ConjugateGradient(AbstractSolver):
 
         **Raises:** `ValueError` for a value out of range.
         """
-        for name, value, low in (
-            ("rtol", rtol, 0),
-            ("atol", atol, 0),
-            ("max_steps", max_steps, 1),
-            ("block", 1 if block is None else block, 1),
-            ("memory", memory, 0),
-        ):
-            if not (math.isfinite(value) and value >= low):
-                raise ValueError(
-                    f"{name} of a `ConjugateGradient` is a finite number of at least "
-                    f"{low}, but {value!r} was given."
-                )
-        if rtol == atol == 0:
-            raise ValueError(
-                "A `ConjugateGradient` with rtol = 0 and atol = 0 never stops: give "
-                "one of them."
-            )
+        check_iteration(self, rtol, atol, max_steps, block, memory)
         self.rtol = rtol
         self.atol = atol
         self.max_steps = max_steps
@@ -103,19 +88,14 @@ class ConjugateGradient(AbstractSolver):
         if not system.is_self_adjoint:
             raise ValueError(
                 "Conjugate gradients need a self-adjoint system, and that of a chain "
-                "which is not reversible is none. Use `Direct()`."
+                "which is not reversible is none. Use `Direct()`, or `BiCGStab()`."
             )
         return system
 
     def compute(
         self, state: AbstractSystem, b: Float[Array, "n k"], options: SolveOptions
     ) -> tuple[Float[Array, "n k"], Int[Array, " k"]]:
-        norm = jnp.linalg.norm(b, axis=0)
-        wanted = self._rtol(b.dtype) * jnp.maximum(norm, options.floor)
-        target = jnp.maximum(wanted, self.atol)
-        # The last column tells how slow the slowest mode is, of which it has a part of
-        # about 1/√n: a few per cent of that are enough.
-        target = target.at[-1].set(norm[-1] / (32 * math.sqrt(state.n_states)))
+        target = self.target(b, options)
         if self.inner_dtype is None or self.inner_dtype == b.dtype:
             return _iterate(state.mv, b, options.guess, target, self.max_steps)
         return self._refined(state, b, options.guess, target)
@@ -160,24 +140,6 @@ class ConjugateGradient(AbstractSolver):
         # What the inner precision could not do, if anything.
         rest, more = _iterate(system.mv, found.residual, None, target, self.max_steps)
         return found.x + rest, found.iterations + more
-
-    def _rtol(self, dtype: Any) -> float:
-        return max(self.rtol, 32 * float(jnp.finfo(dtype).eps))
-
-    def accuracy(self, dtype: Any) -> float:
-        # Convergence is judged on the scaled system, whose norm is another.
-        wanted = max(100 * self._rtol(dtype), self.atol)
-        return max(math.sqrt(float(jnp.finfo(dtype).eps)), min(wanted, 0.5))
-
-    def tolerance(self, dtype: Any) -> float:
-        # Of the default, 1e-7.
-        wanted = 1e4 * max(self._rtol(dtype), self.atol)
-        return max(super().tolerance(dtype), min(wanted, 0.5))
-
-    def columns_at_once(self, n_states: int, n_columns: int, dtype: Any) -> int:
-        if self.block is not None:
-            return min(self.block, n_columns)
-        return columns_in(self.memory, n_states, n_columns, dtype)
 
 
 class _Refined(NamedTuple):

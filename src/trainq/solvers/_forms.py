@@ -81,10 +81,11 @@ def _freeze(tree: Any) -> Any:
     return jax.tree.map(lax.stop_gradient, tree)
 
 
-# Up to this many states, a system that is nearly singular is solved once more by the
-# slower elimination that does not subtract. The memory for it is set aside whether it
-# is used or not: with more states, that alone would cost a warm model half its speed.
-_MAX_ELIMINATED = 2**10
+# The memory for it is set aside whether it is used or not: with more states, that alone
+# would cost a warm model half its speed.
+MAX_ELIMINATED = 2**10
+"""Up to this many states, a system that is nearly singular is solved once more by the
+slower elimination that does not subtract."""
 
 
 class LinearSolve:
@@ -190,7 +191,7 @@ class LinearSolve:
         smallest = _smallest(system, fixed_y[:, -1], reduced[:, -1], probe)
         error = self.solver.error(system, reduced, fixed_y, smallest, options.floor)
         error = error[:-1]
-        few = self.generator.n_states <= _MAX_ELIMINATED
+        few = self.generator.n_states <= MAX_ELIMINATED
         if few and self.solver.may_eliminate:
             fixed = self.fixed.transposed() if transpose else self.fixed
             known = smallest >= float(jnp.finfo(b.dtype).eps) ** 0.4
@@ -297,7 +298,9 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
             "slow that the solution is not known to half of its digits, or an "
             "iteration reached its `max_steps`. The likely causes, in order: the model "
             "is so cold that its chain is reducible in floating point (lower beta or "
-            "the weights, use float64, `Direct()`, or a block kernel); an observable "
+            "the weights, use float64, `Direct()`, or a block kernel); the chain is "
+            "one of your own that falls apart into several, each of which has a "
+            "resolvent of its own (`trainq.markov.absorption` needs none); an observable "
             "or a parameter is not finite; a solver or a chain of your own is not what "
             "it says (`trainq.certify` checks the chain). With `throw=False` the "
             "solver returns its statistics instead.",

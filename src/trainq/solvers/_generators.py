@@ -196,7 +196,8 @@ class GramGenerator(AbstractReversible):
 
     With `p = exp(log_law)` on our own layer, `q = exp(log_other)` on the other one and
     `π(v, h) = √q(v) B(v, h) √p(h)`. In the odd sector of the global flip `whole` is `B`
-    of all states.
+    of all states. With a leak it is `I - c BᵀB`, of a chain that stops with probability
+    `1 - c` in every step; `overlap` and `whole` are then `√c B`.
     """
 
     overlap: Float[Array, "rows n"]
@@ -204,7 +205,7 @@ class GramGenerator(AbstractReversible):
     log_other: Float[Array, " rows"]
     whole: Float[Array, "all_rows all_states"] | None = None
     is_odd: bool = eqx.field(static=True, default=False)
-    leak: None = eqx.field(static=True, default=None, init=False)
+    leak: Float[Array, " n"] | None = None
     is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -220,9 +221,10 @@ class GramGenerator(AbstractReversible):
         return ratio_scaled(self.overlap, half)
 
     def system(self) -> AbstractSystem:
-        if self.is_odd:
+        if not self.is_closed:
             # Folded, B has both signs, and its diagonal is known only up to rounding:
-            # without scaling, how near to singular the system is says how well.
+            # without scaling, how near to singular the system is says how well. And
+            # one that leaks everywhere is far from singular.
             ones = jnp.ones_like(self.log_law)
             return GramSystem(overlap=self.overlap, root=ones, null=None)
         # 1 - Σ_v p(h|v) p(v|h) = Σ_v (1 - p(h|v)) p(v|h), and where p(h|v) is near one
@@ -239,22 +241,23 @@ class GramGenerator(AbstractReversible):
         return GramSystem(overlap=self.overlap, root=jnp.sqrt(leaves), null=self.null)
 
     def rates(self):
-        overlap, law = self.overlap, self.log_law
+        overlap, law, leak = self.overlap, self.log_law, self.leak
         if self.whole is not None:
             law = jnp.concatenate([law, law[::-1]])
+            leak = None if leak is None else jnp.concatenate([leak, leak[::-1]])
             overlap = self.whole
         half = (law[None, :] - law[:, None]) / 2
-        return ratio_scaled(overlap.T @ overlap, half), None
+        return ratio_scaled(overlap.T @ overlap, half), leak
 
     def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return y if self.is_odd else super().functions(y)
+        return super().functions(y) if self.is_closed else y
 
     def densities(self, x: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return x if self.is_odd else super().densities(x)
+        return super().densities(x) if self.is_closed else x
 
     def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
-        if self.is_odd or pairing == "gram":
-            z, x = (f if self.is_odd else self.densities(f) for f in (z, x))
+        if not self.is_closed or pairing == "gram":
+            z, x = self.densities(z), self.densities(x)
             return pair(z, x, pairing) - pair(
                 self.overlap @ z, self.overlap @ x, pairing
             )

@@ -98,6 +98,9 @@ def solve(matrix: Float[Array, "n n"], b: Float[Array, "n k"]) -> Float[Array, "
 
 
 @one_by_one
-def eigenvectors(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The eigenvectors of a symmetric matrix, by increasing eigenvalue."""
-    return jnp.linalg.eigh(matrix)[1]
+def eigenpairs(
+    matrix: Float[Array, "n n"],
+) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """The eigenvalues of a symmetric matrix, from the smallest, and eigenvectors."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors

@@ -62,6 +62,21 @@ class Exchange(AbstractContraction):
         return jnp.concatenate([self.overlap @ hidden, self.overlap.T @ visible])
 
 
+class SymmetrisedExchange(AbstractContraction):
+    """`½ [[BBᵀ, B], [Bᵀ, BᵀB]]` on functions of both layers, stacked as in `Exchange`.
+    A singular value `σ` of `B` makes the eigenvalues `½ σ (σ ± 1)`, of at least -1/8.
+    """
+
+    overlap: Float[Array, "visible hidden"]
+    lowest: int = eqx.field(static=True, default=-1, init=False)
+
+    def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
+        visible, hidden = jnp.split(y, [self.overlap.shape[0]])
+        pulled, pushed = self.overlap.T @ visible, self.overlap @ hidden
+        on_visible = self.overlap @ pulled + pushed
+        return jnp.concatenate([on_visible, pulled + self.overlap.T @ pushed]) / 2
+
+
 class Series(eqx.Module):
     """A polynomial `p` of a chain, for `polynomial_form`.
 

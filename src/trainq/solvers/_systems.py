@@ -61,6 +61,14 @@ class AbstractSystem(eqx.Module):
         del b
         return y
 
+    def transposed(self) -> "AbstractSystem":
+        """The transposed system."""
+        if self.is_self_adjoint:
+            return self
+        raise ValueError(
+            f"{type(self).__name__} does not know its transpose. Use `Direct()`."
+        )
+
 
 class AbstractScaledSystem(AbstractSystem):
     """`L + φφᵀ`, scaled to a unit diagonal.
@@ -133,7 +141,7 @@ class GramSystem(AbstractScaledSystem):
             return diagonal.astype(across.dtype) - across.T @ across
         # The diagonal is one by construction, and not what subtraction leaves of it.
         matrix = jnp.where(diagonal, 1, -(across.T @ across))
-        return _shifted(matrix, self._scaled_null)
+        return shifted(matrix, self._scaled_null)
 
 
 class DenseSystem(AbstractScaledSystem):
@@ -153,7 +161,15 @@ class DenseSystem(AbstractScaledSystem):
 
     def matrix(self) -> Float[Array, "n n"]:
         identity = jnp.eye(self.n_states, dtype=self.hops.dtype)
-        return _shifted(identity - self.hops, self._scaled_null)
+        return shifted(identity - self.hops, self._scaled_null)
+
+    def transposed(self) -> "DenseSystem":
+        return DenseSystem(
+            hops=self.hops.T,
+            root=self.root,
+            null=self.null,
+            is_self_adjoint=self.is_self_adjoint,
+        )
 
 
 class JacobiFlips(AbstractScaledSystem):
@@ -176,7 +192,7 @@ class JacobiFlips(AbstractScaledSystem):
         columns = neighbours(self.masks, self.n_states)
         rows = jnp.broadcast_to(jnp.arange(self.n_states), columns.shape)
         matrix = jnp.eye(self.n_states, dtype=self.hops.dtype)
-        return _shifted(matrix.at[rows, columns].add(-self.hops), self._scaled_null)
+        return shifted(matrix.at[rows, columns].add(-self.hops), self._scaled_null)
 
 
 class EvenOddFlips(AbstractScaledSystem):
@@ -228,7 +244,7 @@ class EvenOddFlips(AbstractScaledSystem):
         matrix = jnp.eye(self.n_states, dtype=row.dtype)
         matrix = matrix.at[to[:, None], to[None, :]].add(-paths)
         null = self._scaled_null
-        return _shifted(matrix, None if null is None else split(null)[1])
+        return shifted(matrix, None if null is None else split(null)[1])
 
     def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
         even, odd = split(self._scaled(b))
@@ -298,7 +314,8 @@ def _join(even: Float[Array, "half k"], odd: Float[Array, "half k"]) -> Array:
     return jnp.stack(pairs, axis=1).reshape(-1, even.shape[-1])
 
 
-def _shifted(matrix: Array, null: Array | None) -> Array:
+def shifted(matrix: Array, null: Array | None) -> Array:
+    """A matrix that is one on its null vector, if it has one."""
     if null is None:
         return matrix
     unit = null / jnp.linalg.norm(null)

@@ -8,6 +8,12 @@ from ._base import (
     require_reversible as require_reversible,
 )
 from ._blocks import ScanChain as ScanChain, TwoLayerChain as TwoLayerChain
+from ._combined import (
+    MixtureChain as MixtureChain,
+    PowerChain as PowerChain,
+    ThereAndBackChain as ThereAndBackChain,
+)
+from ._cuts import log_total as log_total
 from ._dense import DenseChain as DenseChain
 from ._functions import (
     AbstractFunctions as AbstractFunctions,
@@ -37,6 +43,7 @@ from ._scans import (
     Order as Order,
     PalindromicOrder as PalindromicOrder,
     RandomOrder as RandomOrder,
+    SymmetrisedOrder as SymmetrisedOrder,
 )
 from ._single_flip import SingleFlipChain as SingleFlipChain
 from ._swaps import (

@@ -5,6 +5,7 @@ What is asked of a chain is written once over these, in the file named after it.
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,16 @@ from jaxtyping import Array, Bool, Float, Int
 from ..._loops import Steps, repeat
 from ..._spins import check_enumerable, spread
 from ...solvers import (
+    MAX_ELIMINATED,
     AbstractGenerator,
+    AbstractStep,
     DenseGenerator,
     Pairing,
+    StepGenerator,
     inverse_root,
     ratio_scaled,
 )
+from ._cuts import log_total, log_where
 from ._functions import AbstractFunctions
 from ._reductions import (
     AbstractCoordinates,
@@ -51,6 +56,12 @@ class AbstractChain(eqx.Module):
     is_reversible: eqx.AbstractVar[bool]
     # Whether it keeps parity under the global flip of all spins.
     is_symmetric = False
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether it is reversible and has no negative eigenvalues: sums over its
+        powers then need fewer terms."""
+        return False
 
     @property
     def n_states(self) -> int:
@@ -141,13 +152,46 @@ class AbstractChain(eqx.Module):
         """What the chain splits into: one part for each sector of the global flip, or
         that for functions of one parity alone.
 
-        By default it does not split, and its matrix is what is left.
+        A chain without a `step_in` does not split, and its matrix is what is left.
 
         **Raises:** `ValueError` if there are too many states for that, or a sector is
         asked for of a chain that is not symmetric.
         """
         self.check_sector(sector)
-        return (SectorReduction(self.dense_generator()),)
+        sectors: tuple[Sector | None, ...] = (sector,)
+        if self.is_symmetric and sector is None:
+            sectors = ("even", "odd")
+        steps = [self.step_in(s) for s in sectors]
+        lowest = 0 if self.is_positive else -1
+        if any(step is None for step in steps):
+            return (SectorReduction(self.dense_generator(), None, lowest),)
+        return tuple(
+            SectorReduction(self._step_generator(step, s), s, lowest)
+            for step, s in zip(steps, sectors, strict=True)
+            if step is not None
+        )
+
+    def step_in(self, sector: Sector | None = None) -> AbstractStep | None:
+        """A step on half densities, in one sector of the global flip or in all, which
+        takes no matrix; None if the chain does not know one."""
+        del sector
+        return None
+
+    def _step_generator(
+        self, step: AbstractStep, sector: Sector | None
+    ) -> StepGenerator:
+        law = self.log_stationary
+        if sector is not None:
+            # A class {x, -x} has the law of both its members.
+            law = law[: law.shape[0] // 2] + math.log(2)
+        small = self.n_states <= 2 * MAX_ELIMINATED
+        return StepGenerator(
+            step=step,
+            log_law=law,
+            is_self_adjoint=self.is_reversible,
+            whole=self.step_in() if sector == "odd" and small else None,
+            is_odd=sector == "odd",
+        )
 
     def spectral_reductions(
         self, sector: Sector | None = None
@@ -155,13 +199,19 @@ class AbstractChain(eqx.Module):
         """Reductions that together have all modes of the chain."""
         return self.reductions(sector)
 
+    def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
+        """Functions in the form that these take."""
+        return self.coordinates(f)
+
     def window_reductions(
         self, sector: Sector | None = None
     ) -> tuple[AbstractReduction, ...] | None:
         """Reductions whose powers over a finite window are a polynomial of few terms;
         None if the chain goes step by step, for which it needs no matrix."""
         self.check_sector(sector)
-        return None
+        if not self.is_reversible or self.step_in() is None:
+            return None
+        return self.reductions(sector)
 
     def solution(
         self, f: Float[Array, "states k"], y: Float[Array, "whole k"]
@@ -195,6 +245,20 @@ class AbstractChain(eqx.Module):
         """The probability to leave each state, and what `operator` does but for
         staying; or one and all of `operator`, where a step forgets the state."""
         return jnp.ones_like(self.log_stationary), self.operator()
+
+    def decrease(
+        self, f: Float[Array, " states"]
+    ) -> tuple[Float[Array, " states"], Float[Array, " states"]]:
+        """`f - P f`, what a step takes off a function, as a sum over differences
+        between states; and a bound on the rounding errors in it."""
+
+        def one(row):
+            rates, value = row
+            parts = rates * (value - f)
+            return jnp.sum(parts), jnp.sum(jnp.abs(parts))
+
+        total, size = lax.map(one, (self.matrix(), f), batch_size=256)
+        return total, (self.n_states + 3) * jnp.finfo(f.dtype).eps * size
 
     def jacobi_sweeps(
         self,
@@ -233,6 +297,18 @@ class AbstractChain(eqx.Module):
         """`max |P(x, y) - P(-x, -y)|`."""
         matrix = self.matrix()
         return largest(matrix - matrix[::-1, ::-1])
+
+    def log_cut_flow(self, members: Bool[Array, " states"]) -> Float[Array, ""]:
+        """`log Σ_{x in S, y not in S} π(x) P(x, y)` for a set `S` of states."""
+        # What goes out is what comes in, in the stationary law. A probability to cross
+        # may underflow from one side, and then the flow from there is too small.
+        step = self.operator()
+
+        def one_way(inside):
+            crosses = step(jnp.where(inside, 0, jnp.ones_like(self.log_stationary)))
+            return log_total(self.log_stationary + log_where(inside, crosses))
+
+        return jnp.maximum(one_way(members), one_way(~members))
 
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
         """`log Σ_{x in S, y not in S} π(x) P(x, y)` for the sets `S` of the first `k`

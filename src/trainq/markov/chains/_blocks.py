@@ -7,7 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...solvers import GramGenerator, Pairing, column_size, inverse_root, pair
+from ...solvers import (
+    GramGenerator,
+    Pairing,
+    Words,
+    column_size,
+    inverse_root,
+    pair,
+)
 from ._base import AbstractChain
 from ._functions import AbstractFunctions, Table
 from ._layers import Colours, Layers
@@ -43,6 +50,15 @@ class AbstractScanChain(AbstractChain):
     def is_reversible(self) -> bool:
         return self.scan.is_reversible(len(self.partition.blocks))
 
+    @property
+    def is_positive(self) -> bool:
+        return self.scan.is_positive
+
+    def step_in(self, sector: Sector | None = None) -> Words:
+        steps = self.partition.steps(sector)
+        orders = self.scan.checked_orders(len(steps))
+        return Words(steps, tuple((p, blocks) for p, blocks in orders))
+
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         return self.operator()(f)
 
@@ -64,11 +80,7 @@ class AbstractScanChain(AbstractChain):
 
 
 class ScanChain(AbstractScanChain):
-    """Redraw any blocks of units in the order of any scan.
-
-    It applies to functions without a matrix; what solves a system makes one, of at most
-    2**13 states.
-    """
+    """Redraw any blocks of units in the order of any scan, without a matrix."""
 
     partition: Layers | Colours
     scan: AbstractScan
@@ -139,12 +151,14 @@ class TwoLayerChain(AbstractScanChain):
 
     def reductions(self, sector: Sector | None = None) -> tuple["LayerReduction", ...]:
         n_visible, n_hidden = self.layers.shape
-        return self._reductions(sector, n_hidden <= n_visible)
+        parts = len(self.scan.shares)
+        return self._reductions(sector, n_hidden <= n_visible, parts)
 
     def window_reductions(
         self, sector: Sector | None = None
     ) -> tuple["LayerReduction", ...]:
-        return self.reductions(sector)
+        n_visible, n_hidden = self.layers.shape
+        return self._reductions(sector, n_hidden <= n_visible)
 
     def spectral_reductions(
         self, sector: Sector | None = None
@@ -156,7 +170,7 @@ class TwoLayerChain(AbstractScanChain):
         return self._reductions(sector, smaller_is_hidden != is_empty)
 
     def _reductions(
-        self, sector: Sector | None, on_hidden: bool
+        self, sector: Sector | None, on_hidden: bool, parts: int = 1
     ) -> tuple["LayerReduction", ...]:
         self.check_sector(sector)
         sectors: tuple[Sector | None, ...] = (sector,)
@@ -167,13 +181,15 @@ class TwoLayerChain(AbstractScanChain):
             sectors = ("even", "odd")
         return tuple(
             LayerReduction(
-                generator=layer(self.layers, s, on_hidden),
+                generator=layer(self.layers, s, on_hidden, self.scan.shares[part]),
                 layers=self.layers,
                 scan=self.scan,
                 sector=s,
                 on_hidden=on_hidden,
+                part=part,
             )
             for s in sectors
+            for part in range(parts)
         )
 
     def solution(
@@ -186,11 +202,16 @@ class TwoLayerChain(AbstractScanChain):
             *layers.means(f), given_visible, given_hidden.T, n_hidden <= n_visible
         )
         own = layers.log_hidden if at.own_is_hidden else layers.log_visible
-        x = scale(inverse_root(own), y)
-        # Once more through the layers, as in `jacobi_sweeps`: rare states take their
-        # values from others.
-        image = at.k_hv @ (at.k_vh @ x) if at.own_is_hidden else at.k_vh @ (at.k_hv @ x)
-        on_v, on_h = self.scan.finish(self.scan.start(at) + image, at)
+        found, shares = [], self.scan.shares
+        for start, share, part in zip(
+            self.scan.start(at), shares, jnp.split(y, len(shares)), strict=True
+        ):
+            x = scale(inverse_root(own), part)
+            # Once more through the layers, as in `jacobi_sweeps`: rare states take
+            # their values from others.
+            first, second = (at.k_vh, at.k_hv)[:: 1 if at.own_is_hidden else -1]
+            found.append(start + share * (second @ (first @ x)))
+        on_v, on_h = self.scan.finish(found, at)
         return self.centre(f + layers.flat(on_v[:, None] + on_h[None, :]))
 
 
@@ -225,27 +246,29 @@ class LayerCoordinates(AbstractCoordinates):
 
 
 class LayerReduction(AbstractReduction):
-    """Functions of one parity on one of two layers."""
+    """Functions of one parity on one of two layers, in one of the systems that the scan
+    leaves there."""
 
     generator: GramGenerator
     layers: Layers
     scan: AbstractTwoLayerScan
     sector: Sector | None = eqx.field(static=True)
     on_hidden: bool = eqx.field(static=True)
+    part: int = eqx.field(static=True, default=0)
 
     def sides(self, at: LayerCoordinates, pairing: Pairing) -> Sides:
         def fold(visible, hidden, folded):
             pair = folded(visible, self.sector), folded(hidden, self.sector)
             return pair[::-1] if self.on_hidden else pair
 
-        overlap = self.generator.overlap
+        overlap = self.generator.overlap / math.sqrt(self.scan.shares[self.part])
         own, other = fold(at.on_visible, at.on_hidden, fold_sector)
         bulk, other_bulk = fold(at.bulk_visible, at.bulk_hidden, fold_bulk)
-        left, right, rest = self.scan.sides(
-            OnTwoLayers(own, other, overlap.T @ other, self.on_hidden), pairing
-        )
+        at_layers = OnTwoLayers(own, other, overlap.T @ other, self.on_hidden)
+        form = self.scan.sides(at_layers, pairing)[self.part]
         # What the rounding errors in `own` and in `pulled` are proportional to.
-        return Sides(left, right, bulk + jnp.abs(overlap).T @ other_bulk, rest)
+        bulk = bulk + jnp.abs(overlap).T @ other_bulk
+        return Sides(form.left, form.right, bulk, form.rest, form.weight)
 
     def powers(self, at: LayerCoordinates) -> Powers:
         f_v = fold_sector(at.on_visible, self.sector)
@@ -256,40 +279,68 @@ class LayerReduction(AbstractReduction):
         return self.scan.powers(f_v, f_h, hidden)
 
     def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "whole k"]:
-        return unfold_sector(y, self.sector)
+        # The solutions of several systems are stacked.
+        whole = unfold_sector(y, self.sector)
+        after = len(self.scan.shares) - 1 - self.part
+        n = whole.shape[0]
+        return jnp.pad(whole, ((self.part * n, after * n), (0, 0)))
 
-    def _image(self, y: Float[Array, " n"]) -> tuple[Array, Array]:
-        """The singular value of a singular vector, and its partner on the other
+    def _images(self, y: Float[Array, "n r"]) -> tuple[Array, Array]:
+        """The singular values of singular vectors, and their partners on the other
         layer."""
         image = self.generator.overlap @ y
-        squared = image @ image
+        squared = jnp.sum(image * image, axis=0)
         # Where the layers are independent σ = 0, and rounding is all there is.
         correlated = squared > (16 * jnp.finfo(image.dtype).eps) ** 2
         sigma = jnp.where(correlated, jnp.sqrt(jnp.where(correlated, squared, 1)), 0)
-        unit = jnp.where(correlated, image / jnp.where(correlated, sigma, 1), 0)
-        return sigma, unit
+        size = jnp.where(correlated, sigma, 1)
+        return sigma, jnp.where(correlated[None], image / size[None], 0)
 
-    def gap(self, value: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
+    def modes(
+        self, values: Float[Array, " r"], vectors: Float[Array, "n r"]
+    ) -> tuple[Float[Array, " modes"], Float[Array, "width modes"]]:
+        sigma, image = self._images(vectors)
+        v, h = (image, vectors) if self.on_hidden else (vectors, image)
         # 1 - σ² is at most one.
-        return self.scan.gap(jnp.minimum(value, 1), self._image(y)[0])
+        found = self.scan.modes(jnp.minimum(values, 1), sigma)
+        columns = [
+            jnp.concatenate([m.on_visible[None] * v, m.on_hidden[None] * h])
+            for m in found
+        ]
+        gap = jnp.concatenate([mode.gap for mode in found])
+        return gap, jnp.concatenate(columns, axis=1)
 
-    def mode(self, y: Float[Array, " n"]) -> Float[Array, " states"]:
-        image = self._image(y)[1]
-        v, h = (image, y) if self.on_hidden else (y, image)
+    def columns(self, at: LayerCoordinates) -> Float[Array, "width k"]:
+        both = at.on_visible, at.on_hidden
+        return jnp.concatenate([fold_sector(f, self.sector) for f in both])
+
+    def densities(
+        self, columns: Float[Array, "width modes"]
+    ) -> Float[Array, "states modes"]:
+        n_visible = self.layers.shape[0] // (1 if self.sector is None else 2)
+        v, h = columns[:n_visible], columns[n_visible:]
         # √π(v, h) y(h) / √π(h) = √p(v | h) y(h), and the same for v.
         given_visible, given_hidden = self.layers.conditionals()
-        on_h = jnp.sqrt(given_hidden) * unfold_sector(h, self.sector)[None, :]
-        on_v = jnp.sqrt(given_visible) * unfold_sector(v, self.sector)[:, None]
-        return self.layers.flat(self.scan.mode(on_v, on_h))
+        on_h = unfold_sector(h, self.sector)[None]
+        on_v = unfold_sector(v, self.sector)[:, None]
+        sums = jnp.sqrt(given_hidden)[..., None] * on_h
+        return self.layers.flat(sums + jnp.sqrt(given_visible)[..., None] * on_v)
+
+    @property
+    def rest_gap(self) -> float | None:
+        return self.scan.rest_gap
 
 
-def layer(layers: Layers, sector: Sector | None, on_hidden: bool) -> GramGenerator:
-    """`I - M` on a layer, in one sector of the global flip or in both. Its `overlap` is
-    `B` or `Bᵀ`: it maps functions of this layer to the other."""
+def layer(
+    layers: Layers, sector: Sector | None, on_hidden: bool, share: float = 1.0
+) -> GramGenerator:
+    """`I - c M` on a layer, with `c` the share, in one sector of the global flip or in
+    both. Its `overlap` is `√c B` or `√c Bᵀ`: it maps functions of this layer to the
+    other."""
     visible, hidden = layers.log_visible, layers.log_hidden
     whole = jnp.exp(layers.log_joint - (visible[:, None] + hidden[None, :]) / 2)
     own, other = (hidden, visible) if on_hidden else (visible, hidden)
-    whole = whole if on_hidden else whole.T
+    whole = math.sqrt(share) * (whole if on_hidden else whole.T)
     if sector is not None:
         # A class {x, -x} has the law of both its members.
         own, other = (x[: x.size // 2] + math.log(2) for x in (own, other))
@@ -299,6 +350,7 @@ def layer(layers: Layers, sector: Sector | None, on_hidden: bool) -> GramGenerat
         log_other=other,
         whole=whole if sector == "odd" else None,
         is_odd=sector == "odd",
+        leak=None if share == 1 else jnp.full_like(own, 1 - share),
     )
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from ..._spins import unit_mask, xor
-from ._reductions import scale
+from ..._spins import inverse_order, permuted, unit_mask, xor
+from ...solvers import AbstractStep, LayerRedraw, Redraw, Words
+from ._reductions import Sector, scale
 
 
 class Layers(eqx.Module):
@@ -33,7 +33,7 @@ class Layers(eqx.Module):
         """From a law of all states, with marginals by summation."""
         order = visible + hidden
         natural = order == tuple(range(len(order)))
-        joint = log_law if natural else _permuted(log_law, order)
+        joint = log_law if natural else permuted(log_law, order)
         joint = joint.reshape(2 ** len(visible), 2 ** len(hidden))
         return cls(
             joint,
@@ -66,7 +66,7 @@ class Layers(eqx.Module):
 
     def table(self, f: Float[Array, "states *obs"]) -> Float[Array, "v h *obs"]:
         """A function of the states as one of both layers."""
-        f = f if self.order is None else _permuted(f, self.order)
+        f = f if self.order is None else permuted(f, self.order)
         return f.reshape(*self.shape, *f.shape[1:])
 
     def flat(self, table: Float[Array, "v h *obs"]) -> Float[Array, "states *obs"]:
@@ -74,7 +74,7 @@ class Layers(eqx.Module):
         f = table.reshape(self.n_states, *table.shape[2:])
         if self.order is None:
             return f
-        return _permuted(f, tuple(np.argsort(self.order).tolist()))
+        return permuted(f, inverse_order(self.order))
 
     def conditionals(self) -> tuple[Array, Array]:
         """`p(h | v)` and `p(v | h)`, both of shape `(visible, hidden)`."""
@@ -107,6 +107,16 @@ class Layers(eqx.Module):
 
         return redraw_visible, redraw_hidden
 
+    def steps(self, sector: Sector | None = None) -> tuple[AbstractStep, AbstractStep]:
+        """`redraws` on half densities, in one sector of the global flip or in all."""
+        sign = 0 if sector is None else 1 if sector == "even" else -1
+        given_hidden = jnp.exp((self.log_joint - self.log_hidden[None, :]) / 2)
+        given_visible = jnp.exp((self.log_joint - self.log_visible[:, None]) / 2)
+        return (
+            LayerRedraw(root=given_hidden, axis=0, order=self.order, sector=sign),
+            LayerRedraw(root=given_visible, axis=1, order=self.order, sector=sign),
+        )
+
 
 class Colours(eqx.Module):
     """Blocks of units that do not interact, such as the colours of a graph."""
@@ -133,9 +143,23 @@ class Colours(eqx.Module):
 
         return tuple(redraw(units) for units in self.blocks)
 
+    def steps(self, sector: Sector | None = None) -> tuple[AbstractStep, ...]:
+        """`redraws` on half densities, in one sector of the global flip or in all."""
+        n_units = sum(map(len, self.blocks))
+        law = self.log_law if sector is None else self.log_law[: len(self.log_law) // 2]
 
-def _permuted(f: Float[Array, "states *obs"], order: tuple[int, ...]) -> Array:
-    """The function of the units in another order: unit `order[i]` becomes unit `i`."""
-    n, rest = len(order), f.shape[1:]
-    axes = order + tuple(range(n, n + len(rest)))
-    return f.reshape((2,) * n + rest).transpose(axes).reshape(f.shape)
+        def redraw(unit):
+            mask, is_odd = unit_mask(unit, n_units), False
+            if sector is not None and unit == 0:
+                # The classes {x, -x} are indexed by their member with unit 0 down, and
+                # that of the state with unit 0 flipped has all others flipped.
+                mask, is_odd = mask - 1, sector == "odd"
+            root = jnp.exp(jax.nn.log_sigmoid(law - xor(law, mask)) / 2)
+            return Redraw(root=root, mask=mask, is_odd=is_odd)
+
+        def block(units):
+            # Units that do not interact are redrawn one after the other.
+            parts = tuple(redraw(unit) for unit in units)
+            return Words(parts, ((1.0, tuple(range(len(parts)))),))
+
+        return tuple(block(units) for units in self.blocks)

@@ -7,6 +7,7 @@ is left to solve.
 """
 
 import abc
+import math
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -53,14 +54,15 @@ class AbstractCoordinates(eqx.Module):
 
 
 class Sides(NamedTuple):
-    """`⟨f̃_a, R f̃_b⟩` in one reduction: `rest + ⟨left_a, L⁺ right_b⟩`, with `right`
-    being `left` where it is None, and `bulk` what the rounding errors in both are
-    proportional to."""
+    """`⟨f̃_a, R f̃_b⟩` in one reduction: `rest + weight ⟨left_a, L⁺ right_b⟩`, with
+    `right` being `left` where it is None, and `bulk` what the rounding errors in both
+    are proportional to."""
 
     left: Float[Array, "n k"]
     right: Float[Array, "n k"] | None
     bulk: Float[Array, "n k"] | None
     rest: Array | float
+    weight: float = 1.0
 
 
 class Powers(NamedTuple):
@@ -95,15 +97,31 @@ class AbstractReduction(eqx.Module):
     def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "whole k"]:
         """A solution of the generator, on all states of what was folded."""
 
-    def gap(self, value: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
-        """The spectral gap of the chain, from an eigenvalue of the generator and its
-        eigenvector."""
-        del y
-        return value
+    # The modes of the chain. They and the functions are columns in the coordinates of
+    # the reduction, such that `⟨f, φ⟩_π` is the product of two columns.
 
-    def mode(self, y: Float[Array, " n"]) -> Float[Array, " states"]:
-        """`√π ψ` up to a factor, for the mode `ψ` of an eigenvector."""
-        return self.unfold(y[:, None])[:, 0]
+    def modes(
+        self, values: Float[Array, " r"], vectors: Float[Array, "n r"]
+    ) -> tuple[Float[Array, " modes"], Float[Array, "width modes"]]:
+        """The gaps and the columns of the modes that eigenvalues of the generator, from
+        the smallest, and their eigenvectors make; the slowest mode is the first."""
+        return values, vectors
+
+    @abc.abstractmethod
+    def columns(self, at: Any) -> Float[Array, "width k"]:
+        """Functions, given in the coordinates of the chain, as columns."""
+
+    def densities(
+        self, columns: Float[Array, "width modes"]
+    ) -> Float[Array, "states modes"]:
+        """`√π φ` at every state, for the columns of modes `φ`."""
+        return self.unfold(columns)
+
+    @property
+    def rest_gap(self) -> float | None:
+        """The gap of all functions that `modes` of all eigenvectors leaves out:
+        infinite if there is none, None if they have several."""
+        return math.inf
 
 
 class JointCoordinates(AbstractCoordinates):
@@ -141,6 +159,9 @@ class SectorReduction(AbstractReduction):
     def powers(self, at: JointCoordinates) -> Powers:
         contraction = Contraction(generator=self.generator, lowest=self.lowest)
         return Powers(contraction, spread(fold_sector(at.columns, self.sector)))
+
+    def columns(self, at: JointCoordinates) -> Float[Array, "n k"]:
+        return fold_sector(at.columns, self.sector)
 
     def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "states k"]:
         return unfold_sector(y, self.sector)

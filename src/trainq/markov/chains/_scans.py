@@ -19,13 +19,21 @@ the smaller layer; `M_h K_hv = K_hv M_v` brings one form into the other.
 import abc
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...solvers import Contraction, Exchange, GramGenerator, Pairing, pair
+from ...solvers import (
+    Contraction,
+    Exchange,
+    GramGenerator,
+    Pairing,
+    SymmetrisedExchange,
+    pair,
+)
 from ._reductions import Powers
 
 
@@ -54,6 +62,27 @@ class AbstractScan(eqx.Module):
     def on_two_layers(self) -> "AbstractTwoLayerScan | None":
         """The scan itself, if it knows what two layers reduce to."""
         return None
+
+    @property
+    def is_positive(self) -> bool:
+        """Whether the chain is reversible and has no negative eigenvalues: sums over
+        its powers then need fewer terms."""
+        return False
+
+    # Scans from scans. Redrawing a block is self-adjoint, so the adjoint of a step is
+    # the same blocks backwards.
+
+    def reversed(self) -> "AbstractScan":
+        """The scan of the adjoint `P*`: every order backwards."""
+        return Backwards(self)
+
+    def symmetrised(self) -> "AbstractScan":
+        """The scan of `½ (P + P*)`."""
+        return EitherWay(self)
+
+    def palindrome(self) -> "AbstractScan":
+        """The scan of `P P*`: there, and back again."""
+        return ThereAndBack(self)
 
     def checked_orders(self, n_blocks: int) -> tuple[Order, ...]:
         """`orders`, having checked that they are orders of so many blocks.
@@ -89,16 +118,78 @@ class AbstractScan(eqx.Module):
         forwards: dict[tuple[int, ...], float] = defaultdict(float)
         backwards: dict[tuple[int, ...], float] = defaultdict(float)
         for probability, blocks in self.checked_orders(n_blocks):
-            # Redrawing a block twice in a row is redrawing it once.
-            distinct = tuple(
-                b for b, last in zip(blocks, (-1, *blocks), strict=False) if b != last
-            )
+            distinct = _distinct(blocks)
             forwards[distinct] += probability
             backwards[distinct[::-1]] += probability
         return all(
             math.isclose(forwards[order], backwards[order], abs_tol=1e-12)
             for order in {*forwards, *backwards}
         )
+
+
+def _distinct(blocks: tuple[int, ...]) -> tuple[int, ...]:
+    """The blocks without repetitions: redrawing one twice in a row is redrawing it
+    once."""
+    pairs = zip(blocks, (-1, *blocks), strict=False)
+    return tuple(block for block, last in pairs if block != last)
+
+
+class Backwards(AbstractScan):
+    """Every order of a scan backwards: `P*`."""
+
+    scan: AbstractScan
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        return tuple(Order(p, b[::-1]) for p, b in self.scan.checked_orders(n_blocks))
+
+    def reversed(self) -> AbstractScan:
+        return self.scan
+
+    def symmetrised(self) -> AbstractScan:
+        return self.scan.symmetrised()
+
+
+class EitherWay(AbstractScan):
+    """Every order of a scan forwards or backwards, each half of the time:
+    `½ (P + P*)`."""
+
+    scan: AbstractScan
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        back = self.scan.reversed().checked_orders(n_blocks)
+        both = (*self.scan.checked_orders(n_blocks), *back)
+        return tuple(Order(order.probability / 2, order.blocks) for order in both)
+
+    def reversed(self) -> AbstractScan:
+        return self
+
+    def symmetrised(self) -> AbstractScan:
+        return self
+
+
+class ThereAndBack(AbstractScan):
+    """An order of a scan and then one backwards, each picked for itself: `P P*`."""
+
+    scan: AbstractScan
+
+    @property
+    def is_positive(self) -> bool:
+        return True
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        there = self.scan.checked_orders(n_blocks)
+        back = self.scan.reversed().checked_orders(n_blocks)
+        return tuple(
+            Order(p * q, _distinct(first + second))
+            for p, first in there
+            for q, second in back
+        )
+
+    def reversed(self) -> AbstractScan:
+        return self
+
+    def symmetrised(self) -> AbstractScan:
+        return self
 
 
 class OnTwoLayers(NamedTuple):
@@ -121,28 +212,54 @@ class Means(NamedTuple):
     own_is_hidden: bool
 
 
+class LayerForm(NamedTuple):
+    """`rest + weight ⟨left, (I - c M)⁻¹ right⟩` on the own layer; `right` is `left` if
+    None."""
+
+    left: Float[Array, "n k"]
+    right: Float[Array, "n k"] | None = None
+    rest: Array | float = 0.0
+    weight: float = 1.0
+
+
+class PairModes(NamedTuple):
+    """What a pair of singular vectors of `B` makes a mode of: its gap, and how much of
+    the vector on `v` and of that on `h` it is the sum of, so that its norm is one."""
+
+    gap: Float[Array, "*n"]
+    on_visible: Float[Array, "*n"]
+    on_hidden: Float[Array, "*n"]
+
+
 class AbstractTwoLayerScan(AbstractScan):
-    """A scan that knows what two layers reduce to."""
+    """A scan that knows what two layers reduce to: systems `I - c M` on one of them,
+    one for each `c` of the `shares`."""
 
     @property
     def on_two_layers(self) -> "AbstractTwoLayerScan":
         return self
 
-    @abc.abstractmethod
-    def sides(
-        self, at: OnTwoLayers, pairing: Pairing
-    ) -> tuple[Array, Array | None, Array | float]:
-        """`u`, `w` and a rest, so that `⟨f, R f⟩` is `Cov f + rest + ⟨u, (I - M)⁻¹ w⟩`
-        on the own layer; `w` is `u` if None."""
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The `c` of the systems. The first is one: its modes are those of the
+        chain."""
+        return (1.0,)
 
     @abc.abstractmethod
-    def start(self, at: Means) -> Float[Array, "n k"]:
-        """The function of the own layer whose half density is `w`."""
+    def sides(self, at: OnTwoLayers, pairing: Pairing) -> tuple[LayerForm, ...]:
+        """One form for each share, so that `⟨f, R f⟩` is `Cov f` and their sum."""
 
     @abc.abstractmethod
-    def finish(self, s: Float[Array, "n k"], at: Means) -> tuple[Array, Array]:
-        """From `s = (I - M)⁻¹ w`, the functions of `v` and of `h` whose sum is
-        `R f - f`."""
+    def start(self, at: Means) -> tuple[Float[Array, "n k"], ...]:
+        """The functions of the own layer whose half densities are `right`, one for each
+        share."""
+
+    @abc.abstractmethod
+    def finish(
+        self, s: Sequence[Float[Array, "n k"]], at: Means
+    ) -> tuple[Array, Array]:
+        """From the solutions `s = (I - c M)⁻¹ right` for each share, the functions of
+        `v` and of `h` whose sum is `R f - f`."""
 
     @abc.abstractmethod
     def powers(self, f_v: Array, f_h: Array, hidden: GramGenerator) -> Powers:
@@ -150,13 +267,16 @@ class AbstractTwoLayerScan(AbstractScan):
         `t = 0` is `Cov f`, and the `rest` is what is to be added to it."""
 
     @abc.abstractmethod
-    def gap(self, value: Array, sigma: Array) -> Array:
-        """The gap of the chain for a singular value `σ` of `B`, with `1 - σ²` given."""
+    def modes(self, value: Array, sigma: Array) -> tuple[PairModes, ...]:
+        """The modes that a singular value `σ` of `B` makes, the slowest first, with
+        `1 - σ²` given. Where `σ` is zero, the own layer has a vector and the other has
+        none."""
 
-    @abc.abstractmethod
-    def mode(self, on_v: Array, on_h: Array) -> Array:
-        """The mode of a pair of singular vectors, of shape `(v, h)`, from their values
-        times `√π(v, h)`."""
+    @property
+    def rest_gap(self) -> float | None:
+        """The gap of all functions that no pair of singular vectors makes a mode of; by
+        default they have several."""
+        return None
 
 
 class RandomOrder(AbstractTwoLayerScan):
@@ -169,8 +289,10 @@ class RandomOrder(AbstractTwoLayerScan):
 
     The sum over all `t ≥ 1` is `½ (I - S)⁻¹ = [[I, -B], [-Bᵀ, I]]⁻¹`, which block
     elimination brings onto one layer: `(I - M)⁻¹ (f_own + K f_other)` there, and that
-    pulled back plus `f_other` on the other. A singular value `σ` of `B` is an
-    eigenvalue `½ (1 + σ)` of `S`, on the sum of its two singular vectors.
+    pulled back plus `f_other` on the other. A singular value `σ` of `B` makes the
+    eigenvalues `½ (1 ± σ)` of `S`, on the sum and on the difference of its two singular
+    vectors. A function of one layer that is not correlated with the other has the
+    eigenvalue `½`, and one without a mean given either layer is forgotten at once.
 
     ??? cite "Source"
 
@@ -181,15 +303,27 @@ class RandomOrder(AbstractTwoLayerScan):
     def orders(self, n_blocks: int) -> tuple[Order, ...]:
         return tuple(Order(1 / n_blocks, (b,)) for b in range(n_blocks))
 
+    @property
+    def is_positive(self) -> bool:
+        return True
+
+    def reversed(self) -> AbstractScan:
+        return self
+
+    def symmetrised(self) -> AbstractScan:
+        return self
+
     def sides(self, at, pairing):
-        return at.own + at.pulled, None, pair(at.other, at.other, pairing)
+        rest = pair(at.other, at.other, pairing)
+        return (LayerForm(at.own + at.pulled, rest=rest),)
 
     def start(self, at):
         if at.own_is_hidden:
-            return at.f_h + at.k_hv @ at.f_v
-        return at.f_v + at.k_vh @ at.f_h
+            return (at.f_h + at.k_hv @ at.f_v,)
+        return (at.f_v + at.k_vh @ at.f_h,)
 
     def finish(self, s, at):
+        (s,) = s
         if at.own_is_hidden:
             return at.f_v + at.k_vh @ s, s
         return s, at.f_h + at.k_hv @ s
@@ -198,11 +332,9 @@ class RandomOrder(AbstractTwoLayerScan):
         both = jnp.concatenate([f_v, f_h]) / math.sqrt(2)
         return Powers(Exchange(overlap=hidden.overlap), both, shifted=True)
 
-    def gap(self, value, sigma):
-        return value / (2 + 2 * sigma)
-
-    def mode(self, on_v, on_h):
-        return on_v + on_h
+    def modes(self, value, sigma):
+        slow, fast = value / (2 + 2 * sigma), (1 + sigma) / 2
+        return sum_and_difference(slow, fast, value, sigma)
 
 
 class PalindromicOrder(AbstractTwoLayerScan):
@@ -226,15 +358,26 @@ class PalindromicOrder(AbstractTwoLayerScan):
         forth = tuple(range(n_blocks))
         return (Order(1.0, forth + forth[-2::-1]),)
 
+    @property
+    def is_positive(self) -> bool:
+        return True
+
+    def reversed(self) -> AbstractScan:
+        return self
+
+    def symmetrised(self) -> AbstractScan:
+        return self
+
     def sides(self, at, pairing):
         if at.own_is_hidden:
-            return at.own, None, -pair(at.own, at.own, pairing)
-        return at.pulled, None, 0.0
+            return (LayerForm(at.own, rest=-pair(at.own, at.own, pairing)),)
+        return (LayerForm(at.pulled),)
 
     def start(self, at):
-        return at.f_h if at.own_is_hidden else at.k_vh @ at.f_h
+        return (at.f_h if at.own_is_hidden else at.k_vh @ at.f_h,)
 
     def finish(self, s, at):
+        (s,) = s
         image = at.k_vh @ s if at.own_is_hidden else s
         return jnp.zeros_like(at.f_v), at.k_hv @ image
 
@@ -242,48 +385,164 @@ class PalindromicOrder(AbstractTwoLayerScan):
         contraction = Contraction(generator=hidden, lowest=0)
         return Powers(contraction, f_h, rest=-jnp.sum(f_h**2, axis=0))
 
-    def gap(self, value, sigma):
-        return value
-
-    def mode(self, on_v, on_h):
+    def modes(self, value, sigma):
         # A function of v that has no image is annihilated by E_V.
-        return jnp.where(jnp.any(on_h != 0), on_h, on_v)
+        alone = jnp.where(sigma > 0, 0, jnp.ones_like(sigma))
+        return (PairModes(value, alone, jnp.ones_like(sigma)),)
+
+    @property
+    def rest_gap(self) -> float:
+        return 1.0
 
 
 class FixedOrder(AbstractTwoLayerScan):
-    """All blocks in order: `P = E_1 E_2 ⋯ E_n`. It leaves the law invariant but is
-    **not** reversible.
+    """All blocks in order: `P = E_1 E_2 ⋯ E_n`; or backwards, which is the adjoint. It
+    leaves the law invariant but is **not** reversible.
 
     Two layers: `P = E_V E_H`, and
 
         ⟨f, P^t f⟩ = ⟨f_h, M_h^(t-1) K_hv f_v⟩        for t ≥ 1,
 
     whose sum is `⟨f_h, (I - M_h)⁻¹ K_hv f_v⟩`, or `⟨K_vh f_h, (I - M_v)⁻¹ f_v⟩`.
+    Backwards it is the same with the two sides exchanged.
 
     ??? cite "Source"
 
         Liu, Wong and Kong, as for `RandomOrder`.
     """
 
+    is_backwards: bool = eqx.field(static=True, default=False)
+
     def orders(self, n_blocks: int) -> tuple[Order, ...]:
-        return (Order(1.0, tuple(range(n_blocks))),)
+        forth = tuple(range(n_blocks))
+        return (Order(1.0, forth[::-1] if self.is_backwards else forth),)
+
+    def reversed(self) -> AbstractScan:
+        return FixedOrder(not self.is_backwards)
+
+    def symmetrised(self) -> AbstractScan:
+        return SymmetrisedOrder()
+
+    def palindrome(self) -> AbstractScan:
+        return ThereAndBack(self) if self.is_backwards else PalindromicOrder()
 
     def sides(self, at, pairing):
+        # The layer that is drawn last is where the function goes.
+        ends_here = at.own_is_hidden != self.is_backwards
         left, right = at.own, at.pulled
-        return (left, right, 0.0) if at.own_is_hidden else (right, left, 0.0)
+        return (LayerForm(left, right) if ends_here else LayerForm(right, left),)
 
     def start(self, at):
-        return at.k_hv @ at.f_v if at.own_is_hidden else at.f_v
+        if self.is_backwards:
+            return (at.f_h if at.own_is_hidden else at.k_vh @ at.f_h,)
+        return (at.k_hv @ at.f_v if at.own_is_hidden else at.f_v,)
 
     def finish(self, s, at):
+        (s,) = s
+        if self.is_backwards:
+            on_v = at.k_vh @ s if at.own_is_hidden else s
+            return on_v, jnp.zeros_like(at.f_h)
         return jnp.zeros_like(at.f_v), s if at.own_is_hidden else at.k_hv @ s
 
     def powers(self, f_v, f_h, hidden):
         contraction = Contraction(generator=hidden, lowest=0)
         return Powers(contraction, f_h, hidden.overlap.T @ f_v, shifted=True)
 
-    def gap(self, value, sigma):
+    def modes(self, value, sigma):
         raise ValueError("A chain that is not reversible has no spectral gap.")
 
-    def mode(self, on_v, on_h):
-        raise ValueError("A chain that is not reversible has no slowest mode.")
+
+FixedOrder.__init__.__doc__ = """**Arguments:**
+
+- `is_backwards`: whether the last block comes first.
+"""
+
+
+class SymmetrisedOrder(AbstractTwoLayerScan):
+    """All blocks in order, or all of them backwards, each half of the time:
+    `P = ½ (E_1 ⋯ E_n + E_n ⋯ E_1)`. Reversible, but not positive.
+
+    Two layers: `P = ½ (E_V E_H + E_H E_V)`, and for `t ≥ 1`, on pairs of a function of
+    `v` and one of `h`, to which one step maps everything,
+
+        P^t f = S^(t-1) ½ (B f_h, Bᵀ f_v),        S = ½ [[BBᵀ, B], [Bᵀ, BᵀB]].
+
+    A singular value `σ` of `B` makes two eigenvalues `½ σ (σ ± 1)` of `S`, on the sum
+    and on the difference of its singular vectors, between -1/8 and 1. So `det(I - S)`
+    is `(1 - σ²)(1 - σ²/4)` there, and partial fractions bring the sum over all `t ≥ 1`
+    onto one layer. With `q` the function of that layer, and `p` the other one, pulled
+    back,
+
+        s = (I - M)⁻¹ (q + p),    r = (I - M/4)⁻¹ (q - p/2),
+        ⅓ (s - r) on the own layer,    ⅓ K (s + r/2) on the other,
+
+    and `⟨f, R f⟩ = Cov f + ⅓ ⟨q + p, s⟩ - ⅓ ⟨q - p/2, r⟩`. The second system has
+    eigenvalues between 3/4 and 1.
+    """
+
+    def orders(self, n_blocks: int) -> tuple[Order, ...]:
+        forth = tuple(range(n_blocks))
+        return Order(0.5, forth), Order(0.5, forth[::-1])
+
+    def reversed(self) -> AbstractScan:
+        return self
+
+    def symmetrised(self) -> AbstractScan:
+        return self
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        return 1.0, 0.25
+
+    def sides(self, at, pairing):
+        return (
+            LayerForm(at.own + at.pulled, weight=1 / 3),
+            LayerForm(at.own - at.pulled / 2, weight=-1 / 3),
+        )
+
+    def start(self, at):
+        if at.own_is_hidden:
+            own, pulled = at.f_h, at.k_hv @ at.f_v
+        else:
+            own, pulled = at.f_v, at.k_vh @ at.f_h
+        return own + pulled, own - pulled / 2
+
+    def finish(self, s, at):
+        s, r = s
+        own, onto = (s - r) / 3, (s + r / 2) / 3
+        if at.own_is_hidden:
+            return at.k_vh @ onto, own
+        return own, at.k_hv @ onto
+
+    def powers(self, f_v, f_h, hidden):
+        overlap = hidden.overlap
+        left = jnp.concatenate([f_v, f_h])
+        right = jnp.concatenate([overlap @ f_h, overlap.T @ f_v]) / 2
+        return Powers(SymmetrisedExchange(overlap=overlap), left, right, shifted=True)
+
+    def modes(self, value, sigma):
+        # 1 - ½ σ (σ + 1) = ½ (1 - σ) (2 + σ), and with the other sign
+        # 1 + ½ σ (1 - σ).
+        slow = value * (2 + sigma) / (2 + 2 * sigma)
+        fast = 1 + sigma * value / (2 + 2 * sigma)
+        return sum_and_difference(slow, fast, value, sigma)
+
+    @property
+    def rest_gap(self) -> float:
+        return 1.0
+
+
+def sum_and_difference(
+    slow: Array, fast: Array, value: Array, sigma: Array
+) -> tuple[PairModes, PairModes]:
+    """The modes of a scan in which both layers have the same part: the sum and the
+    difference of two singular vectors, with these gaps. Their squared norms are
+    `2 (1 ± σ)`, with `value = 1 - σ²`."""
+    paired = sigma > 0
+    plus = jnp.where(paired, 1 / jnp.sqrt(2 + 2 * sigma), 1)
+    # Near σ = 1 the difference is nothing but rounding errors, and one that is hardly
+    # anything is left to the rest.
+    less = value / (1 + sigma)
+    known = paired & (less > float(jnp.finfo(sigma.dtype).eps) ** 1.2)
+    minus = jnp.where(known, 1 / jnp.sqrt(2 * jnp.where(known, less, 1)), 0)
+    return PairModes(slow, plus, plus), PairModes(fast, minus, -minus)

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._spins import spread, unit_mask, xor
-from ...solvers import FlipGenerator
+from ...solvers import FlipGenerator, Flips
 from ._base import AbstractChain, largest
-from ._cuts import log_sums_across
+from ._cuts import log_sums_across, log_total, log_where
 from ._reductions import Sector, SectorReduction, scale
 from ._rules import AbstractFlipRule
 
@@ -54,6 +54,15 @@ class SingleFlipChain(AbstractChain):
 
         return jnp.sum(flips, axis=0), step
 
+    def decrease(
+        self, f: Float[Array, " states"]
+    ) -> tuple[Float[Array, " states"], Float[Array, " states"]]:
+        total, size = jnp.zeros_like(f), jnp.zeros_like(f)
+        for flip, mask in zip(self.flip_probabilities(), self._masks, strict=True):
+            part = flip * (f - xor(f, mask))
+            total, size = total + part, size + jnp.abs(part)
+        return total, (self.n_units + 3) * jnp.finfo(f.dtype).eps * size
+
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         return self.operator()(f)
 
@@ -87,12 +96,19 @@ class SingleFlipChain(AbstractChain):
             is_odd=sector == "odd",
         )
 
+    @property
+    def is_positive(self) -> bool:
+        return self.rule.is_positive
+
+    def step_in(self, sector: Sector | None = None) -> Flips:
+        return Flips(self.generator(sector))
+
     def reductions(self, sector: Sector | None = None) -> tuple[SectorReduction, ...]:
         self.check_sector(sector)
         sectors: tuple[Sector | None, ...] = (sector,)
         if self.is_symmetric and sector is None:
             sectors = ("even", "odd")
-        lowest = 0 if self.rule.is_positive else -1
+        lowest = 0 if self.is_positive else -1
         return tuple(SectorReduction(self.generator(s), s, lowest) for s in sectors)
 
     def window_reductions(
@@ -119,19 +135,22 @@ class SingleFlipChain(AbstractChain):
         flips = self.flip_probabilities()
         return largest(flips - flips[:, ::-1])
 
+    def _log_flows(self) -> Float[Array, "n_units states"]:
+        """`log π(x) P(x, xⁱ)`, which is the same at both ends."""
+        # Out of the rarer of the two states: that rate does not underflow.
+        law = self.log_stationary
+        there = jnp.stack([xor(law, mask) for mask in self._masks])
+        rate = self.rule.acceptance(jnp.abs(there - law[None])) / self.n_units
+        return jnp.minimum(there, law[None]) + log_where(rate > 0, rate)
+
+    def log_cut_flow(self, members: Bool[Array, " states"]) -> Float[Array, ""]:
+        leaves = jnp.stack([members & ~xor(members, mask) for mask in self._masks])
+        return log_total(jnp.where(leaves, self._log_flows(), -jnp.inf))
+
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
-        law, rank = self.log_stationary, jnp.argsort(order)
-        parts = []
-        for mask in self._masks:
-            # Out of the rarer of the two states: that rate does not underflow.
-            change = xor(law, mask) - law
-            flow = law + jnp.log(self.rule.acceptance(change) / self.n_units)
-            there = xor(rank, mask)
-            once = (change > 0) | ((change == 0) & (rank < there))
-            flow = jnp.where(once, flow, -jnp.inf)
-            parts.append((jnp.minimum(rank, there), jnp.maximum(rank, there), flow))
-        first, last, flow = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-        return log_sums_across(first, last, flow, self.n_states)[:-1]
+        rank = jnp.zeros_like(order).at[order].set(jnp.arange(self.n_states))
+        partners = jnp.stack([xor(rank, mask)[order] for mask in self._masks])
+        return log_sums_across(partners, self._log_flows()[:, order])[:-1]
 
     def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
         whole = self.generator()

@@ -13,6 +13,13 @@ from ._blocks import (
     PalindromicBlockGibbs as PalindromicBlockGibbs,
     RandomScanBlockGibbs as RandomScanBlockGibbs,
 )
+from ._combined import (
+    Lazy as Lazy,
+    Mixture as Mixture,
+    Palindrome as Palindrome,
+    Power as Power,
+    Symmetrised as Symmetrised,
+)
 from ._replicas import (
     first_law as first_law,
     first_states as first_states,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key, Num
 from ..._checks import positive_number
 from ..._spins import check_spins
 from ...models import AbstractEnergyModel, checked
-from ..chains import AbstractChain
+from ..chains import AbstractChain, AbstractScan
 
 
 # Pyright knows an abstract class variable only by the name of a concrete one.
@@ -79,6 +79,35 @@ class AbstractKernel(eqx.Module):
         **Raises:** `ValueError` if there are too many states; a run-time error if a
         parameter is not finite.
         """
+
+    def adjoint(self) -> "AbstractKernel":
+        """The kernel of the reversed chain `P*`, with `π(x) P*(x, y) = π(y) P(y, x)`.
+
+        A reversible kernel is its own. A block kernel redraws its blocks backwards, and
+        a kernel made of others is made of their adjoints.
+
+        **Raises:** `ValueError` if the kernel is not reversible and does not know it.
+        """
+        if self.is_reversible:
+            return self
+        raise ValueError(
+            f"{type(self).__name__} is not reversible and does not know its adjoint. "
+            "Give it a method `adjoint`, that returns the kernel of the reversed chain."
+        )
+
+    def rescanned(
+        self, change: Callable[[AbstractScan], AbstractScan]
+    ) -> "AbstractKernel | None":
+        """The kernel with another scan in the place of its own; None if it has no scan.
+
+        **Arguments:**
+
+        - `change`: the other scan, from its own.
+
+        **Returns:** a kernel, or None.
+        """
+        del change
+        return None
 
     def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
         """The models that run side by side, the first of which is the model itself:

@@ -40,8 +40,7 @@ class AbstractBlockGibbs(AbstractKernel):
     The blocks are the two layers, unless others are given, whose units must not
     interact: the colours of a graph, as [`trainq.BoltzmannMachine.colouring`][] finds
     them. The chain of two blocks reduces to the smaller one, at least for the scans
-    that come with the library; more make a chain whose systems are solved densely, for
-    up to [13 units](../choosing.md#limits).
+    that come with the library; that of more is solved on all states, without a matrix.
     """
 
     scan: eqx.AbstractVar[AbstractScan]
@@ -90,6 +89,14 @@ class AbstractBlockGibbs(AbstractKernel):
         if isinstance(partition, Layers) and reduced is not None:
             return TwoLayerChain(partition, reduced, model.is_symmetric)
         return ScanChain(partition, self.scan, model.is_symmetric)
+
+    def adjoint(self) -> AbstractKernel:
+        if self.is_reversible:
+            return self
+        return self.rescanned(lambda scan: scan.reversed())
+
+    def rescanned(self, change: Callable[[AbstractScan], AbstractScan]) -> "BlockGibbs":
+        return BlockGibbs(change(self.scan), self.blocks)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         sizes = [model.n_visible, model.n_hidden]

@@ -1,4 +1,4 @@
-"""Teachers with planted patterns."""
+"""Families of models: mean fields, glasses, and planted patterns."""
 
 import jax
 import jax.numpy as jnp
@@ -76,3 +76,72 @@ def test_sizes_are_whole_numbers(key, as_for_users):
     for sizes in ((0, 2), (2.0, 2), (2, True)):
         with pytest.raises(ValueError, match=r"n_\w+ is a whole number of .*units, at"):
             tq.planted_rbm(key, *sizes, 1.0)
+
+
+def naive_energies(n, pairs):
+    """From the coupling of two units, by loops."""
+    return np.array(
+        [
+            -sum(pairs(i, j) * x[i] * x[j] for i in range(n) for j in range(i + 1, n))
+            for x in oracle.states(n)
+        ]
+    )
+
+
+def test_a_mean_field_ferromagnet_knows_the_magnetisation_alone():
+    n, beta = 5, 1.3
+    model = tq.curie_weiss(n, beta, n_visible=3)
+    assert (model.n_visible, model.n_hidden, model.is_symmetric) == (3, 2, True)
+    total = oracle.states(n).sum(axis=1)
+    assert_close(model.energies(), -beta / n * (total**2 - n) / 2, IDENTITY)
+
+
+def test_a_glass_has_couplings_of_variance_one_over_n(key):
+    n = 200
+    model = tq.sherrington_kirkpatrick(key, n, 1.5)
+    scaled = np.asarray(model.couplings) * np.sqrt(n) / 1.5
+    assert scaled.shape == (n * (n - 1) // 2,)
+    assert abs(scaled.mean()) < SIGMAS / np.sqrt(scaled.size)
+    assert abs((scaled**2).mean() - 1) < SIGMAS * np.sqrt(2 / scaled.size)
+    small = tq.sherrington_kirkpatrick(key, 4, 1.5)
+    table = naive_energies(4, lambda i, j: small.coupling_matrix[i, j])
+    assert_close(small.energies(), table, IDENTITY)
+
+
+def test_a_network_of_patterns_is_hopfields(key):
+    n, beta = 5, 0.9
+    xi = tq.random_patterns(key, 3, n)
+    assert xi.shape == (3, n) and (np.abs(xi) == 1).all()
+    table = naive_energies(n, lambda i, j: beta / n * sum(p[i] * p[j] for p in xi))
+    assert_close(tq.hopfield(xi, beta).energies(), table, IDENTITY)
+    assert_close(tq.hopfield(xi.astype(int), beta).energies(), table, IDENTITY)
+
+
+def test_pairs_of_patterns_are_planted_in_both_layers(key):
+    m, n, beta = 4, 3, 2.0
+    visible, hidden = tq.random_patterns(key, 2, m), tq.random_patterns(key, 2, n)
+    model = tq.paired_rbm(visible, hidden, beta)
+    v, h = oracle.states(m + n)[:, :m], oracle.states(m + n)[:, m:]
+    expected = np.zeros(2 ** (m + n))
+    for xi, eta in zip(np.asarray(visible), np.asarray(hidden), strict=True):
+        expected -= beta / np.sqrt(m * n) * (v @ xi) * (h @ eta)
+    assert_close(model.energies(), expected, IDENTITY)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: tq.hopfield(p[0], 1.0), r"n_patterns, n_units.*\(4,\) was given"),
+        (lambda p: tq.paired_rbm(p, p[:1], 1.0), "2 visible and 1 hidden ones"),
+        (lambda p: tq.hopfield(p, np.ones(2)), "beta is an inverse temperature"),
+        (lambda p: tq.curie_weiss(0, 1.0), "n_units is a whole number of units"),
+    ],
+)
+def test_what_is_no_family_has_a_sentence(make, message, as_for_users):
+    with pytest.raises(ValueError, match=message):
+        make(np.ones((2, 4)))
+
+
+def test_patterns_are_signs(as_for_users):
+    with pytest.raises(Exception, match=r"Spins are -1 or \+1"):
+        tq.hopfield(np.full((2, 4), 0.5), 1.0)

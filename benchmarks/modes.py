@@ -1,0 +1,71 @@
+"""Why a chain is slow, for single flips beyond dense matrices: seconds of the slowest
+modes with what they weigh, of both gaps and of a certificate, compiling included, each
+size in a process of its own.
+
+    python benchmarks/modes.py          # 16 units: seconds
+    python benchmarks/modes.py --all    # and 18 and 20 units: minutes
+"""
+
+import json
+import sys
+import time
+
+import jax
+from measure import claim, finish, in_own_process, peak_gib
+from problems import model
+
+import trainq as tq
+
+
+# Units, and the most seconds for all of it together, and GiB.
+SHORT = [(16, 40, 6)]
+LONG = [(18, 60, 8), (20, 400, 14)]
+MODES = 8  # of each sector
+
+
+def one(n_units):
+    """Seconds of each question, asked of one model."""
+    kernel, rbm = tq.RandomScanGibbs(), model(n_units // 2)
+    chain = jax.block_until_ready(kernel.chain(rbm))
+    row = {"units": n_units}
+    f = tq.markov.EnergyGradients(rbm)
+    start = time.perf_counter()
+    found = tq.markov.modes(chain, f, MODES, sector="even")
+    row["share of T_O"] = float(1 - found.rest_noise_share)
+    row["modes s"] = time.perf_counter() - start
+    start = time.perf_counter()
+    gaps = tq.markov.parity_gaps(chain)
+    row["gap, even"], row["gap, odd"] = float(gaps.even), float(gaps.odd)
+    row["gaps s"] = time.perf_counter() - start
+    row["agreement"] = abs(float(found.gap[0]) / row["gap, even"] - 1)
+    start = time.perf_counter()
+    row["certified"] = bool(tq.certify(kernel, rbm).ok)
+    row["certificate s"] = time.perf_counter() - start
+    row["peak GiB"] = peak_gib()
+    print(json.dumps(row))
+
+
+def main():
+    if "--one" in sys.argv:
+        return one(int(sys.argv[-1]))
+    rows, claims = [], []
+    for n_units, seconds, memory in SHORT + LONG * ("--all" in sys.argv):
+        row = in_own_process("modes.py", "--one", n_units)
+        rows.append(row)
+        total = sum(row[key] for key in ("modes s", "gaps s", "certificate s"))
+        name = f"{n_units} units"
+        claims += [
+            claim(f"{name}: seconds, at most {seconds}", total, most=seconds),
+            claim(f"{name}: GiB, at most {memory}", row["peak GiB"], most=memory),
+            claim(f"{name}: certified", row["certified"], least=1),
+            claim(
+                f"{name}: the gap of a list of modes is that found alone",
+                row["agreement"],
+                most=1e-9,
+            ),
+        ]
+    finish(__file__, rows, claims)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Eigenvalues and eigenvectors of the generators that a chain reduces to.
+
+All of them from dense matrices, or the smallest of large ones by Lanczos' iteration. An
+eigenvalue that LAPACK or Lanczos finds is known up to an absolute error of `ε`, and a
+gap of that size not at all. So the small ones are found in other ways: dense, as one
+over the largest of the resolvent, which elimination knows in every digit; by Lanczos,
+from the Dirichlet form of the eigenvectors, a sum of squares in which nothing is
+subtracted. An error `δ` of an eigenvector then changes an eigenvalue by `⟨δ, L δ⟩`: of
+second order, and smaller still where the mode is slow.
+"""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from .._checks import require_concrete
+from .._spins import check_enumerable, fold, unfold
+from ..solvers import AbstractGenerator, Direct, LinearSolve, eigenpairs
+from .chains import AbstractChain, AbstractReduction, Sector
+
+
+# A matrix over half of 2**13 states takes 128 MiB, and minutes at most.
+_MAX_DENSE = 2**13
+# Lanczos holds some dozens of vectors over the states.
+_MAX_UNITS = 20
+# Eigenvalues below are refined where they are found as those of a dense matrix.
+_SLOW = 1e-4
+# How many restarts of Lanczos' iteration are too many.
+_MAX_RESTARTS = 3000
+
+
+class Part(eqx.Module):
+    """One symmetry sector of a chain: a reduction, and the sign under the global flip
+    of the functions that are meant, if the reduction has both."""
+
+    reduction: AbstractReduction
+    sign: int | None = eqx.field(static=True)
+
+    @property
+    def generator(self) -> AbstractGenerator:
+        """The symmetrised generator."""
+        return self.reduction.generator
+
+    @property
+    def sector(self) -> Sector | None:
+        """The parity of its functions; None if they have both, or none."""
+        if self.sign is None:
+            return self.reduction.sector
+        return "even" if self.sign > 0 else "odd"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether constants are among its functions."""
+        return self.generator.is_closed and self.sign != -1
+
+    @property
+    def size(self) -> int:
+        """How many functions there are, constants included."""
+        n = self.generator.n_states
+        return n if self.sign is None else n // 2
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there are few enough for a dense eigenproblem."""
+        return self._n_whole <= _MAX_DENSE
+
+    @property
+    def _n_whole(self) -> int:
+        return self.generator.n_states * (1 if self.reduction.sector is None else 2)
+
+    def check_size(self) -> None:
+        """Raise a `ValueError` if there are too many states for Lanczos' iteration."""
+        check_enumerable(
+            (self._n_whole - 1).bit_length(), _MAX_UNITS, "modes", _INSTEAD
+        )
+
+    def fold(self, f: Array) -> Array:
+        """The part of the sector, of functions as the generator takes them."""
+        return f if self.sign is None else fold(f, self.sign)
+
+    def unfold(self, f: Array) -> Array:
+        """The inverse of `fold`."""
+        return f if self.sign is None else unfold(f, self.sign)
+
+
+_INSTEAD = (
+    "Use a two-layer kernel, whose chain lives on one layer, or a smaller model of the "
+    "same kind."
+)
+
+
+def parts_of(chain: AbstractChain, sector: Sector | None) -> tuple[Part, ...]:
+    """What has all modes of a chain, or those of one parity, sector by sector."""
+    found = []
+    for reduction in chain.spectral_reductions(sector):
+        whole = reduction.generator.n_states == chain.n_states > 1
+        if whole and chain.is_symmetric and reduction.sector is None:
+            wanted = ("even", "odd") if sector is None else (sector,)
+            found += [Part(reduction, 1 if s == "even" else -1) for s in wanted]
+        else:
+            found.append(Part(reduction, None))
+    for part in found:
+        if not part.is_dense:
+            part.check_size()
+    return tuple(found)
+
+
+class Eigenpairs(NamedTuple):
+    """Eigenvalues from the smallest, without that of constants, eigenvectors as columns
+    in the coordinates of the generator, and whether they are known."""
+
+    values: Float[Array, " r"]
+    vectors: Float[Array, "n r"]
+    known: Array
+
+
+def resolvent_matrix(
+    generator: AbstractGenerator, solver: Direct
+) -> tuple[Float[Array, "n n"], Array]:
+    """`L⁺`, symmetric, and whether it is known."""
+    identity = jnp.eye(generator.n_states, dtype=generator.log_law.dtype)
+    null = generator.null
+    others = identity if null is None else identity - jnp.outer(null, null)
+    inverse, stats, _ = LinearSolve(generator, solver, len(others))(others)
+    inverse = inverse if null is None else others @ inverse
+    return (inverse + inverse.T) / 2, stats.ok
+
+
+def all_pairs(part: Part, solver: Direct) -> Eigenpairs:
+    """All of them, from dense matrices. No derivative."""
+    part = jax.tree.map(lax.stop_gradient, part)
+    generator, n_constants = part.generator, int(part.is_closed)
+    null = generator.null
+    matrix = generator.matrix()
+    if null is not None:  # no eigenvalue of L is above 2
+        matrix = matrix + 4 * jnp.outer(null, null)
+
+    def folded(matrix):
+        return part.fold(part.fold(matrix).T)
+
+    values, vectors = eigenpairs(folded(matrix))
+    r = part.size - n_constants
+    values, vectors = values[:r], vectors[:, :r]
+    if r == 0:
+        return Eigenpairs(values, part.unfold(vectors), jnp.asarray(True))
+
+    def refined(values, vectors):
+        # One over the j-th eigenvalue of the resolvent is known to ε γ_j / γ_1, that of
+        # L to ε / γ_j: the second is better from √γ_1 on, and where the first would be
+        # wrong in more than half of the digits. The set of those that are
+        # taken from the resolvent ends at the widest step between two, so that it is
+        # known as a set either way.
+        inverse, known = resolvent_matrix(generator, solver)
+        slowness, others = eigenpairs(folded(inverse))
+        slowness, others = slowness[::-1][:r], others[:, ::-1][:, :r]
+        some = slowness > 0.25  # no rate is above two
+        slow = jnp.where(some, 1 / jnp.where(some, slowness, 1), 4)
+        most = jnp.minimum(slow[0] ** -0.5, float(jnp.finfo(slow.dtype).eps) ** -0.6)
+        allowed = slow <= most * slow[0]
+        after = jnp.where(jnp.append(allowed[1:], False), jnp.append(slow[1:], 4), 4)
+        beyond = jnp.append(values[1:], 4)
+        after = jnp.where(after == 4, jnp.maximum(beyond, slow), after)
+        step = jnp.where(allowed, after / slow, 0)
+        taken = jnp.arange(r) <= jnp.argmax(step)
+        values = jnp.where(taken, slow, values)
+        return values, jnp.where(taken[None], others, vectors), known
+
+    values, vectors, known = lax.cond(
+        values[0] < _SLOW,
+        refined,
+        lambda values, vectors: (values, vectors, jnp.asarray(True)),
+        *(values, vectors),
+    )
+    return Eigenpairs(values, part.unfold(vectors), known)
+
+
+@eqx.filter_jit
+def _product(part: Part, y: Float[Array, " n"]) -> Float[Array, " n"]:
+    """`L y`, with constants moved out of the way, to the upper end."""
+    y = part.unfold(y[:, None])
+    out, null = part.generator.mv(y), part.generator.null
+    if null is not None:
+        out = out + 2 * null[:, None] * (null @ y)[None]
+    return part.fold(out)[:, 0]
+
+
+@eqx.filter_jit
+def _rayleigh_ritz(part: Part, y: Float[Array, "n r"]) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors in the span of columns, from the Dirichlet form."""
+    generator, y = part.generator, part.unfold(y)
+    null = generator.null
+    y = y if null is None else y - jnp.outer(null, null @ y)
+    y = jnp.linalg.qr(y)[0]
+    x = generator.functions(y)
+    values, turn = jnp.linalg.eigh(generator.dirichlet(x, x, "gram"))
+    return values, y @ turn
+
+
+def lowest_pairs(part: Part, k: int) -> Eigenpairs:
+    """The smallest ones, by Lanczos' iteration, which is SciPy's and takes numbers."""
+    require_concrete("A spectrum found by Lanczos' iteration", chain=part)
+    n = part.size
+    generator = part.generator
+    start = np.random.default_rng(0).normal(size=n)
+    dtype = np.dtype(generator.log_law.dtype)
+
+    def product(y):
+        return np.asarray(_product(part, jnp.asarray(y, dtype).reshape(-1)))
+
+    k = min(k, n - 1 - int(part.is_closed))
+    operator = LinearOperator((n, n), matvec=product, dtype=dtype)  # type: ignore
+    eps = float(np.finfo(dtype).eps)
+    try:
+        _, vectors = eigsh(
+            operator,
+            k,
+            which="SA",
+            v0=start.astype(dtype),
+            ncv=min(n, max(2 * k + 1, 40)),
+            tol=eps**0.6,  # type: ignore[arg-type]
+            maxiter=_MAX_RESTARTS,
+        )
+    except ArpackNoConvergence:
+        raise RuntimeError(
+            f"Lanczos' iteration did not find the {k} slowest modes of {n} states in "
+            f"{_MAX_RESTARTS} restarts. The chain is so slow that they lie too close "
+            "to each other: ask for fewer, raise the temperature, or use a two-layer "
+            "kernel."
+        ) from None
+    values, vectors = _rayleigh_ritz(part, jnp.asarray(vectors))
+    return Eigenpairs(values, vectors, jnp.asarray(True))

@@ -1,0 +1,335 @@
+"""Why is Q low? Where the noise comes from, and which assumption fails."""
+
+import math
+from typing import SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checks import positive_number, require_concrete, whole_number
+from .._show import AbstractShown, Table, percent
+from ..markov import (
+    AbstractChain,
+    AbstractKernel,
+    EnergyGradients,
+    Modes,
+    SingleFlipChain,
+    checked_kernel,
+    detailed_balance_residual,
+    modes,
+    symmetry_residual,
+    variance,
+)
+from ..models import AbstractEnergyModel, VisibleLaw, parameters
+from ._qstruct import QStruct
+from ._snr import GradientSNR
+
+
+# Up to so many units a chain has a matrix.
+_MAX_MATRIX = 13
+# The bars. That of the burn-in is the published one, the others are ours.
+_BURN_IN = 5.0  # relaxation times
+_WINDOW = 10.0  # relaxation times
+_BULK = 0.1  # per sweep
+_SPREAD = 1.5
+_ROWS = 3  # observables that a table shows
+
+
+class Assumption(AbstractShown):
+    """One assumption of a prediction of `Q`: its number, and whether it holds.
+
+    One that does not apply has a `reason`, and neither a number nor a verdict.
+    """
+
+    what: str = eqx.field(static=True)
+    """What the number is, and what is asked of it."""
+    number: Float[Array, ""] | None
+    """The number that decides; None if the assumption does not apply."""
+    holds: bool | None = eqx.field(static=True)
+    """The verdict; None if the assumption does not apply."""
+    reason: str | None = eqx.field(static=True, default=None)
+    """Why it does not apply; None if it does."""
+    advice: str = eqx.field(static=True, default="")
+    """What to change if it fails."""
+
+
+class Diagnosis(AbstractShown):
+    """What `trainq.diagnose` found: `print` it."""
+
+    snr: GradientSNR
+    """The structural prediction, with what each parameter contributes."""
+    modes: Modes | None
+    """The modes of the chain; None for a chain that is not reversible."""
+    relaxation: Float[Array, " n_parameters"]
+    """`⟨f̃_a, R f̃_a⟩ / Var f_a`, the mean relaxation time of each observable, in kernel
+    steps."""
+    parameter_names: tuple[str, ...] = eqx.field(static=True)
+    """The parameter of each observable."""
+    assumptions: dict[str, Assumption]
+    """Each by name, as a [`trainq.predictors.Assumption`][]."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all assumptions hold that apply."""
+        return not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of those that do not hold."""
+        return tuple(k for k, one in self.assumptions.items() if one.holds is False)
+
+    def _shown(self) -> list[str | Table]:
+        parts: list[str | Table] = [str(self.snr), "", "Where the noise comes from"]
+        if self.modes is None:
+            parts.append("modes: the chain is not reversible, and has no real ones")
+        else:
+            found = self.modes
+            parts += found._shown()
+            if bool(jnp.any(found.parity != 0)):
+                even, odd = (
+                    percent(jnp.sum(jnp.where(found.parity == s, found.noise_share, 0)))
+                    for s in (1, -1)
+                )
+                parts.append(
+                    f"even modes make {even} of T_O, odd ones {odd}; the slowest "
+                    f"is {'even' if found.parity[0] > 0 else 'odd'}, with a gap of "
+                    f"{found.gap[0]:.4g}"
+                )
+        share = np.asarray(self.snr.parameter_t_o) / float(self.snr.t_o)
+        rows: Table = [("observable of", "of T_O", "relaxation time")]
+        for i in np.argsort(-share, kind="stable")[:_ROWS]:
+            time = f"{self.relaxation[i]:.4g} steps"
+            rows.append((self.parameter_names[i], percent(share[i]), time))
+        checks: Table = [("assumption", "number", "verdict", "change, or why not")]
+        for name, one in self.assumptions.items():
+            if one.number is None:
+                checks.append((name, "", "does not apply", str(one.reason)))
+                continue
+            verdict = "holds" if one.holds else "FAILS"
+            number = f"{float(one.number):.3g} {one.what}"
+            checks.append((name, number, verdict, "" if one.holds else one.advice))
+        return [*parts, rows, "", "Which assumption fails", checks]
+
+
+def diagnose(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    data: VisibleLaw,
+    window: SupportsIndex | float,
+    burn_in: SupportsIndex = 0,
+) -> Diagnosis:
+    """Why is `Q` low? Where the noise of a gradient comes from, and which assumption of
+    its prediction fails, each with its number and what to change.
+
+    The noise is split by modes, by parity under the global flip, and by observables.
+    The assumptions are those of the structural prediction and of the cluster of slow
+    modes that stands for it: the chain is reversible, irreducible and aperiodic; the
+    burn-in is at least `5 / γ_eff`; the window is at least ten relaxation times of the
+    slowest observable, so that the prediction is right to some 10 %; what is not in the
+    cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
+    less than a factor 1.5 on how the cluster is chosen; and law, kernel and observables
+    share the symmetry under the global flip. Of a chain that is not reversible, what
+    needs a spectrum does not apply, and relaxation times stand in for `1 / γ_eff`.
+
+    It is made of numbers: call it outside of `jax.jit`.
+
+    **Arguments:**
+
+    - `kernel`, `model`, `data`: as for [`trainq.QStruct`][].
+    - `window`: length `K` of the average, in kernel steps.
+    - `burn_in`: steps that are dropped before, of chains that do not start from the
+        law of the model.
+
+    **Returns:** a [`trainq.predictors.Diagnosis`][]. `print` it.
+
+    **Raises:** `ValueError` if the window is not positive, the burn-in negative, there
+    are too many states, or an argument is traced; a run-time error as for
+    [`trainq.QStruct`][].
+
+    !!! example
+
+        ```python
+        kernel = tq.RandomScanGibbs()
+        found = tq.diagnose(kernel, model, data, window=2500)
+        print(found)
+        print(found.failed)
+        ```
+    """
+    checked_kernel(kernel)
+    window = positive_number("window", window, of="kernel steps")
+    dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
+    require_concrete("A diagnosis", model=model, data=data)
+    snr = QStruct(kernel, window)(model, data)
+    chain = _chain(kernel, model)
+    f = EnergyGradients(model)
+    relaxation = _relaxation(chain, f, snr)
+    found = modes(chain, f) if chain.is_reversible else None
+    assumptions = {
+        "reversible": _reversible(chain, model),
+        "irreducible": _irreducible(found, snr),
+        "aperiodic": _aperiodic(chain, found, model),
+        **_times(kernel, model, found, relaxation, window, dropped),
+        "bulk relaxes": _bulk(found, kernel.steps(model, sweeps=1)),
+        "cluster is stable": _stable(found),
+        "one symmetry": _symmetric(chain, model, f),
+    }
+    return Diagnosis(snr, found, relaxation, _names(model), assumptions)
+
+
+@eqx.filter_jit
+def _chain(kernel: AbstractKernel, model: AbstractEnergyModel) -> AbstractChain:
+    return kernel.chain(model)
+
+
+@eqx.filter_jit
+def _relaxation(chain: AbstractChain, f: EnergyGradients, snr: GradientSNR) -> Array:
+    var = variance(chain, f)
+    some = var > 0
+    t_o = jnp.where(some, snr.parameter_t_o, 0)
+    return t_o / jnp.where(some, var, 1)
+
+
+def _names(model: AbstractEnergyModel) -> tuple[str, ...]:
+    """`weights[0, 1]` for each entry of each parameter, in the order of observables."""
+    names = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(parameters(model))[0]:
+        name = jax.tree_util.keystr(path).lstrip(".")
+        for index in np.ndindex(leaf.shape):
+            where = ", ".join(map(str, index))
+            names.append(f"{name}[{where}]" if leaf.shape else name)
+    return tuple(names)
+
+
+_NOT_REVERSIBLE = "the chain is not reversible"
+
+
+def _is_small(chain: AbstractChain, model: AbstractEnergyModel) -> bool:
+    return model.n_units <= _MAX_MATRIX or isinstance(chain, SingleFlipChain)
+
+
+def _tolerance(chain: AbstractChain) -> float:
+    return 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
+
+
+def _not_applicable(reason: str) -> Assumption:
+    return Assumption("", None, None, reason)
+
+
+def _reversible(chain: AbstractChain, model: AbstractEnergyModel) -> Assumption:
+    if not _is_small(chain, model):
+        return _not_applicable("its flows need a matrix, of at most 13 units")
+    residual = detailed_balance_residual(chain)
+    return Assumption(
+        "of imbalance",
+        residual,
+        bool(chain.is_reversible and residual <= _tolerance(chain)),
+        advice="for modes, PalindromicBlockGibbs or a random scan",
+    )
+
+
+def _irreducible(found: Modes | None, snr: GradientSNR) -> Assumption:
+    advice = "lower beta, or a kernel that crosses"
+    if found is not None:
+        gap = found.gap[0]
+        return Assumption("smallest gap", gap, bool(gap > 0), None, advice)
+    if snr.stats is None:
+        return _not_applicable(_NOT_REVERSIBLE)
+    residual = jnp.max(snr.stats.residual)
+    solved = bool(snr.stats.ok)
+    return Assumption("left of the resolvent", residual, solved, None, advice)
+
+
+def _aperiodic(
+    chain: AbstractChain, found: Modes | None, model: AbstractEnergyModel
+) -> Assumption:
+    advice = "a kernel that may stay"
+    tolerance = _tolerance(chain)
+    if found is not None and found.is_complete:
+        # The least eigenvalue, above -1.
+        least = 2 - jnp.max(found.gap, initial=1)
+        what = "least eigenvalue + 1"
+        return Assumption(what, least, bool(least > tolerance), None, advice)
+    if isinstance(chain, SingleFlipChain):
+        least = 2 * (1 - jnp.max(chain.jumps()[0]))  # Gershgorin's bound
+        what = "bounds least eigenvalue + 1"
+        if least > tolerance:
+            return Assumption(what, least, True, None, advice)
+    if not _is_small(chain, model):
+        return _not_applicable("it needs a matrix, of at most 13 units")
+    stays = jnp.max(jnp.diagonal(chain.matrix()))
+    what = "largest P(x, x)"
+    return Assumption(what, stays, bool(stays > 0), None, advice)
+
+
+def _times(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    found: Modes | None,
+    relaxation: Array,
+    window: float,
+    burn_in: int,
+) -> dict[str, Assumption]:
+    slowest = jnp.max(relaxation)
+    name = "burn-in / τ" if found is None else "γ_eff × burn-in"
+    rate = 1 / slowest if found is None else found.cluster().gamma_eff
+    enough = math.ceil(_BURN_IN / float(rate))
+    dropped = burn_in * rate
+    long = math.ceil(_WINDOW * float(slowest))
+    ratio = float(window) / slowest
+    return {
+        "burn-in is long": Assumption(
+            f"{name}, ≥ {_BURN_IN:g}",
+            dropped,
+            bool(dropped >= _BURN_IN),
+            advice=f"burn_in={enough} steps, or start from the law",
+        ),
+        "window is long": Assumption(
+            f"relaxation times, ≥ {_WINDOW:g}",
+            ratio,
+            bool(ratio >= _WINDOW),
+            advice=f"window={long} steps, or QOperational",
+        ),
+    }
+
+
+def _bulk(found: Modes | None, sweep: int) -> Assumption:
+    if found is None:
+        return _not_applicable(_NOT_REVERSIBLE)
+    rate = found.cluster().bulk_rate * sweep
+    return Assumption(
+        f"per sweep, ≥ {_BULK:g}",
+        rate,
+        bool(rate >= _BULK),
+        advice="a larger factor, or T_O in place of γ_eff",
+    )
+
+
+def _stable(found: Modes | None) -> Assumption:
+    if found is None:
+        return _not_applicable(_NOT_REVERSIBLE)
+    spread = found.sensitivity().spread
+    return Assumption(
+        f"spread of γ_eff, ≤ {_SPREAD:g}",
+        spread,
+        bool(spread <= _SPREAD),
+        advice="T_O, which has no threshold",
+    )
+
+
+def _symmetric(
+    chain: AbstractChain, model: AbstractEnergyModel, f: EnergyGradients
+) -> Assumption:
+    if not chain.is_symmetric:
+        return _not_applicable("the model or the kernel has no global flip")
+    if not _is_small(chain, model):
+        return _not_applicable("it needs a matrix, of at most 13 units")
+    residual = symmetry_residual(chain, f)
+    return Assumption(
+        "of asymmetry",
+        residual,
+        bool(residual <= _tolerance(chain)),
+        advice="an `is_symmetric` that is true",
+    )

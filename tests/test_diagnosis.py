@@ -1,0 +1,110 @@
+"""The diagnosis names what fails, and what to change, for models made to fail it."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    assert_close,
+    dense,
+    neural,
+    random_law,
+    rbm,
+)
+from test_certificate import Liar, WrongKernel
+
+import trainq as tq
+
+
+MODEL, DATA = rbm(3, 2), random_law(3)
+GIBBS = KERNELS["gibbs"]
+
+
+def test_all_that_can_hold_holds_of_a_warm_model_with_a_long_window():
+    found = tq.diagnose(GIBBS, MODEL, DATA, 100_000, 10_000)
+    assert found.ok and found.failed == ()
+    assert all(one.holds for one in found.assumptions.values())
+    assert_close(found.snr.q, tq.QStruct(GIBBS, 100_000)(MODEL, DATA).q, IDENTITY)
+    assert found.parameter_names == tuple(
+        f"weights[{i}, {j}]" for i in range(3) for j in range(2)
+    )
+    f = tq.observables(MODEL)
+    times = tq.markov.autocorrelation_times(
+        GIBBS.chain(MODEL), f, convention="resolvent"
+    )
+    assert_close(found.relaxation, times, DIRECT)
+    text = str(found)
+    for words in ("Where the noise comes from", "weights[", "holds", "of T_O, odd"):
+        assert words in text
+    assert "FAILS" not in text
+    assert found._repr_html_().count("<table>") == 3
+
+
+def test_times_that_are_too_short_say_what_is_enough():
+    found = tq.diagnose(GIBBS, MODEL, DATA, 20)
+    assert set(found.failed) == {"burn-in is long", "window is long"}
+    cluster = found.modes.cluster()
+    enough = math.ceil(5 / float(cluster.gamma_eff))
+    long = math.ceil(10 * float(jnp.max(found.relaxation)))
+    assert f"burn_in={enough} steps" in str(found)
+    assert f"window={long} steps" in str(found)
+    assert tq.diagnose(GIBBS, MODEL, DATA, long, enough).ok
+    almost = tq.diagnose(GIBBS, MODEL, DATA, long - 1, enough - 1)
+    assert set(almost.failed) == {"burn-in is long", "window is long"}
+
+
+def test_numbers_are_those_of_a_dense_spectrum():
+    pi, matrix = dense("metropolis", MODEL)
+    root = np.sqrt(pi)
+    values = np.linalg.eigvalsh(root[:, None] * matrix / root[None, :])
+    found = tq.diagnose(KERNELS["metropolis"], MODEL, DATA, 100).assumptions
+    assert abs(found["irreducible"].number - (1 - values[-2])) < DIRECT
+    assert abs(found["aperiodic"].number - (1 + values[0])) < DIRECT
+
+
+def test_a_chain_that_is_not_reversible_uses_what_applies():
+    found = tq.diagnose(KERNELS["alternating"], MODEL, DATA, 1000, 100)
+    assert found.failed == ("reversible",) and found.modes is None
+    for name in ("bulk relaxes", "cluster is stable"):
+        one = found.assumptions[name]
+        assert one.holds is None and one.number is None
+        assert "not reversible" in one.reason
+    assert found.assumptions["window is long"].holds
+    assert "PalindromicBlockGibbs" in str(found)
+
+
+def test_what_is_wrong_fails():
+    wrong = tq.diagnose(WrongKernel(), rbm(2, 2), random_law(2), 1000, 100)
+    assert "reversible" in wrong.failed
+    liar = Liar(neural(2, 1))
+    with pytest.raises(ValueError, match="has no parameters"):
+        tq.diagnose(GIBBS, eqx.tree_at(lambda m: m.inner, liar, MODEL), DATA, 10)
+
+
+def test_a_model_without_the_symmetry_says_so():
+    found = tq.diagnose(GIBBS, rbm(2, 2, biased=True), random_law(2), 1000, 1000)
+    assert found.assumptions["one symmetry"].holds is None
+    assert "no global flip" in str(found)
+    assert {"visible_bias[0]", "hidden_bias[1]"} <= set(found.parameter_names)
+    assert "even modes" not in str(found)
+
+
+def test_a_frozen_pair_has_a_cluster_that_depends_on_its_threshold():
+    # One slow mode of a tiny weight, beside many that are fast.
+    model = tq.RBM(jnp.array([[3.0, 3.0], [3.0, 2.9]]))
+    found = tq.diagnose(GIBBS, model, random_law(2), 10**6, 10**4)
+    spread = found.modes.sensitivity().spread
+    assert_close(found.assumptions["cluster is stable"].number, spread, IDENTITY)
+    assert found.assumptions["cluster is stable"].holds == bool(spread <= 1.5)
+
+
+def test_it_needs_numbers(as_for_users):
+    with pytest.raises(ValueError, match="traced model was given"):
+        eqx.filter_jit(lambda m: tq.diagnose(GIBBS, m, DATA, 10).snr.q)(MODEL)
+    with pytest.raises(ValueError, match="burn_in is a whole number"):
+        tq.diagnose(GIBBS, MODEL, DATA, 10, -1)
