@@ -416,6 +416,39 @@ def test_the_derivative_is_that_of_central_differences():
     assert_close(found, other, AUTODIFF)
 
 
+# Kernels made of it.
+
+
+def test_kernels_of_tempering_move_all_replicas_together(key):
+    one = tq.ParallelTempering(KERNELS["gibbs"], BETAS[:2], shared=False)
+    lazy = tq.Lazy(one, shared=False)
+    matrix = np.asarray(one.chain(SMALL).matrix())
+    chain = lazy.chain(SMALL)
+    assert_close(chain.matrix(), (np.eye(16) + matrix) / 2, IDENTITY)
+    first = jnp.asarray(oracle.states(4)[1]).reshape(1, 2, 2)
+    x = lazy.step(key, SMALL, jnp.broadcast_to(first, (40_000, 2, 2)))
+    counts = np.bincount(np.asarray(state_index(x.reshape(-1, 4))), minlength=16)
+    assert excess(counts, np.asarray(chain.matrix())[1]) < SIGMAS
+    slow, fast = (tq.QStruct(k, 9)(SMALL, random_law(1)) for k in (lazy, one))
+    assert_close(slow.t_o, 2 * fast.t_o, DIRECT)
+    with pytest.raises(ValueError, match=r"these run \[2, 1\] replicas"):
+        tq.Mixture([one, KERNELS["gibbs"]]).replicas(SMALL)
+
+
+def test_the_adjoint_moves_backwards():
+    tempering = tempered("alternating")
+    chain, back = (k.chain(SMALL) for k in (tempering, tempering.adjoint()))
+    pi = np.asarray(chain.stationary)[:, None]
+    flow = pi * np.asarray(chain.matrix())
+    assert_close(pi * np.asarray(back.matrix()), flow.T, IDENTITY)
+    assert np.abs(flow - flow.T).max() > 1e-4
+    symmetrised = tq.Symmetrised(tempering).chain(SMALL)
+    assert_close(pi * np.asarray(symmetrised.matrix()), (flow + flow.T) / 2, IDENTITY)
+    assert tempered().adjoint() is not None and tempered().is_reversible
+    with pytest.raises(ValueError, match="does not know its adjoint"):
+        tempered(order=EVEN_ODD).adjoint()
+
+
 # Runs.
 
 
