@@ -161,6 +161,9 @@ def main(n_cases, kinds, specs):
             found[case] = same_runs(model, kernel, functions, kind)
     _, _, own = list(cases())[2]
     found["run, a kernel of a user's"] = same_runs(model, own, mean_of_two, kinds[-1])
+    # States of the model, which every replica begins with.
+    replicas = tq.ParallelTempering(kernel, [1.0, 0.6, 0.3])
+    found["run, replicas"] = same_runs(model, replicas, mean_of_two, kinds[-1])
     print(json.dumps(found))
 
 

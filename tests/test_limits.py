@@ -14,6 +14,7 @@ from trainq import markov
 
 
 FLIPS, LAYERS = tq.RandomScanGibbs(), tq.RandomScanBlockGibbs()
+RANDOM_PAIR = markov.RandomSwaps(n_swaps=1)
 
 
 class Field(tq.AbstractEnergyModel):
@@ -119,6 +120,17 @@ def but_for_numbers(ask):
     return within
 
 
+def replicas(ask):
+    """As many replicas of one unit, so that any number of units can be made."""
+    one = tq.BoltzmannMachine(jnp.zeros((1, 1)), jnp.ones(1))
+
+    def of(n):
+        kernel = tq.ParallelTempering(FLIPS, jnp.linspace(1, 0, n), RANDOM_PAIR)
+        return eqx.filter_eval_shape(ask(kernel), one)
+
+    return of
+
+
 # The start of a row of the page, and what it is about.
 ROWS = {
     "anything that lists all states": [
@@ -175,6 +187,17 @@ ROWS = {
     "`basins`": [finds_basins],
     "`absorption`, of a matrix": [is_absorbed],
     "`QStruct`, `resolvent` of a chain of your own": [of_own_chain],
+    "`QStruct`, `certify` of `ParallelTempering`": [
+        replicas(lambda k: lambda m: tq.QStruct(k, 10)(m, jnp.full(2, 0.5))),
+        replicas(lambda k: lambda m: tq.certify(k, m)),
+    ],
+    "`swap_acceptance`": [
+        of_model(lambda m: markov.swap_acceptance(m, [1.0, 0.5])),
+        lambda n: of_model(markov.energy_variance, unclosed)(n - 3),
+    ],
+    "`ladder`, `energy_variance` of an `RBM`": [
+        of_model(markov.energy_variance, wide),
+    ],
 }
 
 

@@ -106,5 +106,5 @@ def test_chains_on_a_mesh_are_those_on_one_device(options):
     process = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout.splitlines()[-1])
-    assert len(found) == (6 if options else 53)
+    assert len(found) == (7 if options else 54)
     assert all(found.values()), found

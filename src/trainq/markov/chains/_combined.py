@@ -33,6 +33,9 @@ class AbstractCombinedChain(AbstractChain):
     def is_symmetric(self) -> bool:
         return all(part.is_symmetric for part in self.parts)
 
+    def lift(self, f: Float[Array, "some *obs"]) -> Float[Array, "states *obs"]:
+        return self.parts[0].lift(f)
+
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         return self.operator()(f)
 

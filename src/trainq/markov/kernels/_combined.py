@@ -63,7 +63,7 @@ class Symmetrised(AbstractKernel):
         if self.kernel.is_reversible:
             return self.kernel.stepper(model)
         both = [k.stepper(model) for k in (self.kernel, self.kernel.adjoint())]
-        return _one_of(both, (0.5, 0.5), self.shared)
+        return _one_of(both, (0.5, 0.5), self.shared, self.replicas(model))
 
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
         if self.kernel.is_reversible:
@@ -73,6 +73,9 @@ class Symmetrised(AbstractKernel):
             return scanned.chain(model)
         there, back = self.kernel.chain(model), self.kernel.adjoint().chain(model)
         return MixtureChain((there, back), (0.5, 0.5), is_reversible=True)
+
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
+        return self.kernel.replicas(model)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return self.kernel.site_updates(model)
@@ -139,6 +142,9 @@ class Palindrome(AbstractKernel):
             return PowerChain(self.kernel.chain(model), 2)
         there, back = (k.chain(model) for k in (self.kernel, self.kernel.adjoint()))
         return ThereAndBackChain(there, back)
+
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
+        return self.kernel.replicas(model)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         if self._scanned is not None:
@@ -220,11 +226,22 @@ class Mixture(AbstractKernel):
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         steppers = [kernel.stepper(model) for kernel in self.kernels]
-        return _one_of(steppers, self.weights, self.shared)
+        return _one_of(steppers, self.weights, self.shared, self.replicas(model))
 
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
         chains = tuple(kernel.chain(model) for kernel in self.kernels)
         return MixtureChain(chains, self.weights)
+
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
+        found = [kernel.replicas(model) for kernel in self.kernels]
+        sizes = [len(each) for each in found]
+        if len(set(sizes)) > 1:
+            raise ValueError(
+                "The kernels of a mixture have the same law, but these run "
+                f"{sizes} replicas of the model. Mix kernels first, and temper the "
+                "mixture."
+            )
+        return found[0]
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         total = sum(
@@ -288,6 +305,9 @@ class Power(AbstractKernel):
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
         return PowerChain(self.kernel.chain(model), self.n)
 
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
+        return self.kernel.replicas(model)
+
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return self.n * self.kernel.site_updates(model)
 
@@ -333,25 +353,33 @@ class Lazy(AbstractKernel):
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         move = self.kernel.stepper(model)
-        return _one_of([move, lambda key, x: x], (0.5, 0.5), self.shared)
+        both = [move, lambda key, x: x]
+        return _one_of(both, (0.5, 0.5), self.shared, self.replicas(model))
 
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
         return MixtureChain((self.kernel.chain(model),), (0.5,))
+
+    def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
+        return self.kernel.replicas(model)
 
     def site_updates(self, model: AbstractEnergyModel) -> int | float:
         return self.kernel.site_updates(model) / 2
 
 
 def _one_of(
-    steppers: Sequence[Stepper], weights: Sequence[float], shared: bool
+    steppers: Sequence[Stepper],
+    weights: Sequence[float],
+    shared: bool,
+    replicas: Sequence[AbstractEnergyModel],
 ) -> Stepper:
     """A step of one of several, picked at random: once for all chains, so that only
-    that one runs, or by each chain for itself."""
+    that one runs, or by each chain for itself, with all of its replicas."""
     ends = np.cumsum(weights)[:-1]
+    axes = 1 if len(replicas) == 1 else 2  # of one state
 
     def step(key, x):
         coin, key = jr.split(key)
-        shape = () if shared else (*x.shape[:-1], 1)
+        shape = () if shared else (*x.shape[:-axes], *(1,) * axes)
         which = sum(
             ((jr.uniform(coin, shape) >= end).astype(int) for end in ends),
             jnp.zeros(shape, int),

@@ -130,6 +130,13 @@ class ParallelTempering(AbstractKernel):
         """Whether both the kernel of the replicas and the order are."""
         return self.kernel.is_reversible and self.order.is_reversible(self.n_replicas)
 
+    def adjoint(self) -> AbstractKernel:
+        if self.is_reversible or not self.order.is_reversible(self.n_replicas):
+            return super().adjoint()
+        # (LS + SL)* = S L* + L* S.
+        kernel = self.kernel.adjoint()
+        return ParallelTempering(kernel, self.betas, self.order, shared=self.shared)
+
     def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:
         self._check_kernel(model)
         return (model, *(model.tempered(beta) for beta in self.betas[1:]))
