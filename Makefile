@@ -44,8 +44,8 @@ test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 test-all: $(VENV)/.installed-dev ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
-SHORT := naive_jax scipy_solvers lineax_solvers deeptime_chains thrml_chains large \
-  bottlenecks modes import_time accuracy
+SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
+  thrml_chains large bottlenecks modes import_time accuracy
 LONG := scaling sharding coverage exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python

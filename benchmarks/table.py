@@ -12,6 +12,7 @@ TITLES = {
     "naive_jax": "Against a dense solve with autodiff in JAX",
     "scipy_solvers": "Against NumPy and SciPy, values only",
     "lineax_solvers": "Against lineax on the same operator",
+    "nonreversible_solvers": "Against jax.scipy and lineax, of a fixed order",
     "deeptime_chains": "Against deeptime",
     "thrml_chains": "Against thrml",
     "large": "Large systems",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...solvers import (
+    MAX_ELIMINATED,
     GramGenerator,
     Pairing,
     Words,
@@ -344,11 +345,13 @@ def layer(
     if sector is not None:
         # A class {x, -x} has the law of both its members.
         own, other = (x[: x.size // 2] + math.log(2) for x in (own, other))
+    small = own.size <= MAX_ELIMINATED
     return GramGenerator(
         overlap=fold_sector(fold_sector(whole, sector).T, sector).T,
         log_law=own,
         log_other=other,
-        whole=whole if sector == "odd" else None,
+        # Only what may be nearly singular is ever eliminated.
+        whole=whole if sector == "odd" and (share == 1 or small) else None,
         is_odd=sector == "odd",
         leak=None if share == 1 else jnp.full_like(own, 1 - share),
     )
