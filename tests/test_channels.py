@@ -41,7 +41,7 @@ def test_a_slower_chain_is_the_gamma_channel_alone():
     model = rbm(3, 2)
     snr, found = both(model)
     lazy = eqx.tree_at(lambda m: m.gap, found, found.gap / 2)
-    slow = eqx.tree_at(lambda s: s.parameter_t_o, snr, 2 * snr.parameter_t_o)
+    slow = eqx.tree_at(lambda s: s.parameter_t_o, snr, replace_fn=lambda t: 2 * t)
     split = tq.log_q_channels((snr, found), (slow, lazy))
     assert_close(split.gamma, -np.log(2), IDENTITY)
     assert_close(split.g_gamma, 2, IDENTITY)

@@ -23,9 +23,8 @@ from helpers import (
 )
 from hypothesis import given, settings, strategies as st
 
-import trainq
 import trainq as tq
-from trainq.markov import modes
+from trainq.markov import _eigenpairs, _modes, modes
 
 
 def spectrum(matrix, pi, f):
@@ -261,8 +260,8 @@ def test_gaps_of_any_size_are_known(gap):
 @pytest.fixture
 def by_lanczos(monkeypatch):
     """As if models of a few units were large."""
-    monkeypatch.setattr(trainq.markov._eigenpairs, "_MAX_DENSE", 2**4)
-    monkeypatch.setattr(trainq.markov._modes, "_FEW", 2**3)
+    monkeypatch.setattr(_eigenpairs, "_MAX_DENSE", 2**4)
+    monkeypatch.setattr(_modes, "_FEW", 2**3)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +310,7 @@ def test_lanczos_is_as_good_as_dense_for_a_cold_model(by_lanczos):
     # A gap of 1e-9, which Lanczos alone would know to seven digits.
     chain = KERNELS["gibbs"].chain(planted(4, (1, 2), beta=9.0))
     found = float(tq.markov.spectral_gap(chain, "odd"))
-    trainq.markov._eigenpairs._MAX_DENSE = 2**13
+    _eigenpairs._MAX_DENSE = 2**13
     expected = float(tq.markov.spectral_gap(chain, "odd"))
     assert expected < 1e-9 and abs(found / expected - 1) < 1e-9
 

@@ -20,6 +20,8 @@ TABLE = sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=20)
 STATE = sampling.start_chains(jr.key(0), MODEL, 8)
 RUN = sampling.run(KERNEL, MODEL, STATE, 400, keep=True)
 VALUES, CHAIN = RUN.values, KERNEL.chain(MODEL)
+MODES = markov.modes(CHAIN, tq.observables(MODEL))
+SEEN = tq.QStruct(KERNEL, 10)(MODEL, DATA), MODES
 SHOWN = {
     "structural": (tq.QStruct(KERNEL, 10)(MODEL, DATA), "Q = "),
     "operational": (tq.QOperational(KERNEL, 10)(MODEL, DATA), "squared bias"),
@@ -53,6 +55,15 @@ SHOWN = {
     "solution": (markov.solve_resolvent(CHAIN, tq.observables(MODEL)), "(16, 4)"),
     "mode": (markov.slowest_mode(CHAIN), "is_odd"),
     "gaps": (markov.parity_gaps(CHAIN), "ParityGaps"),
+    "modes": (MODES, "15 modes, T_O ="),
+    "cluster": (MODES.cluster(), "gamma_eff"),
+    "sensitivity": (MODES.sensitivity(), "share > 1e-06"),
+    "channels": (tq.log_q_channels(SEEN, SEEN), "rate of the slow modes"),
+    "diagnosis": (tq.diagnose(KERNEL, MODEL, DATA, 10), "Which assumption fails"),
+    "assumption": (
+        tq.diagnose(KERNEL, MODEL, DATA, 10).assumptions["reversible"],
+        "of imbalance",
+    ),
     "state": (STATE, "8 chains of 4 units, after 0 steps"),
     "moments": (RUN.moments, "moments of 400 values of 4 observables in 8 chains"),
     "run": (RUN, "8 chains of 4 units, after 400 steps"),

@@ -71,6 +71,8 @@ class Sensitivity(AbstractShown):
         return jnp.max(self.gamma_eff) / jnp.min(self.gamma_eff)
 
     def _shown(self) -> list[str | Table]:
+        if self.gamma_eff.ndim > 2:
+            return super()._shown()
         head = ("c", *(f"share > {t:.0e}" for t in self.thresholds))
         rows: Table = [head]
         for c, gammas, sizes in zip(

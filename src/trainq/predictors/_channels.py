@@ -21,29 +21,29 @@ class LogQChannels(AbstractShown):
     Each part is positive if it has made `Q` better.
     """
 
-    signal: Float[Array, ""]
+    signal: Float[Array, "*batch"]
     """The change of `log ‖g‖²`."""
-    mu: Float[Array, ""]
+    mu: Float[Array, "*batch"]
     """Less the change of `log μ_C`: positive if the observables have less of the slow
     modes."""
-    gamma: Float[Array, ""]
+    gamma: Float[Array, "*batch"]
     """The change of `log γ_eff`: positive if the slow modes have become faster."""
-    rest: Float[Array, ""]
+    rest: Float[Array, "*batch"]
     """Less the change of `log (T_O γ_eff / μ_C)`, the noise outside of the cluster."""
 
     @property
-    def log_q(self) -> Float[Array, ""]:
+    def log_q(self) -> Float[Array, "*batch"]:
         """The change of `log Q`, in nats."""
         return self.signal + self.mu + self.gamma + self.rest
 
     @property
-    def g_gamma(self) -> Float[Array, ""]:
+    def g_gamma(self) -> Float[Array, "*batch"]:
         """`G_γ = exp(-Δ log γ_eff)`: the factor on the noise that comes from faster
         mixing. At most 0.90 is a gain of a tenth."""
         return jnp.exp(-self.gamma)
 
     @property
-    def g_mu(self) -> Float[Array, ""]:
+    def g_mu(self) -> Float[Array, "*batch"]:
         """`G_μ = exp(Δ log μ_C)`: the factor on the noise that comes from a cluster
         that weighs less."""
         return jnp.exp(-self.mu)

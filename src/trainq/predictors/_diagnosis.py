@@ -84,6 +84,8 @@ class Diagnosis(AbstractShown):
         return tuple(k for k, one in self.assumptions.items() if one.holds is False)
 
     def _shown(self) -> list[str | Table]:
+        if self.relaxation.ndim > 1:
+            return super()._shown()
         parts: list[str | Table] = [str(self.snr), "", "Where the noise comes from"]
         if self.modes is None:
             parts.append("modes: the chain is not reversible, and has no real ones")
@@ -193,8 +195,9 @@ def _chain(kernel: AbstractKernel, model: AbstractEnergyModel) -> AbstractChain:
 def _relaxation(chain: AbstractChain, f: EnergyGradients, snr: GradientSNR) -> Array:
     var = variance(chain, f)
     some = var > 0
-    t_o = jnp.where(some, snr.parameter_t_o, 0)
-    return t_o / jnp.where(some, var, 1)
+    t_o = snr.parameter_t_o
+    assert t_o is not None  # of a structural prediction
+    return jnp.where(some, t_o, 0) / jnp.where(some, var, 1)
 
 
 def _names(model: AbstractEnergyModel) -> tuple[str, ...]:
