@@ -114,3 +114,20 @@ def test_a_gap_is_differentiable_once(name):
 
     with pytest.raises(ValueError, match="derivative of a spectral gap"):
         jax.grad(slope)(flat)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 1), (1, 3)])
+@pytest.mark.parametrize("kernel", ["random", "palindromic"])
+def test_a_sector_without_a_pair_of_layers_has_what_they_forget(kernel, shape):
+    # A layer of one unit has no even function but the constant.
+    chain = KERNELS[kernel].chain(rbm(*shape))
+    root = np.sqrt(np.asarray(chain.stationary))
+    matrix = root[:, None] * np.asarray(chain.matrix()) / root[None]
+    for sector, sign in (("even", 1), ("odd", -1)):
+        half = (np.eye(len(root)) + sign * np.eye(len(root))[::-1]) / 2
+        values = np.linalg.eigvalsh(half @ ((matrix + matrix.T) / 2) @ half)
+        # Functions of the other parity are zeros among these.
+        n = len(root) // 2
+        inside = np.sort(np.concatenate([values[values > 1e-9], np.zeros(n)]))[::-1]
+        expected = 1 - inside[int(sector == "even")]
+        assert_close(tq.markov.spectral_gap(chain, sector), expected, DIRECT)

@@ -152,7 +152,8 @@ def _slowest_of_dense(part: Part, solver: Direct) -> tuple[Array, Array]:
     some = slowness > 0.25
     value = 1 / jnp.where(some, slowness, 1)
     gap, columns = part.reduction.modes(value[None], y[:, None])
-    gap = jnp.where(known, jnp.where(some, gap[0], jnp.inf), jnp.nan)
+    alone = part.reduction.least_rest_gap  # constants are the only mode
+    gap = jnp.where(known, jnp.where(some, gap[0], alone), jnp.nan)
     columns = lax.stop_gradient(columns[:, :1])
     return gap, lax.stop_gradient(part.reduction.densities(columns)[:, 0])
 

@@ -331,6 +331,16 @@ class LayerReduction(AbstractReduction):
     def rest_gap(self) -> float | None:
         return self.scan.rest_gap
 
+    @property
+    def least_rest_gap(self) -> float:
+        other, own = self.generator.overlap.shape
+        n_functions = self.layers.n_states // (1 if self.sector is None else 2)
+        if n_functions == int(self.sector != "odd"):  # constants alone
+            return math.inf
+        # A larger layer has functions that are not correlated with the smaller one;
+        # what has no mean given either layer is forgotten at once.
+        return self.scan.lone_gap if other > own else 1.0
+
 
 def layer(
     layers: Layers, sector: Sector | None, on_hidden: bool, share: float = 1.0

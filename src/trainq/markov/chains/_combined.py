@@ -245,7 +245,14 @@ class OfAnother(AbstractReduction):
     @property
     def rest_gap(self) -> float | None:
         gap = self.part.rest_gap
-        if gap is None or math.isinf(gap):
+        return None if gap is None else self._number(gap)
+
+    @property
+    def least_rest_gap(self) -> float:
+        return self._number(self.part.least_rest_gap)
+
+    def _number(self, gap: float) -> float:
+        if math.isinf(gap):
             return gap
         return 1 - (1 - self.weight * gap) ** self.times
 

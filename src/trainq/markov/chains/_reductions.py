@@ -123,6 +123,12 @@ class AbstractReduction(eqx.Module):
         infinite if there is none, None if they have several."""
         return math.inf
 
+    @property
+    def least_rest_gap(self) -> float:
+        """The smallest gap of what `modes` leaves out: the gap of the sector, if there
+        is nothing else in it."""
+        return math.inf if self.rest_gap is None else self.rest_gap
+
 
 class JointCoordinates(AbstractCoordinates):
     """`√π f̃` at all states, and what its rounding errors are proportional to."""

@@ -278,6 +278,11 @@ class AbstractTwoLayerScan(AbstractScan):
         default they have several."""
         return None
 
+    @property
+    def lone_gap(self) -> float:
+        """The gap of a function of one layer that is not correlated with the other."""
+        return 1.0
+
 
 class RandomOrder(AbstractTwoLayerScan):
     """One block, chosen uniformly: `P = (1/n) Σ_b E_b`. Reversible, and positive.
@@ -335,6 +340,10 @@ class RandomOrder(AbstractTwoLayerScan):
     def modes(self, value, sigma):
         slow, fast = value / (2 + 2 * sigma), (1 + sigma) / 2
         return sum_and_difference(slow, fast, value, sigma)
+
+    @property
+    def lone_gap(self) -> float:
+        return 0.5
 
 
 class PalindromicOrder(AbstractTwoLayerScan):
