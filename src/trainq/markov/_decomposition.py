@@ -320,7 +320,8 @@ class Modes(AbstractShown):
         level, noise = self.level, self.over_level(self.noise_share)
         shares = self.over_level(self.share)
         _, first = jnp.unique(level, return_index=True)
-        ranked = sorted(first.tolist(), key=lambda i: -float(noise[i]))
+        # Of those that are equal but for rounding, the first.
+        ranked = sorted(first.tolist(), key=lambda i: -round(float(noise[i]), 9))
         shown = [i for i in ranked[:_ROWS] if noise[i] > 0]
         for i in sorted(shown, key=lambda i: float(self.gap[i])):
             size = int(jnp.sum(level == level[i]))
