@@ -85,8 +85,14 @@ def test_arguments_out_of_range_are_refused():
 def test_a_system_that_does_not_know_its_transpose():
     class Opaque(tq.solvers.AbstractSystem):
         is_self_adjoint = False
-        n_states = 2
-        products = 4
+
+        @property
+        def n_states(self):
+            return 2
+
+        @property
+        def products(self):
+            return 4
 
         def mv(self, y):
             return y
