@@ -116,7 +116,6 @@ FAST = [
     ("symmetrised, three", "ring"),
     ("adjoint, three", "ring"),
     ("sweep", "ring"),
-    ("mixture", "biased grid"),
 ]
 CASES = slow_except([(k, m) for k in NAMES for m in MODELS], *FAST)
 cases = pytest.mark.parametrize(("name", "model"), CASES)
@@ -160,7 +159,6 @@ def window_variance(matrix, pi, f, window):
 
 REVERSIBLE = slow_except(
     [name for name in NAMES if "adjoint" not in name and "scan" not in name],
-    "symmetrised",
     "symmetrised, three",
 )
 
@@ -380,7 +378,6 @@ def noise_of(kernel, solver, rebuild, data):
             ("mixture", "biased rbm"),
         ],
         ("symmetrised", "rbm"),
-        ("adjoint, three", "ring"),
         ("mixture", "biased rbm"),
     ),
 )
@@ -408,7 +405,6 @@ def test_the_gradient(name, model):
             for name in ("symmetrised, three", "sweep", "mixture")
             for sector in (None, "even", "odd")
         ],
-        ("symmetrised, three", "odd"),
         ("mixture", "even"),
     ),
 )
@@ -425,7 +421,7 @@ def test_one_sector(name, sector):
     assert_close(found, oracle.noise_matrix(matrix, pi, f)[0, 0], DIRECT)
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     st.integers(0, 10**6),
     st.floats(0.1, 1.5),

@@ -62,7 +62,10 @@ class AbstractSystem(eqx.Module):
         return y
 
     def transposed(self) -> "AbstractSystem":
-        """The transposed system."""
+        """The transposed system.
+
+        **Raises:** `ValueError` if it is not self-adjoint, and does not know it.
+        """
         if self.is_self_adjoint:
             return self
         raise ValueError(
