@@ -15,6 +15,7 @@ TITLES = {
     "deeptime_chains": "Against deeptime",
     "thrml_chains": "Against thrml",
     "large": "Large systems",
+    "modes": "Modes, gaps and certificates of single flips",
     "scaling": "Every path against the number of units",
     "sharding": "States spread over devices",
     "coverage": "Coverage of confidence intervals",
