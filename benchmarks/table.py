@@ -17,6 +17,7 @@ TITLES = {
     "thrml_chains": "Against thrml",
     "large": "Large systems",
     "bottlenecks": "Bottlenecks",
+    "modes": "Modes, gaps and certificates of single flips",
     "scaling": "Every path against the number of units",
     "sharding": "States spread over devices",
     "coverage": "Coverage of confidence intervals",

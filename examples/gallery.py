@@ -76,8 +76,8 @@ ax = plot.basins(tq.markov.basins(kernel.chain(glass)))
 save("basins")
 
 # --8<-- [start:ladder]
-ladder = tq.markov.ladder(deep, lowest=0.1)
-exact = tq.markov.swap_acceptance(deep, ladder.betas)
+ladder = tq.markov.ladder(glass, lowest=0.1)
+exact = tq.markov.swap_acceptance(glass, ladder.betas)
 ax = plot.ladder(ladder.betas, {"predicted": ladder.acceptance, "exact": exact})
 # --8<-- [end:ladder]
 save("ladder")

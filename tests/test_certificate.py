@@ -18,7 +18,7 @@ from helpers import (
 from test_residuals import Wrong
 
 import trainq as tq
-from trainq.markov import CertificateError
+from trainq.markov import CertificateError, _certificate, _eigenpairs
 
 
 @pytest.mark.parametrize(
@@ -139,3 +139,41 @@ def test_float32_has_a_tolerance_of_its_own():
     certificate = tq.certify(KERNELS["gibbs"], model)
     assert certificate.ok
     assert certificate.checks["row_sums"].tolerance == 4096 * np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("sector", ["even", "odd"])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [("gibbs", "rbm 2x4"), ("palindromic", "rbm 3x3"), ("coloured random", "ring 3+2")],
+)
+def test_bounds_hold_in_every_sector(name, model, sector):
+    model = MODELS[model]
+    kernel = kernel_of(name, model)
+    certificate = tq.certify(kernel, model, sector=sector)
+    assert certificate.ok and certificate.cheeger.violation == 0
+    gap = tq.markov.spectral_gap(kernel.chain(model), sector)
+    assert_close(certificate.cheeger.gap, gap, IDENTITY)
+
+
+def test_a_sector_of_a_model_without_the_symmetry_is_refused():
+    with pytest.raises(ValueError, match="even sector was asked for"):
+        tq.certify(KERNELS["gibbs"], rbm(2, 2, biased=True), sector="even")
+
+
+def test_a_large_chain_has_the_checks_that_need_no_matrix(monkeypatch):
+    monkeypatch.setattr(_certificate, "_MAX_MATRIX", 4)
+    monkeypatch.setattr(_eigenpairs, "_MAX_DENSE", 2**4)
+    model = rbm(3, 3)
+    flips = tq.certify(KERNELS["gibbs"], model, sector="even")
+    assert flips.ok and all(c.applicable for c in flips.checks.values())
+    gap = tq.markov.spectral_gap(KERNELS["gibbs"].chain(model), "even")
+    assert_close(flips.cheeger.gap, gap, 1e-9)
+    blocks = tq.certify(KERNELS["palindromic"], model)
+    assert blocks.ok and blocks.cheeger is None
+    for name in ("positivity", "detailed_balance", "symmetry", "cheeger"):
+        assert "it needs a matrix" in blocks.checks[name].reason
+
+
+def test_what_is_too_large_is_said_before_it_is_made():
+    with pytest.raises(ValueError, match="certificate of 40 units.*at most 20 units"):
+        tq.certify(KERNELS["gibbs"], tq.RBM(jnp.zeros((20, 20))))

@@ -55,6 +55,8 @@ OF_A_CHAIN = [
     of_functions(tq.markov.resolvent_trace),
     of_functions(tq.markov.asymptotic_covariance),
     of_functions(tq.markov.window_moments, 3),
+    of_functions(tq.markov.modes),
+    of_functions(tq.markov.autocorrelation_times),
 ]
 
 
@@ -371,6 +373,7 @@ STATIC = {
             ("parity gaps", "spectral gap", tq.markov.parity_gaps),
             ("mode", "slowest mode", tq.markov.slowest_mode),
             ("conductance", "sweep conductance", tq.markov.sweep_conductance),
+            ("modes", "list of modes", of_functions(tq.markov.modes)),
             ("margin", "Cheeger margin", tq.markov.cheeger_margin),
         ]
     },

@@ -104,8 +104,8 @@ class Diagnosis(AbstractShown):
                 )
         share = np.asarray(self.snr.parameter_t_o) / float(self.snr.t_o)
         rows: Table = [("observable of", "of T_O", "relaxation time")]
-        # Of those that are equal but for rounding, the first.
-        for i in np.argsort(-np.round(share, 9), kind="stable")[:_ROWS]:
+        # Rounding errors do not decide between those that are alike.
+        for i in np.argsort(-share.round(9), kind="stable")[:_ROWS]:
             time = f"{self.relaxation[i]:.4g} steps"
             rows.append((self.parameter_names[i], percent(share[i]), time))
         checks: Table = [("assumption", "number", "verdict", "change, or why not")]
