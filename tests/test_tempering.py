@@ -293,7 +293,7 @@ def test_q_is_that_of_the_cold_replica():
         markov.resolvent(chain, jnp.ones(4))
     values = oracle.eigenvalues(matrix, pi)
     assert_close(markov.spectral_gap(chain), 1 - values[1], DIRECT)
-    assert tq.SingleGap(tempering, 100, relevant=True)(model, data).t_o > t_o.sum()
+    assert tq.SingleGap(tempering, 100, "relevant gap")(model, data).t_o > t_o.sum()
 
 
 def test_the_certificate_of_replicas_passes():

@@ -32,8 +32,8 @@ from ._single_flip import (
     RandomScanGibbs as RandomScanGibbs,
     RandomScanMetropolis as RandomScanMetropolis,
 )
+from ._swaps import Swaps as Swaps
 from ._tempering import (
     ParallelTempering as ParallelTempering,
-    Swaps as Swaps,
     checked_betas as checked_betas,
 )

@@ -1,8 +1,6 @@
 """Parallel tempering: replicas of a model at several temperatures, and swaps."""
 
 from collections.abc import Callable, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,25 +8,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key, Num
 
-from ..._spins import check_enumerable, happens
+from ..._spins import check_enumerable
 from ...models import AbstractEnergyModel
-from ..chains import AbstractSwapOrder, RandomSwaps, ReplicaChain, Round
+from ..chains import AbstractSwapOrder, RandomSwaps, ReplicaChain
 from ._base import AbstractKernel, Stepper, on_any_mesh
-
-
-class Swaps(NamedTuple):
-    """What the swaps of one step did.
-
-    - `came_from`: `(chains, replicas)`, the rung that the state of each rung was on.
-    - `tried`: `(chains, replicas - 1)`, how often each pair was.
-    - `accepted`: `(chains, replicas - 1)`, how often each pair was swapped.
-    """
-
-    came_from: Int[Array, "chains replicas"]
-    tried: Int[Array, "chains pairs"]
-    accepted: Int[Array, "chains pairs"]
+from ._swaps import Swaps, no_swaps, swapper
 
 
 class ParallelTempering(AbstractKernel):
@@ -51,7 +37,8 @@ class ParallelTempering(AbstractKernel):
     with draws of its own, and chains in their stationary law are uncorrelated, since
     every step that may be drawn has that law. But scatter over chains tells the error
     given these draws, which differs from the error over windows of a few steps: for
-    these take `shared=False`.
+    these take `shared=False`. See [coins that are
+    shared](../sampling.md#coins-that-are-shared).
 
     The cost of a step, `site_updates`, is that of all replicas; swaps are no updates of
     a unit, and take the energies of all replicas once a step.
@@ -166,7 +153,7 @@ class ParallelTempering(AbstractKernel):
         """`stepper`, which also tells what the swaps of the step did, for states of
         shape `(chains, replicas, n_units)`."""
         self._check_kernel(model)
-        swap = _swapper(self.order, self.shared, self.betas.astype(model.dtype), model)
+        swap = swapper(self.order, self.shared, self.betas.astype(model.dtype), model)
 
         def one(beta, key, x):
             return self.kernel.stepper(model.tempered(beta))(key, x)
@@ -180,7 +167,7 @@ class ParallelTempering(AbstractKernel):
 
         def step(key, x):
             coin, before, move, after = jr.split(key, 4)
-            swaps, every = _no_swaps(*x.shape[:2]), jnp.ones(x.shape[0], bool)
+            swaps, every = no_swaps(*x.shape[:2]), jnp.ones(x.shape[0], bool)
             if not self.order.is_symmetrised:
                 return swap(after, local(move, x), swaps, every)
             if self.shared:
@@ -252,85 +239,3 @@ def checked_betas(
     if not (array[0] == 1 and np.all(np.diff(array) < 0) and array[-1] >= 0):
         raise ValueError(f"{message}, but {array.tolist()} were given.")
     return found
-
-
-def _no_swaps(n_chains: int, n_replicas: int) -> Swaps:
-    stays = jnp.broadcast_to(jnp.arange(n_replicas), (n_chains, n_replicas))
-    zeros = jnp.zeros((n_chains, n_replicas - 1), int)
-    return Swaps(stays, zeros, zeros)
-
-
-def _swapper(
-    order: AbstractSwapOrder,
-    shared: bool,
-    betas: Float[Array, " replicas"],
-    model: AbstractEnergyModel,
-) -> Callable[[Key[Array, ""], Array, Swaps, Array], tuple[Array, Swaps]]:
-    """All swaps of a step, in those chains that are active. Swapping states only
-    permutes their energies, so that these are computed once, and states moved once."""
-    n = betas.shape[0]
-    runs = [(one, len(list(same))) for one, same in groupby(order.checked_rounds(n))]
-
-    def energies(x):
-        flat = x.reshape(-1, model.n_units).astype(model.dtype)
-        return jax.vmap(model.energy)(flat).astype(model.dtype).reshape(x.shape[:2])
-
-    def swap(key, x, swaps, active):
-        carry = energies(x), _no_swaps(*x.shape[:2])
-        for (sets, times), one in zip(runs, jr.split(key, len(runs)), strict=True):
-            body = _round(sets, shared, betas, active)
-            carry, _ = jax.lax.scan(body, carry, jr.split(one, times))
-        came_from, tried, accepted = carry[1]
-        new = Swaps(
-            jnp.take_along_axis(swaps.came_from, came_from, axis=1),
-            swaps.tried + tried,
-            swaps.accepted + accepted,
-        )
-        return jnp.take_along_axis(x, came_from[:, :, None], axis=1), new
-
-    return swap
-
-
-def _round(
-    sets: Round,
-    shared: bool,
-    betas: Float[Array, " replicas"],
-    active: Bool[Array, " chains"],
-) -> Callable[..., Any]:
-    """A round as the body of a scan over keys."""
-    n, most = betas.shape[0], max(map(len, sets))
-    # Of each set: its pairs, padded; which of these decides about each rung; the rung
-    # that each is paired with, itself if with none; and which pairs are tried.
-    pair = np.zeros((len(sets), most), int)
-    decides = np.zeros((len(sets), n), int)
-    partner = np.tile(np.arange(n), (len(sets), 1))
-    tried = np.zeros((len(sets), n - 1), bool)
-    for row, pairs in enumerate(sets):
-        for k, i in enumerate(pairs):
-            pair[row, k] = i
-            decides[row, [i, i + 1]] = k
-            partner[row, [i, i + 1]] = i + 1, i
-            tried[row, i] = True
-    tables = tuple(map(jnp.asarray, (pair, decides, partner, tried)))
-
-    def step(carry, key):
-        energies, swaps = carry
-        pick, accept = jr.split(key)
-        rows = jr.randint(pick, () if shared else active.shape, 0, len(sets))
-        rows = jnp.broadcast_to(rows, active.shape)
-        pair, decides, partner, tried = (table[rows] for table in tables)
-        # By how much a swap changes log π.
-        cold, hot = (jnp.take_along_axis(energies, pair + k, axis=1) for k in (0, 1))
-        change = (betas[pair] - betas[pair + 1]) * (cold - hot)
-        swapped = happens(accept, jnp.exp(jnp.minimum(change, 0)))
-        swapped = jnp.take_along_axis(swapped, decides, axis=1) & active[:, None]
-        source = jnp.where(swapped, partner, jnp.arange(n)[None])
-        tried = tried & active[:, None]
-        swaps = Swaps(
-            jnp.take_along_axis(swaps.came_from, source, axis=1),
-            swaps.tried + tried.astype(int),
-            swaps.accepted + (swapped[:, :-1] & tried).astype(int),
-        )
-        return (jnp.take_along_axis(energies, source, axis=1), swaps), None
-
-    return step
