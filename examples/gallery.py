@@ -78,7 +78,8 @@ save("basins")
 # --8<-- [start:ladder]
 ladder = tq.markov.ladder(glass, lowest=0.1)
 exact = tq.markov.swap_acceptance(glass, ladder.betas)
-ax = plot.ladder(ladder.betas, {"predicted": ladder.acceptance, "exact": exact})
+shares = {"predicted": ladder.acceptance, "exact": exact}
+ax = plot.ladder(ladder.betas, shares)
 # --8<-- [end:ladder]
 save("ladder")
 

@@ -122,9 +122,10 @@ class MixtureChain(AbstractCombinedChain):
         return tuple(OfAnother(one, 1, weight) for one in found)
 
     def spectral_coordinates(self, f: AbstractFunctions) -> AbstractCoordinates:
-        if len(self.parts) > 1:
+        part, *others = self.parts
+        if others:
             return super().spectral_coordinates(f)
-        return self.parts[0].spectral_coordinates(f)
+        return part.spectral_coordinates(f)
 
 
 class ThereAndBackChain(AbstractCombinedChain):
