@@ -66,9 +66,8 @@ CHAINS = ["rbm 2x4", "biased rbm 2x3", "visible machine 4", "neural 3+2"]
         ("gibbs", "rbm 2x4"),
         ("metropolis", "biased rbm 2x3"),
         ("palindromic", "rbm 2x4"),
-        ("palindromic", "biased rbm 2x3"),
     )
-    + slow_except(REVERSIBLE_ON_COLOURS, REVERSIBLE_ON_COLOURS[0]),
+    + slow_except(REVERSIBLE_ON_COLOURS),
 )
 def test_levels_and_sums_are_those_of_a_dense_eigenproblem(name, model):
     model = MODELS[model]
@@ -105,7 +104,9 @@ def test_the_rest_of_a_random_scan_halves_or_is_gone_in_one_step(model):
     assert np.all(found.rest_t_o <= 2 * found.rest_weight * (1 + IDENTITY))
 
 
-@pytest.mark.parametrize("name", ["gibbs", "random", "palindromic"])
+@pytest.mark.parametrize(
+    "name", slow_except(["gibbs", "random", "palindromic"], "random")
+)
 def test_functions_are_orthonormal_eigenfunctions(name):
     model = rbm(3, 2)
     pi, matrix = dense(name, model)
@@ -137,7 +138,9 @@ def test_a_sector_has_the_modes_of_its_parity():
     assert abs(even.gap[0] - tq.markov.spectral_gap(chain, "even")) < IDENTITY
 
 
-@pytest.mark.parametrize("name", ["coloured random", "coloured palindromic"])
+@pytest.mark.parametrize(
+    "name", slow_except(["coloured random", "coloured palindromic"], "coloured random")
+)
 def test_chains_from_a_matrix_have_sectors_too(name):
     model = MODELS["ring 3+2"]
     chain = kernel_of(name, model).chain(model)
@@ -230,7 +233,7 @@ def test_curie_weiss_is_that_of_its_magnetisation():
 # Cold chains: gaps that a dense eigenproblem of `P` does not know.
 
 
-@pytest.mark.parametrize("gap", [1e-6, 1e-12, 1e-20, 1e-40])
+@pytest.mark.parametrize("gap", slow_except([1e-6, 1e-12, 1e-20, 1e-40], 1e-40))
 def test_gaps_of_any_size_are_known(gap):
     # Two wells that are all but apart, each of two states.
     inner = 0.2
@@ -355,7 +358,7 @@ def test_a_power_is_that_of_the_matrix():
     model = rbm(2, 2)
     pi, matrix = dense("metropolis", model)
     chain, f = KERNELS["metropolis"].chain(model), np.asarray(tq.observables(model))
-    for n in (1, 2, 3, 8):
+    for n in (2, 3):
         power = np.linalg.matrix_power(matrix, n)
         gap, weight = levels(*spectrum(power, pi, f))
         some = weight.sum(axis=1) > 1e-12
@@ -422,7 +425,7 @@ def test_levels_do_not_depend_on_the_basis():
 # Laws.
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), size=st.integers(2, 3))
 def test_shares_sum_to_one_and_times_to_the_noise_of_any_reversible_chain(seed, size):
     rng = np.random.default_rng(seed)
