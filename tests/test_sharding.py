@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import DIRECT, assert_close
 
-from trainq._spins import spread
+from trainq._spins import shard
 
 
 SCRIPT = Path(__file__).parent / "sharded.py"
@@ -80,14 +80,14 @@ def test_two_processes(alone):
 
 def test_without_a_mesh_nothing_happens():
     f = jnp.arange(8.0)
-    assert spread(f) is f
+    assert shard(f) is f
     other = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(other):
-        assert spread(f) is f
+        assert shard(f) is f
     # Fewer states than devices stay where they are.
     mesh = jax.make_mesh((1,), ("states",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert np.array_equal(jax.jit(spread)(f), f)
+        assert np.array_equal(jax.jit(shard)(f), f)
 
 
 def test_another_type_of_axis_is_refused():
@@ -95,7 +95,7 @@ def test_another_type_of_axis_is_refused():
         (1,), ("states",), axis_types=(jax.sharding.AxisType.Explicit,)
     )
     with jax.set_mesh(mesh), pytest.raises(ValueError, match=r"AxisType\.Auto"):
-        spread(jnp.arange(8.0))
+        shard(jnp.arange(8.0))
 
 
 @pytest.mark.parametrize(

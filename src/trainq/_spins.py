@@ -92,7 +92,7 @@ def ends(
     return first.reshape(shape), second.reshape(shape)
 
 
-def spread(f: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
+def shard(f: Shaped[Array, "..."], axis: int = 0) -> Shaped[Array, "..."]:
     """Place the states, which are along one axis, over the devices of the ambient mesh.
 
     They go along its axis named `"states"`; without one nothing happens. The leading

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
-from .._spins import check_enumerable, map_states, spins, spread
+from .._spins import check_enumerable, map_states, shard, spins
 from ._base import AbstractEnergyModel, exactly
 
 
@@ -67,7 +67,7 @@ def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
         assert log_law.shape == (2**model.n_units,)
         ```
     """
-    return jax.nn.log_softmax(-spread(exactly(model).energies()))
+    return jax.nn.log_softmax(-shard(exactly(model).energies()))
 
 
 @eqx.filter_jit

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._spins import parity, spread, xor
+from .._spins import parity, shard, xor
 
 
 Pairing = Literal["diagonal", "gram"]
@@ -251,7 +251,7 @@ class EvenOddFlips(AbstractScaledSystem):
 
     def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
         even, odd = split(self._scaled(b))
-        return spread(odd + hop(self.hops[1], self.masks, even))
+        return shard(odd + hop(self.hops[1], self.masks, even))
 
     def prolong(
         self, y: Float[Array, "n k"], b: Float[Array, "states k"]
@@ -270,12 +270,12 @@ def flip_system(
     by `masks[i]`."""
     root = jnp.sqrt(diagonal)
     towards = jnp.stack([xor(root, mask) for mask in masks])
-    hops = spread(hops / (root[None, :] * towards), axis=1)
+    hops = shard(hops / (root[None, :] * towards), axis=1)
     n_bits = diagonal.shape[0].bit_length() - 1
     if not n_bits or not all(mask.bit_count() % 2 for mask in masks):
         return JacobiFlips(root, null, hops, masks)
     halves = jnp.stack(split(hops, axis=1))
-    halves = spread(halves, axis=2)
+    halves = shard(halves, axis=2)
     return EvenOddFlips(root, null, halves, tuple(mask >> 1 for mask in masks))
 
 

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._loops import Steps, repeat
-from ..._spins import check_enumerable, spread
+from ..._spins import check_enumerable, shard
 from ...solvers import (
     MAX_ELIMINATED,
     AbstractGenerator,
@@ -146,7 +146,7 @@ class AbstractChain(eqx.Module):
         """Functions in the form that the reductions take."""
         del pairing
         centred = self.centre(f.table())
-        return JointCoordinates(spread(scale(self.root, centred)), self.bulk(centred))
+        return JointCoordinates(shard(scale(self.root, centred)), self.bulk(centred))
 
     def reductions(self, sector: Sector | None = None) -> tuple[AbstractReduction, ...]:
         """What the chain splits into: one part for each sector of the global flip, or

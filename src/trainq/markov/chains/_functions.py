@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ..._spins import spread
+from ..._spins import shard
 from ...models import AbstractEnergyModel, observables, parameters
 from ...solvers import SOLUTION, Form, Pairing, pair
 from ._layers import Layers
@@ -110,7 +110,7 @@ class EnergyGradients(AbstractFunctions):
     def table(self) -> Float[Array, "states n_functions"]:
         if self.directions is None:
             return observables(self.model)
-        return spread(self._along(lambda model: spread(model.energies())))
+        return shard(self._along(lambda model: shard(model.energies())))
 
     def layer_means(self, layers: Layers) -> tuple[Array, Array]:
         if layers.order is not None:

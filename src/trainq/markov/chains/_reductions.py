@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._spins import fold, spread, unfold
+from ..._spins import fold, shard, unfold
 from ...solvers import (
     AbstractContraction,
     AbstractGenerator,
@@ -159,12 +159,12 @@ class SectorReduction(AbstractReduction):
 
     def sides(self, at: JointCoordinates, pairing: Pairing) -> Sides:
         del pairing
-        left = spread(fold_sector(at.columns, self.sector))
+        left = shard(fold_sector(at.columns, self.sector))
         return Sides(left, None, fold_bulk(at.bulk, self.sector), 0.0)
 
     def powers(self, at: JointCoordinates) -> Powers:
         contraction = Contraction(generator=self.generator, lowest=self.lowest)
-        return Powers(contraction, spread(fold_sector(at.columns, self.sector)))
+        return Powers(contraction, shard(fold_sector(at.columns, self.sector)))
 
     def columns(self, at: JointCoordinates) -> Float[Array, "n k"]:
         return fold_sector(at.columns, self.sector)

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._spins import spread, unit_mask, xor
+from ..._spins import shard, unit_mask, xor
 from ...solvers import FlipGenerator, Flips
 from ._base import AbstractChain, largest
 from ._cuts import log_sums_across, log_total, log_where
@@ -80,9 +80,9 @@ class SingleFlipChain(AbstractChain):
             # the remaining units flipped, and an odd function changes sign there.
             log_law = log_law[:half]
             masks[0] = half - 1
-        log_law = spread(log_law)
+        log_law = shard(log_law)
         delta = jnp.stack([xor(log_law, mask) - log_law for mask in masks])
-        hops = spread(self.rule.symmetrised(delta) / n, axis=1)
+        hops = shard(self.rule.symmetrised(delta) / n, axis=1)
         if sector == "odd":
             hops = hops.at[0].multiply(-1)
         diagonal = jnp.sum(self.rule.acceptance(delta), axis=0) / n
