@@ -66,7 +66,7 @@ class Sensitivity(AbstractShown):
     """The number of modes in the cluster."""
 
     @property
-    def shard(self) -> Float[Array, ""]:
+    def spread(self) -> Float[Array, ""]:
         """The largest `γ_eff` over the smallest."""
         return jnp.max(self.gamma_eff) / jnp.min(self.gamma_eff)
 
