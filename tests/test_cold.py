@@ -134,7 +134,7 @@ def test_systems_that_are_singular_to_a_factorisation(kernel, of_a_weight, of_a_
 
 
 def test_a_factorisation_alone_says_that_it_does_not_know(monkeypatch):
-    monkeypatch.setattr(_forms, "_MAX_ELIMINATED", 0)
+    monkeypatch.setattr(_forms, "MAX_ELIMINATED", 0)
     predictor = tq.QStruct(KERNELS["gibbs"], 3, solver=tq.Direct(throw=False))
     assert (predictor(STAIRS, jnp.full(8, 0.125)).stats.result == 2).all()
 

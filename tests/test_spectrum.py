@@ -131,3 +131,6 @@ def test_a_sector_without_a_pair_of_layers_has_what_they_forget(kernel, shape):
         inside = np.sort(np.concatenate([values[values > 1e-9], np.zeros(n)]))[::-1]
         expected = 1 - inside[int(sector == "even")]
         assert_close(tq.markov.spectral_gap(chain, sector), expected, DIRECT)
+    with pytest.raises(ValueError, match="even sector of this chain has no mode on"):
+        tq.markov.slowest_mode(chain, "even")
+    assert tq.markov.slowest_mode(chain).is_odd

@@ -110,7 +110,13 @@ def find_gap(chain: AbstractChain, solver: Direct, sector: Sector | None) -> Arr
 def find_slowest(
     chain: AbstractChain, solver: Direct, sector: Sector | None = None
 ) -> SlowestMode:
-    parts = parts_of(chain, sector)
+    parts = [p for p in parts_of(chain, sector) if p.size > int(p.is_closed)]
+    if not parts:
+        raise ValueError(
+            f"The {sector} sector of this chain has no mode on the smaller of its "
+            "layers, which has no such function but the constant. What the other "
+            "layer has is forgotten in a step or two: `spectral_gap` says how fast."
+        )
     found = [_slowest_of(part, solver) for part in parts]
     is_odd = [part.sector == "odd" for part in parts]
     return _normalised(chain, found, is_odd)
