@@ -409,6 +409,9 @@ def test_a_tree_of_basins_has_its_bottoms_and_its_passes(ax):
     x, y = np.asarray(points.get_offsets()).T
     assert sorted(x.tolist()) == list(range(len(found.minima)))
     assert y == pytest.approx(found.energy)
+    # Each has its number in the table below it.
+    names = [label.get_text() for label in ax.get_xticklabels()]
+    assert [names[int(place)] for place in x] == [str(k) for k in range(len(x))]
     tops = [max(line.get_ydata()) for line in ax.get_lines()]
     assert tops == pytest.approx(found.height.tolist())
     # No branch crosses another: one bottom under each end, or a pass that is lower.

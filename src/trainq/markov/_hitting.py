@@ -162,9 +162,11 @@ def passage_times(
     """Mean first-passage times from one set of states to another, and back.
 
     A chain starts in a set in the law `π` has there: with basins for the sets, these
-    are the times that a long run takes to change from one to the other. Their sum is
-    the same for two states as that of the commute. Differentiable to any order, but for
-    the error bounds, whose derivative is zero.
+    are the times that a long run takes to change from one to the other. A basin reaches
+    up to its rim, where a chain is as good as across: for the rate of a slow mode take
+    the bottoms of its wells. The sum of both is the same for two states as that of the
+    commute. Differentiable to any order, but for the error bounds, whose derivative is
+    zero.
 
     Small systems are solved by elimination if they are slow, so that times of 1e20
     steps have all their digits; those of single flips beyond 12 units by conjugate

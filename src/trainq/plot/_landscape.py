@@ -19,7 +19,8 @@ def basins(basins: Basins, *, ax: Axes | None = None) -> Axes:
     the height of the lowest pass between them.
 
     The area of a point is in proportion to the mass of its basin, which stands below
-    it, in per cent. How far the branch of a basin is to climb is its barrier.
+    it, in per cent, and below the axis is its number. How far the branch of a basin is
+    to climb is its barrier.
 
     **Arguments:**
 
@@ -81,7 +82,9 @@ def basins(basins: Basins, *, ax: Axes | None = None) -> Axes:
         text = f"{short(100 * mass[k])} %"
         offset = {"xytext": (0, -14), "textcoords": "offset points"}
         ax.annotate(text, (x[k], y[k]), ha="center", fontsize="small", **offset)
-    ax.set(xticks=[], xlim=(-0.7, n - 0.3), xlabel="basins, and their masses")
+    ax.set_xticks(range(n), [str(k) for k in leaves], fontsize="small")
+    ax.tick_params(axis="x", length=0)
+    ax.set(xlim=(-0.7, n - 0.3), xlabel="number of the basin, and its mass")
     ax.margins(y=0.15)
     ax.set_ylabel("energy above the lowest, kT")
     return ax

@@ -151,7 +151,8 @@ def diagnose(
     - `burn_in`: steps that are dropped before, of chains that do not start from the
         law of the model.
 
-    **Returns:** a [`trainq.predictors.Diagnosis`][]. `print` it.
+    **Returns:** a [`trainq.predictors.Diagnosis`][]. `print` it. Its `modes` are
+    those of [`trainq.markov.modes`][], for a look at the cluster or a figure.
 
     **Raises:** `ValueError` if the window is not positive, the burn-in negative, there
     are too many states, or an argument is traced; a run-time error as for

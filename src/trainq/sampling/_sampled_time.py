@@ -65,7 +65,7 @@ def sampled_time(
     """`T_O` from the values of the observables along chains that have burnt in:
     `½ Σ_a Var f_a (τ_a + 1)`, with the window of each sum set by Sokal's rule from all
     of the data, as in [`trainq.sampling.autocorrelation_time`][], and the error from
-    pieces of the trajectory.
+    pieces of the trajectory. In the convention `"sokal"` it is `t_o - variance / 2`.
 
     **Arguments:**
 
