@@ -9,6 +9,7 @@ import re
 import resource
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -67,23 +68,33 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="store nothing")
     parser.add_argument("names", nargs="*", help="some of them, by their first letters")
     options = parser.parse_args()
-    failed = False
-    for path in sorted(TUTORIALS.glob("*.ipynb")):
-        if options.names and not path.name.startswith(tuple(options.names)):
-            continue
-        notebook, seconds = execute(path)
-        verdict = "" if seconds < LIMIT else f": more than {LIMIT} s"
-        if options.check:
-            before, after = shown(nbformat.read(path, as_version=4)), shown(notebook)
-            for one, other in zip(before, after, strict=True):
-                if one != other:
-                    verdict += f"\n  stored  {one}\n  printed {other}"
-                    verdict += "\n  `make tutorials` stores what is printed now."
-        else:
-            nbformat.write(notebook, path)
-        print(f"{path.name}: {seconds:.0f} s{verdict}", flush=True)
-        failed |= bool(verdict)
-    return int(failed)
+    paths = [
+        path
+        for path in sorted(TUTORIALS.glob("*.ipynb"))
+        if not options.names or path.name.startswith(tuple(options.names))
+    ]
+    verdicts = []
+    # Two at a time: each of them takes about one core.
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        for line, verdict in pool.map(one, paths, [options.check] * len(paths)):
+            print(line + verdict, flush=True)
+            verdicts.append(verdict)
+    return int(any(verdicts))
+
+
+def one(path: Path, check: bool) -> tuple[str, str]:
+    """Execute a tutorial, and compare or store: what to print, and what is wrong."""
+    notebook, seconds = execute(path)
+    verdict = "" if seconds < LIMIT else f": more than {LIMIT} s"
+    if check:
+        before, after = shown(nbformat.read(path, as_version=4)), shown(notebook)
+        for stored, printed in zip(before, after, strict=True):
+            if stored != printed:
+                verdict += f"\n  stored  {stored}\n  printed {printed}"
+                verdict += "\n  `make tutorials` stores what is printed now."
+    else:
+        nbformat.write(notebook, path)
+    return f"{path.name}: {seconds:.0f} s", verdict
 
 
 if __name__ == "__main__":
