@@ -151,17 +151,20 @@ ON_COLOURS = slow_except(
     *REVERSIBLE_ON_COLOURS,
 )
 
-# Every model with the kernel of single units, all but the sparse graphs with another,
-# and every kernel with some models; the rest is for the complete tests.
-PAIRS = [
-    (kernel, model)
-    if kernel == "gibbs"
-    or (kernel == "alternating" and model not in ("biased grid 4+2", "ring 3+2"))
-    or model in ("rbm 2x4", "biased rbm 2x3", "visible machine 4")
-    else pytest.param(kernel, model, marks=pytest.mark.slow)
-    for kernel in KERNELS
-    for model in MODELS
-] + ON_COLOURS
+# Every kernel with two models, and every model with one kernel; the rest is for the
+# complete tests.
+PAIRS = (
+    slow_except(
+        [(kernel, model) for kernel in KERNELS for model in MODELS],
+        *((kernel, "biased rbm 2x3") for kernel in KERNELS),
+        *((kernel, "rbm 2x4") for kernel in KERNELS),
+        *(("gibbs", m) for m in ("rbm 3x2", "machine 4+2", "biased grid 4+2")),
+        *(("gibbs", m) for m in ("ring 3+2", "neural 3+2", "visible machine 4")),
+        *(("alternating", m) for m in ("rbm 2x2", "rbm 3x3", "biased rbm 3x3")),
+        *(("alternating", m) for m in ("biased machine 3+2", "tempered neural 2+2")),
+    )
+    + ON_COLOURS
+)
 
 
 def energies(model):

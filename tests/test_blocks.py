@@ -3,7 +3,7 @@ import jax.random as jr
 import numpy as np
 import oracle
 import pytest
-from helpers import DIRECT, KERNELS, assert_close, dense, machine, rbm
+from helpers import DIRECT, KERNELS, assert_close, dense, machine, rbm, slow_except
 
 import trainq as tq
 
@@ -12,8 +12,15 @@ SCANS = ("random", "palindromic", "alternating")
 
 
 @pytest.mark.parametrize("scan", SCANS)
-@pytest.mark.parametrize("shape", [(2, 4), (4, 2), (3, 3)], ids=str)
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "biased"),
+    slow_except(
+        [(s, b) for s in ((2, 4), (4, 2), (3, 3)) for b in (False, True)],
+        ((2, 4), True),
+        ((4, 2), False),
+        ((3, 3), False),
+    ),
+)
 def test_the_smaller_layer_gives_the_joint_answer(scan, shape, biased):
     model = rbm(*shape, biased=biased, scale=1.0)
     pi, matrix = dense(scan, model)

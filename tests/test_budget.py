@@ -399,6 +399,7 @@ def test_a_gradient_that_is_not_finite_is_announced():
         )
 
 
+@pytest.mark.slow
 def test_long_sums_of_a_calibration_are_right():
     # Alike in all chains: 0.1 at every step, which a plain sum in float32 loses.
     class Slope(tq.AbstractEnergyModel):

@@ -473,6 +473,7 @@ def test_the_scan_of_two_layers_found_by_its_algebra():
         assert [r.generator.n_states for r in chain.reductions()] == [2, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_more_states_than_a_matrix_takes(key):
     # 14 units on a ring, in three blocks against the two that have a closed form.
     edges = [(i, (i + 1) % 14) for i in range(14)]

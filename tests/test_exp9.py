@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import DIRECT, IDENTITY, assert_close
+from helpers import DIRECT, IDENTITY, assert_close, slow_except
 from rich.console import Console
 
 import trainq as tq
@@ -42,7 +42,7 @@ def test_teachers_are_those_of_either_reading():
     assert task.laws.shape == (4, 32) and not np.allclose(task.laws[0], task.laws[1])
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.1])
+@pytest.mark.parametrize("weight", slow_except([0.0, 0.1], 0.1))
 def test_a_run_is_that_of_a_plain_loop(weight, monkeypatch):
     constants = dataclasses.replace(PROTOCOL, steps=90, crossings=(0.9, 0.8))
     constants = dataclasses.replace(constants, difference_checkpoint="c90")

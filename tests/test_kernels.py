@@ -27,7 +27,12 @@ import trainq as tq
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [(k, m) for m in ("rbm 2x2", "biased rbm 2x3", "neural 3+2") for k in KERNELS]
+    slow_except(
+        [(k, m) for m in ("rbm 2x2", "biased rbm 2x3", "neural 3+2") for k in KERNELS],
+        *((k, "biased rbm 2x3") for k in KERNELS),
+        ("gibbs", "neural 3+2"),
+        ("random", "neural 3+2"),
+    )
     + ON_COLOURS,
 )
 def test_one_step_has_the_frequencies_of_the_matrix(name, model, key):

@@ -71,6 +71,7 @@ def test_a_batch_of_batches_and_one_of_right_hand_sides(key):
     assert_close(found, np.linalg.solve(np.asarray(a[0, 0]), np.asarray(b)), DIRECT)
 
 
+@pytest.mark.slow
 def test_independent_solves_of_a_batch_do_not_wait_for_each_other():
     code = """if True:
         import os

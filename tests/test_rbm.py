@@ -140,6 +140,7 @@ def test_log_2cosh_and_its_derivatives_are_right_at_any_size(dtype):
     np.testing.assert_allclose(found[1:], square[1:-1], 16 * rounding)
 
 
+@pytest.mark.slow
 def test_many_threads_trace_at_once():
     # JAX keeps the rule of a `custom_jvp` in a place that threads share, and raises
     # where two of them fill it.

@@ -1,7 +1,16 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import DIRECT, KERNELS, REVERSIBLE, assert_close, dense, random_law, rbm
+from helpers import (
+    DIRECT,
+    KERNELS,
+    REVERSIBLE,
+    assert_close,
+    dense,
+    random_law,
+    rbm,
+    slow_except,
+)
 
 import trainq as tq
 
@@ -26,7 +35,7 @@ def test_noise_is_that_of_the_slowest_mode_alone(name):
     assert snr.q >= full.q
 
 
-@pytest.mark.parametrize("name", REVERSIBLE)
+@pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "palindromic"))
 def test_with_spin_flip_symmetry_it_over_predicts_by_many_orders_of_magnitude(name):
     model, data = rbm(3, 3), tq.visible_distribution(rbm(3, 2, seed=1))
     textbook = tq.SingleGap(KERNELS[name], 1000)(model, data)
@@ -73,6 +82,7 @@ def test_the_relevant_mode_is_alone(name):
     assert snr.q < 10 * full.q < tq.SingleGap(KERNELS[name], 100)(model, data).q
 
 
+@pytest.mark.slow
 def test_a_degenerate_mode_is_taken_whole():
     # Free spins: all pairs decay alike, and a choice of one would be arbitrary.
     model, data = tq.RBM(jnp.zeros((2, 2))), random_law(2)

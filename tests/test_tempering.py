@@ -126,9 +126,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", slow_except(CASES, "three, even and odd", "any energy")
-)
+@pytest.mark.parametrize("case", slow_except(CASES, "any energy"))
 def test_the_chain_is_that_of_dense_products(case):
     model, kernel, n, order = CASES[case]
     pi, matrix = dense(kernel, model, BETAS[:n], order)

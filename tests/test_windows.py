@@ -97,6 +97,7 @@ def test_a_promised_sector():
     assert_close(half.variance, whole.variance, IDENTITY)
 
 
+@pytest.mark.slow
 def test_a_window_of_more_units_than_a_matrix_takes():
     # Three colours: no reduction, and steps one by one without a matrix.
     ring = tq.BoltzmannMachine(
