@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs runaway test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs runaway published test test-all bench bench-all lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
@@ -37,6 +37,9 @@ three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled
 
 runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
 	$(BIN)/python examples/runaway.py --out results/runaway $(ARGS)
+
+published: $(VENV)/.installed-examples ## recompute the published numbers of the field
+	$(BIN)/python examples/published.py --out results/published $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
