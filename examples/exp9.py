@@ -1239,6 +1239,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "savefig.dpi": 160,
+    "svg.hashsalt": "exp9",
 }
 
 
@@ -1385,14 +1386,18 @@ def figure_seeds(rows: list[Fields], constants: Constants) -> Figure:
 
 
 def finish(path: Path, figure: Figure, constants: Constants) -> Path:
-    """Adds every label once, below the axes, and the hash; writes the file."""
+    """Adds every label once, below the axes, and the hash; writes the figure in dots,
+    and beside it in lines, for a page."""
     lines = [line for axis in figure.axes for line in axis.get_lines()]
     named = {str(line.get_label()): line for line in reversed(lines)}
     shown = {k: named[k] for k in reversed(named) if not k.startswith("_")}
     place, columns = "outside lower center", min(len(shown), 5)
     figure.legend([*shown.values()], [*shown], loc=place, ncols=columns)
     figure.suptitle(f"{figure.get_suptitle()}\n({label(constants)})")
-    figure.savefig(path, metadata={"Constants": constants.sha256})
+    digest = constants.sha256
+    figure.savefig(path, metadata={"Constants": digest})
+    svg = {"Date": None, "Description": f"Constants {digest}"}
+    figure.savefig(path.with_suffix(".svg"), metadata=svg)
     return path
 
 

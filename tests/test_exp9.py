@@ -291,6 +291,9 @@ def test_a_short_run_leaves_everything_it_should(tmp_path, tiny, capsys):
     files = [*files.split(), "dose_response.png", "finals.png"]
     assert all(word in shown for word in (*words, *files))
     assert all((tmp_path / file).stat().st_size > 0 for file in files)
+    figures = [tmp_path / file for file in files if file.endswith("png")]
+    digest = f"Constants {summary['constants']['sha256']}"
+    assert all(digest in f.with_suffix(".svg").read_text() for f in figures)
     with np.load(tmp_path / "trajectories.npz") as curves:
         assert json.loads(str(curves["constants"])) == summary["constants"]
         assert curves["seed1_m2_s2_lambda0.1/weights_final"].shape == (4, 2, 2)

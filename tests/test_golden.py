@@ -20,7 +20,14 @@ def name(cell):
     return f"{cell['kernel']} {shape}{' biased' if cell['biased'] else ''}"
 
 
-@pytest.fixture(params=CELLS, ids=name)
+# Every second one in the fast tests, which are two or three of every kernel.
+SOME = [
+    pytest.param(cell, marks=pytest.mark.slow if i % 2 else (), id=name(cell))
+    for i, cell in enumerate(CELLS)
+]
+
+
+@pytest.fixture(params=SOME)
 def cell(request):
     stored = {k: v for k, v in request.param.items() if v is not None}
     biases = (stored["visible_bias"], stored["hidden_bias"]) if stored["biased"] else ()

@@ -116,6 +116,7 @@ def test_graphs_are_compared_by_what_they_hold():
     assert pickle.loads(pickle.dumps(graph)) == graph
 
 
+@pytest.mark.slow
 def test_a_grid_of_ten_thousand_units_runs():
     side = 100
     unit = np.arange(side**2).reshape(side, side)

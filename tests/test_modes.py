@@ -473,6 +473,7 @@ def test_the_table():
     assert "(1)" in str(found.sensitivity()) or "γ_eff" in str(found.sensitivity())
 
 
+@pytest.mark.slow
 def test_functions_that_need_not_exist_all_at_once():
     model = rbm(3, 2)
     chain = KERNELS["random"].chain(model)

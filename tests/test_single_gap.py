@@ -15,7 +15,7 @@ from helpers import (
 import trainq as tq
 
 
-@pytest.mark.parametrize("name", REVERSIBLE)
+@pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "palindromic"))
 def test_noise_is_that_of_the_slowest_mode_alone(name):
     model, data = rbm(2, 3, biased=True), random_law(2)
     pi, matrix = dense(name, model)

@@ -80,7 +80,7 @@ def test_one_unit_has_no_even_mode():
 
 
 @pytest.mark.parametrize("sector", [None, "even", "odd"])
-@pytest.mark.parametrize("name", REVERSIBLE)
+@pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "random"))
 def test_gap_gradient(name, sector):
     flat, build = flatten(rbm(2, 2, biased=sector is None))
 
