@@ -655,3 +655,11 @@ def test_traced_temperatures_are_checked():
     assert_close(gap(jnp.array(BETAS[:2])), markov.spectral_gap(chain), IDENTITY)
     with pytest.raises(RuntimeError, match="betas start at 1"):
         gap(jnp.array([0.5, 0.2]))
+
+
+def test_too_many_units_are_those_of_all_replicas():
+    kernel = tq.ParallelTempering(tq.RandomScanGibbs(), [1.0, 0.5])
+    data = jnp.full(16, 1 / 16)
+    message = "matrix of 14 units.*The units of all replicas count"
+    with pytest.raises(ValueError, match=message):
+        tq.QStruct(kernel, 10)(rbm(4, 3), data)

@@ -335,9 +335,11 @@ def largest(x: Float[Array, "..."]) -> Float[Array, ""]:
     return jnp.where(jnp.all(jnp.isfinite(x)), jnp.max(jnp.abs(x), initial=0), jnp.nan)
 
 
-def check_dense(n_states: int) -> None:
-    """Raise a `ValueError` if a matrix over so many states is too large."""
-    check_enumerable((n_states - 1).bit_length(), _MAX_DENSE_UNITS, "matrix")
+def check_dense(n_states: int, *instead: str) -> None:
+    """Raise a `ValueError` if a matrix over so many states is too large, and say what
+    to do instead."""
+    n_units = (n_states - 1).bit_length()
+    check_enumerable(n_units, _MAX_DENSE_UNITS, "matrix", *instead)
 
 
 def require_chain(chain: Any) -> None:

@@ -4,10 +4,17 @@ from collections.abc import Callable
 from functools import reduce
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from ._base import AbstractChain
+from ...solvers import DenseGenerator
+from ._base import AbstractChain, check_dense
 from ._swaps import AbstractSwapOrder
+
+
+_ALL_COUNT = (
+    "The units of all replicas count. `trainq.QOperational` needs no matrix, and "
+    "`trainq.QSampled` takes any number of them."
+)
 
 
 class ReplicaChain(AbstractChain):
@@ -65,6 +72,16 @@ class ReplicaChain(AbstractChain):
 
     def apply(self, f: Float[Array, "states *obs"]) -> Float[Array, "states *obs"]:
         return self.operator()(f)
+
+    def matrix(self) -> Float[Array, "states states"]:
+        check_dense(self.n_states, _ALL_COUNT)
+        return super().matrix()
+
+    def dense_generator(
+        self, target: Bool[Array, " states"] | None = None
+    ) -> DenseGenerator:
+        check_dense(self.n_states, _ALL_COUNT)
+        return super().dense_generator(target)
 
     def operator(self) -> Callable[[Array], Array]:
         n, size = len(self.chains), self.energies.size
