@@ -204,3 +204,11 @@ def test_what_has_no_basins_says_so(monkeypatch):
 def test_a_model_is_no_chain(as_for_users):
     with pytest.raises(TypeError, match="chain is the exact chain of a kernel"):
         basins(rbm(2, 2))
+
+
+def test_bottoms_are_told_in_spins():
+    model = tq.paired_rbm(np.array([[1, 1, -1]]), np.array([[1, -1]]), 3.0)
+    found = basins(chain_of(model))
+    pair = np.array([1, 1, -1, 1, -1])
+    assert {tuple(x) for x in found.spins} == {tuple(pair), tuple(-pair)}
+    assert_close(model.energy(jnp.asarray(found.spins))[0], model.energies().min(), 0)

@@ -53,6 +53,13 @@ class Basins(AbstractShown):
         """The stationary probability of each basin."""
         return np.exp(self.log_mass)
 
+    @property
+    def spins(self) -> Float[np.ndarray, "basins n_units"]:
+        """The spins of the bottom of each basin, visible units first."""
+        n_units = (self.label.size - 1).bit_length()
+        bits = self.minima[:, None] >> np.arange(n_units)[::-1] & 1
+        return 2.0 * bits - 1
+
     def heights(self) -> Float[np.ndarray, "basins basins"]:
         """The highest energy on the lowest path between the bottoms of any two basins,
         in kT; of a basin with itself, the energy at its bottom.
