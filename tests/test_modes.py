@@ -100,8 +100,10 @@ def test_the_rest_of_a_random_scan_halves_or_is_gone_in_one_step(model):
         if abs(one - 0.5) > 1e-6 and abs(one - 1) > 1e-6:
             ours = np.asarray(found.weight)[np.abs(np.asarray(found.gap) - one) < 1e-9]
             assert_close(ours.sum(axis=0) + 1, expected + 1, DIRECT)
-    assert np.all(found.rest_t_o >= found.rest_weight * (1 - IDENTITY))
-    assert np.all(found.rest_t_o <= 2 * found.rest_weight * (1 + IDENTITY))
+    # A rest of nothing is rounding errors of the variance, of either sign.
+    rounding = IDENTITY * np.asarray(found.observable_variance)
+    assert np.all(found.rest_t_o >= found.rest_weight - rounding)
+    assert np.all(found.rest_t_o <= 2 * found.rest_weight + rounding)
 
 
 @pytest.mark.parametrize(
