@@ -280,10 +280,10 @@ class OneWay(tq.markov.AbstractKernel):
     is_reversible = False
 
     def stepper(self, model):
-        return lambda key, x: jnp.roll(x, 1, axis=-1)
+        return SWEEP.stepper(model)
 
     def chain(self, model):
-        raise NotImplementedError
+        return SWEEP.chain(model)
 
     def site_updates(self, model):
         return model.n_units

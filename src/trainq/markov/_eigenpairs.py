@@ -9,7 +9,7 @@ subtracted. An error `δ` of an eigenvector then changes an eigenvalue by `⟨δ
 second order, and smaller still where the mode is slow.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -214,16 +214,18 @@ def lowest_pairs(part: Part, k: int) -> Eigenpairs:
         return np.asarray(_product(part, jnp.asarray(y, dtype).reshape(-1)))
 
     k = min(k, n - 1 - int(part.is_closed))
-    operator = LinearOperator((n, n), matvec=product, dtype=dtype)  # type: ignore
-    eps = float(np.finfo(dtype).eps)
+    # SciPy's types know neither the arguments of an operator nor a tolerance between
+    # whole numbers.
+    make: Any = LinearOperator
+    tolerance: Any = float(np.finfo(dtype).eps) ** 0.6
     try:
         _, vectors = eigsh(
-            operator,
+            make((n, n), matvec=product, dtype=dtype),
             k,
             which="SA",
             v0=start.astype(dtype),
             ncv=min(n, max(2 * k + 1, 40)),
-            tol=eps**0.6,  # type: ignore[arg-type]
+            tol=tolerance,
             maxiter=_MAX_RESTARTS,
         )
     except ArpackNoConvergence:
