@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float
 from .._show import AbstractShown, Table
 from .._spins import check_enumerable
 from ..models import AbstractEnergyModel, require_model
-from ..solvers import Direct
 from ._conductance import CheegerMargins, margins
 from ._residuals import (
     detailed_balance_residual,
@@ -214,7 +213,7 @@ def _certified(
     # within the tolerance.
     cheeger = None
     if whys["cheeger"] is None:
-        cheeger = margins(chain, Direct(throw=False), sector)
+        cheeger = margins(chain, sector, throw=False)
     residuals = {
         "row_sums": lambda: row_sum_residual(chain),
         "positivity": lambda: positivity_residual(chain),
