@@ -166,7 +166,9 @@ def test_the_published_effect_on_the_rbm_of_the_page():
 def test_no_window_gets_past_the_limit_and_a_long_one_comes_near():
     device = MODEL.tempered(0.8)
     found = [
-        tq.QOperational(KERNEL, window, start=tq.Stationary())(MODEL, DATA, device=device)
+        tq.QOperational(KERNEL, window, start=tq.Stationary())(
+            MODEL, DATA, device=device
+        )
         for window in (1, 10, 100, 10_000, 1_000_000)
     ]
     q, limit = np.array([snr.q for snr in found]), found[0].q_limit
@@ -347,7 +349,9 @@ def test_a_traced_range_and_spread_are_checked_when_they_run():
         clipped(-jnp.ones(()))
     scattered = eqx.filter_jit(lambda gain: tq.scatter(jr.key(0), MODEL, gain).weights)
     assert jnp.isfinite(scattered(0.5)).all()
-    with pytest.raises(eqx.EquinoxRuntimeError, match="gain is one finite number, at l"):
+    with pytest.raises(
+        eqx.EquinoxRuntimeError, match="gain is one finite number, at l"
+    ):
         scattered(jnp.array(jnp.nan))
 
 

@@ -69,6 +69,7 @@ from .predictors import (
 from .sampling import (
     Budget as Budget,
     QSampled as QSampled,
+    certify_sampler as certify_sampler,
     plan_budget as plan_budget,
     run as run,
     start_chains as start_chains,

@@ -197,9 +197,7 @@ def device_bias(
     return ravel_pytree(jax.grad(mean)(params))[0]
 
 
-def _share_observables(
-    model: AbstractEnergyModel, device: AbstractEnergyModel
-) -> bool:
+def _share_observables(model: AbstractEnergyModel, device: AbstractEnergyModel) -> bool:
     """Whether the two have the same observables, as far as types tell: those of a
     linear energy do not depend on its parameters, and nothing else may differ."""
     arrays = jax.tree.leaves(eqx.filter(model, eqx.is_array))

@@ -159,8 +159,9 @@ class GradientSNR(AbstractSNR):
     @property
     def t_o(self) -> Float[Array, "*batch"]:
         """`T_O` in kernel steps, so that the variance is `2 T_O / K`, and without a
-        device `Q = (K/2) ‖g‖² / T_O`: of a structural predictor alone. `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of
-        the variances less in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`.
+        device `Q = (K/2) ‖g‖² / T_O`: of a structural predictor alone.
+        `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of the variances
+        less in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`.
 
         **Raises:** `AttributeError` for the error of an actual estimate.
         """
