@@ -240,7 +240,7 @@ def _checked(
             f"{math.sqrt(groups):.1f} standard errors, and no check could fail: give "
             f"at least {math.ceil(2 * needed)}, or allow more false alarms."
         )
-    still = float(np.mean(np.all(np.asarray(states[1:] == states[0]), axis=(0, 2))))
+    still = float(np.mean(np.all(np.asarray(states[1:] == states[:1]), axis=(0, 2))))
     checks = {"motion": Check(jnp.asarray(still), 1 - 0.5 / states.shape[1])}
     for name in ("moments", "temperature", "fields", "reversibility"):
         if name in found:

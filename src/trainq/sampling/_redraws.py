@@ -47,7 +47,8 @@ class Redraws(eqx.Module):
         a = jax.nn.sigmoid(-2 * self.spin * self.field)
         mean = p * a
         weight = jnp.ones_like(a) if p == 1 else (1 - a) / (1 - mean)
-        return weight * (self.flipped - mean), weight**2 * mean * (1 - mean), a
+        flips = self.flipped.astype(a.dtype)
+        return weight * (flips - mean), weight**2 * mean * (1 - mean), a
 
 
 def alike(visits: Sequence[Visit]) -> tuple[tuple[Visit, tuple[int, ...]], ...]:
@@ -173,7 +174,10 @@ def fit_temperature(
         high = 2 * high
     if score(low) < 0 or score(high) > 0:
         return (-np.inf if score(low) < 0 else np.inf), at
-    return float(root_scalar(score, bracket=(low, high), xtol=1e-10).root), at
+    beta = float(root_scalar(score, bracket=(low, high), xtol=1e-10).root)
+    # Where every spin is along its field the score does not change sign: it vanishes.
+    known = float(at(beta)[1]) > 1e-9 * float(at(0.0)[1])
+    return beta if known else float(np.copysign(np.inf, beta)), at
 
 
 @eqx.filter_jit
