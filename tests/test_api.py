@@ -31,6 +31,7 @@ MADE_BY_TRAINQ = {
     *("Budget", "Comparison", "ErrorTable", "TableJackknife"),
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),
     *("Ladder", "SwapStatistics", "ReplicaChain"),
+    *("SamplerCertificate", "ProgramCertificate", "EffectiveBeta"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
     *("Absorption", "Basins", "Cut", "PassageTimes"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
