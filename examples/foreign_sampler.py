@@ -197,26 +197,18 @@ def figure(runs: dict[str, dict[str, Any]]) -> Figure:
     drawn = Figure(figsize=(10.5, 3.4), layout="constrained")
     left, middle, right = drawn.subplots(1, 3)
     for (name, seen), colour in zip(runs.items(), ("#0072B2", "#D55E00"), strict=True):
-        steps = seen["step"]
-        left.plot(
-            steps, [o["kl"] for o in seen["look"]], "o-", color=colour, label=name
-        )
-        most = [max(o["deviations"].values()) for o in seen["look"]]
-        middle.plot(steps, most, "o-", color=colour, label=name)
-        right.plot(steps, [o["q"] for o in seen["look"]], "o-", color=colour, label="Q")
-        if any(o["q limit"] < 1e9 for o in seen["look"]):
-            limits = [
-                o["q limit"] if o["q limit"] < 1e9 else np.nan for o in seen["look"]
-            ]
-            label = "cannot exceed, stale"
-            right.plot(steps, limits, "--", color=colour, label=label)
+        steps, looks = seen["step"], seen["look"]
+        left.plot(steps, [o["kl"] for o in looks], "o-", color=colour, label=name)
+        most = [max(o["deviations"].values()) for o in looks]
+        middle.plot(steps, most, "o-", color=colour)
+        right.plot(steps, [o["q"] for o in looks], "o-", color=colour, label=name)
+        limits = [o["q limit"] if o["q limit"] < 1e9 else np.nan for o in looks]
+        if np.isfinite(limits).any():
+            right.plot(steps, limits, "k--", lw=1, label=f"limit, {name}")
     middle.axhline(1, color="k", lw=1, ls="--")
-    left.set(xlabel="step", ylabel="KL", title="What is learned")
-    middle.set(
-        *(), xlabel="step", ylabel="largest deviation over its bar", yscale="log"
-    )
-    middle.set_title("certify_sampler: above 1 fails")
-    right.set(xlabel="step", yscale="log", title=f"Q, window {CONSTANTS.window}")
+    left.set(xlabel="step", ylabel="KL", yscale="log", title="What is learned")
+    middle.set(xlabel="step", yscale="log", title="Largest deviation over its bar")
+    right.set(xlabel="step", yscale="log", title=f"Q, {CONSTANTS.window} iterations")
     left.legend(frameon=False, title="the program is")
     right.legend(frameon=False)
     return drawn
