@@ -20,12 +20,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs runaway published test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs runaway published foreign-sampler test test-all bench bench-all lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
-	  /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed-dev $(VENV)/.installed-docs ## set up the whole environment
 
@@ -41,6 +41,9 @@ runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
 published: $(VENV)/.installed-examples ## recompute the published numbers of the field
 	$(BIN)/python examples/published.py --out results/published $(ARGS)
 
+foreign-sampler: $(VENV)/.installed-examples $(VENV)/.installed-thrml ## a sampler with stale weights, caught
+	$(BIN)/python examples/foreign_sampler.py --out results/foreign_sampler $(ARGS)
+
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
@@ -49,7 +52,7 @@ test-all: $(VENV)/.installed-dev ## run every test
 
 SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
   thrml_chains large bottlenecks modes import_time accuracy
-LONG := scaling sharding coverage exp9_time
+LONG := scaling sharding coverage sampler_power exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
 

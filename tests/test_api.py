@@ -31,6 +31,7 @@ MADE_BY_TRAINQ = {
     *("Budget", "Comparison", "ErrorTable", "TableJackknife"),
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),
     *("Ladder", "SwapStatistics", "ReplicaChain"),
+    *("SamplerCertificate", "ProgramCertificate", "EffectiveBeta"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
     *("Absorption", "Basins", "Cut", "PassageTimes"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
@@ -53,8 +54,9 @@ def modules() -> Iterator[Any]:
 
 
 def inner(package: Any) -> Iterator[Any]:
-    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-        yield pytest.importorskip(found.name)
+    for found in pkgutil.iter_modules(package.__path__):
+        if not found.name.startswith("_"):
+            yield pytest.importorskip(f"{package.__name__}.{found.name}")
 
 
 def exported(module: Any) -> list[str]:

@@ -11,6 +11,11 @@ from thrml.models import IsingEBM
 
 from ..markov import AlternatingBlockGibbs
 from ..models import AbstractEnergyModel, BoltzmannMachine, Tempered
+from ._thrml_programs import (
+    ProgramCertificate as ProgramCertificate,
+    certify_program as certify_program,
+    program_step as program_step,
+)
 
 
 SuperBlocks = Sequence[Block | tuple[Block, ...]]

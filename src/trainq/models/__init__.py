@@ -22,6 +22,13 @@ from ._data import (
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
 )
+from ._devices import (
+    clip as clip,
+    device_bias as device_bias,
+    quantise as quantise,
+    running as running,
+    scatter as scatter,
+)
 from ._families import (
     curie_weiss as curie_weiss,
     hopfield as hopfield,

@@ -14,6 +14,11 @@ from ._budget import (
     plan_budget as plan_budget,
 )
 from ._calibrated_errors import calibrated_errors as calibrated_errors
+from ._certify_sampler import Step as Step, certify_sampler as certify_sampler
+from ._effective_beta import (
+    EffectiveBeta as EffectiveBeta,
+    effective_beta as effective_beta,
+)
 from ._error_table import (
     Budget as Budget,
     BudgetError as BudgetError,
@@ -30,6 +35,7 @@ from ._run import (
     start_chains as start_chains,
 )
 from ._sampled_time import SampledTime as SampledTime, sampled_time as sampled_time
+from ._sampler_certificate import SamplerCertificate as SamplerCertificate
 from ._swaps import (
     SwapStatistics as SwapStatistics,
     swap_statistics as swap_statistics,

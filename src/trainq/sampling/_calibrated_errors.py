@@ -22,6 +22,7 @@ from ..models import (
     data_phase,
     data_variance,
     require_model,
+    running,
 )
 from ._error_table import (
     BudgetError,
@@ -49,6 +50,7 @@ def calibrated_errors(
     batch: SupportsIndex | None = None,
     max_steps: SupportsIndex = 10_000,
     replicates: SupportsIndex = 256,
+    device: AbstractEnergyModel | None = None,
     progress: bool = False,
 ) -> ErrorTable:
     """The error of the gradient of any model for burn-ins and windows of up to
@@ -68,6 +70,9 @@ def calibrated_errors(
         [`trainq.sampling.QSampled`][].
     - `max_steps`: the number of steps of a chain, at least 8.
     - `replicates`: the number of chains, at least 8.
+    - `device`: the model that runs, if it is another one, as for
+        [`trainq.QOperational`][]. The true gradient is then that of the second half of
+        a run of the model itself, and the calibration takes twice as long.
     - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
@@ -80,14 +85,30 @@ def calibrated_errors(
     start = check_start(start)
     max_steps, batch = checked_sizes(max_steps, batch)
     replicates = whole_number("replicates", replicates, least=8)
-    require_concrete("A table of errors", key=key, model=model, data=data, start=start)
+    given = {"model": model, "data": data, "start": start, "device": device}
+    require_concrete("A table of errors", key=key, **given)
     check_key(key)
+    runs = running(model, device)
     if max_steps < 8:
         raise ValueError("A calibration takes at least 8 steps: raise max_steps.")
     data = check_data(data, model)
     times = np.append(0, time_grid(max_steps))
-    run = _calibration_run(key, kernel, model, data, start, times, replicates, progress)
-    truth = _truth(run, kernel, start.is_stationary)
+    run = _calibration_run(
+        key, kernel, model, runs, data, start, times, replicates, progress
+    )
+    truth, device_bias2 = _truth(run, kernel, start.is_stationary), 0.0
+    if device is not None:
+        # Replicate r is one of the device and one of the model: their differences are
+        # independent, and so one jackknife does for both.
+        of_device, key = truth, jr.fold_in(key, 1)
+        own = _calibration_run(
+            key, kernel, model, model, data, start, times, replicates, progress
+        )
+        truth = _truth(own, kernel, start.is_stationary)
+        apart = squared_mean(
+            of_device.mean - truth.mean, of_device.scatter - truth.scatter
+        )
+        device_bias2 = max(float(apart.unbiased.whole), 0.0)
     signal = squared_mean(data_phase(model, data) - truth.mean, -truth.scatter).unbiased
 
     pairs = [(i, j) for i in range(len(times)) for j in range(i + 1, len(times))]
@@ -112,6 +133,7 @@ def calibrated_errors(
             variance=variance.without,
             signal=np.asarray(signal.without),
         ),
+        device_bias2=device_bias2,
     )
 
 
@@ -140,20 +162,23 @@ def _calibration_run(
     key: Array,
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
+    runs: AbstractEnergyModel,
     data: Array,
     start: AbstractStart,
     times: np.ndarray,
     replicates: int,
     progress: bool,
 ) -> _Run:
+    """A run of `runs`, with the observables of `model`."""
     start_key, key = jr.split(key)
-    x = first_states(start_key, kernel, start, model, data, replicates)
+    x = first_states(start_key, kernel, start, runs, data, replicates)
     shape = jax.eval_shape(model.observables, observed(x)).shape
     sums = [jnp.zeros(shape, model.dtype)]
     with bar(int(times[-1]), progress) as advance:
         for first, last in zip(times[:-1], times[1:], strict=True):
             x, more = _segment(
-                kernel, model, x, key, jnp.asarray(first), jnp.asarray(last)
+                *(kernel, model, runs, x, key),
+                *(jnp.asarray(first), jnp.asarray(last)),
             )
             sums.append(sums[-1] + more)
             if progress:
@@ -241,14 +266,16 @@ def _require_mixed(
 def _segment(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
+    runs: AbstractEnergyModel,
     x: Array,
     key: Array,
     first: Array,
     last: Array,
 ) -> tuple[Array, Array]:
-    """The states after some steps, and the sums of the observables before each."""
+    """The states of `runs` after some steps, and the sums of the observables of `model`
+    before each."""
     model = checked(model)
-    move = kernel.stepper(model)
+    move = kernel.stepper(checked(runs))
 
     def body(step, carry):
         x, sums, lost = carry
