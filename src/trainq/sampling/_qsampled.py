@@ -105,8 +105,9 @@ class QSampled(eqx.Module):
     it many times: for models too large for [`trainq.QOperational`][], which is the same
     number without the noise.
 
-    Errors are taken about the exact gradient, found by enumeration for up to
-    [20 units](../choosing.md#limits). For larger models give it the `gradient` if you
+    Errors are taken about the exact gradient, found by enumeration of up to
+    [20 units](../choosing.md#limits): those of the smaller layer of an RBM, whatever
+    the size of the other one. For larger models give it the `gradient` if you
     know it: otherwise errors are taken about the mean of the replicates, which leaves
     out the bias of the start, and `Q` is too large, by a lot if the burn-in is short.
 
@@ -175,21 +176,21 @@ class QSampled(eqx.Module):
         - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)`
             spins.
         - `gradient`: `(n_parameters,)`, the true gradient, which errors are taken
-            about. By default it is found by enumeration for up to 20 units; for more,
-            or with `"sampled"`, it is the mean of the replicates, and the bias of the
-            start is left out.
+            about. By default it is found by enumeration, where `model.n_enumerated` is
+            at most 20; if it is more, or with `"sampled"`, it is the mean of the
+            replicates, and the bias of the start is left out.
         - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
         **Returns:** a [`trainq.sampling.SampledSNR`][].
 
         **Raises:** `ValueError` for a wrong shape or type, or an exact start of a model
-        with more than 20 units; a run-time error if `data` is not a law, or a parameter
-        or `gradient` is not finite.
+        with an `n_enumerated` of more than 20; a run-time error if `data` is not a law,
+        or a parameter or `gradient` is not finite.
         """
         check_key(key)
         require_model(model)
         data = check_data(data, model)
-        if gradient is None and model.n_units <= _MAX_EXACT_UNITS:
+        if gradient is None and model.n_enumerated <= _MAX_EXACT_UNITS:
             gradient = _exact_gradient(model, data)
         elif isinstance(gradient, str):
             if gradient != "sampled":
