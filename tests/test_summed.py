@@ -241,8 +241,8 @@ def test_memory_does_not_grow_with_the_table_of_states():
     def gradient(model):
         return eqx.filter_grad(lambda m: m.log_partition())(model)
 
-    compiled = eqx.filter_jit(gradient).lower(model).compile()
-    memory = compiled.compiled.memory_analysis().temp_size_in_bytes
+    compiled = jax.jit(gradient).lower(model).compile()
+    memory = compiled.memory_analysis().temp_size_in_bytes
     assert memory < 100 * 2**20 < 2**16 * 800 * 8
 
 

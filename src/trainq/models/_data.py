@@ -269,7 +269,7 @@ def check_weights(
 
 
 def _mean_free_energy(
-    model: AbstractEnergyModel, samples: Array, weights: Array | None
+    model: AbstractEnergyModel, samples: Any, weights: Array | None
 ) -> Array:
     values = model.free_energy(samples)
     return jnp.mean(values) if weights is None else weights @ values

@@ -31,6 +31,7 @@ from ._error_table import (
     time_grid,
 )
 from ._progress import bar
+from ._qsampled import Truth, true_gradient
 from ._statistics import Jackknifed, squared_mean
 from ._sums import add_up
 
@@ -49,6 +50,7 @@ def calibrated_errors(
     batch: SupportsIndex | None = None,
     max_steps: SupportsIndex = 10_000,
     replicates: SupportsIndex = 256,
+    gradient: Truth = None,
     progress: bool = False,
 ) -> ErrorTable:
     """The error of the gradient of any model for burn-ins and windows of up to
@@ -56,10 +58,12 @@ def calibrated_errors(
     calibration run: `replicates` chains of `max_steps` steps, and that is what it
     costs.
 
-    The true gradient is taken to be that of the second half of the run, which must be
-    long enough to have forgotten the start: some ten sweeps and more, in steps of the
-    kernel. Every entry has its error by the jackknife, so that budgets from the table
-    keep their word 19 times of 20.
+    The true gradient is exact where it can be had, for up to
+    [20 enumerated units](../choosing.md#what-is-enumerated). Otherwise it is taken to
+    be that of the second half of the run, which must be long enough to have forgotten
+    the start: some ten sweeps and more, in steps of the kernel. Every entry has its
+    error by the jackknife, so that budgets from the table keep their word 19 times of
+    20.
 
     **Arguments:**
 
@@ -68,6 +72,8 @@ def calibrated_errors(
         [`trainq.sampling.QSampled`][].
     - `max_steps`: the number of steps of a chain, at least 8.
     - `replicates`: the number of chains, at least 8.
+    - `gradient`: the true gradient, or `"sampled"` to take that of the run in any case,
+        as for `QSampled`.
     - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
@@ -87,7 +93,11 @@ def calibrated_errors(
     data = check_data(data, model)
     times = np.append(0, time_grid(max_steps))
     run = _calibration_run(key, kernel, model, data, start, times, replicates, progress)
-    truth = _truth(run, kernel, start.is_stationary)
+    known = true_gradient(gradient, model, data)
+    truth = _truth(run, kernel, start.is_stationary or known is not None)
+    if known is not None:
+        mean = data_phase(model, data) - known
+        truth = _Truth(mean, jnp.zeros_like(truth.scatter))
     signal = squared_mean(data_phase(model, data) - truth.mean, -truth.scatter).unbiased
 
     pairs = [(i, j) for i in range(len(times)) for j in range(i + 1, len(times))]
@@ -130,7 +140,8 @@ class _Run(NamedTuple):
 
 class _Truth(NamedTuple):
     """What stands for the mean of the observables: their average over replicates, and
-    how far each replicate is from it, by which the average is uncertain."""
+    how far each replicate is from it, by which the average is uncertain; or what it is
+    known to be, and zeros."""
 
     mean: Float[Array, " n_obs"]
     scatter: Float[Array, "replicates n_obs"]
@@ -162,18 +173,19 @@ def _calibration_run(
     return _Run(times, sums, model.observables(observed(x)))
 
 
-def _truth(run: _Run, kernel: AbstractKernel, is_stationary: bool) -> _Truth:
+def _truth(run: _Run, kernel: AbstractKernel, is_mixed: bool) -> _Truth:
     """What the second half of the run says, if the first one has forgotten the start:
     in a time in which a chain finds some states independent of each other its law
     approaches the stationary one by a factor of e or more for each of them.
 
-    **Raises:** `BudgetError` if chains are frozen, or have not forgotten it.
+    **Raises:** `BudgetError` if chains are frozen; or have not forgotten it, unless
+    they need not, as `is_mixed` says.
     """
     max_steps = int(run.times[-1])
     half = int(np.argmin(abs(run.times - max_steps // 2)))
     means = run.means(half, len(run.times) - 1)
     _require_moving(run.last, means, max_steps)
-    if not is_stationary:
+    if not is_mixed:
         _require_mixed(kernel, run.last, means, max_steps)
     mean = jnp.mean(means, axis=0)
     return _Truth(mean, means - mean[None])

@@ -34,6 +34,13 @@ from ._statistics import jackknife_error, log_interval, squared_mean, standard_e
 # For which the exact gradient is found by enumeration.
 _MAX_EXACT_UNITS = 20
 
+Truth = (
+    Float[Array | np.ndarray, " n_parameters"]
+    | Sequence[float]
+    | Literal["sampled"]
+    | None
+)
+
 
 class SampledSNR(AbstractSNR):
     """The signal-to-noise ratio of a gradient, estimated from independent replicates.
@@ -163,10 +170,7 @@ class QSampled(eqx.Module):
         model: AbstractEnergyModel,
         data: Data,
         *,
-        gradient: Float[Array | np.ndarray, " n_parameters"]
-        | Sequence[float]
-        | Literal["sampled"]
-        | None = None,
+        gradient: Truth = None,
         progress: bool = False,
     ) -> SampledSNR:
         """**Arguments:**
@@ -190,17 +194,7 @@ class QSampled(eqx.Module):
         check_key(key)
         require_model(model)
         data = check_data(data, model)
-        if gradient is None and model.n_enumerated <= _MAX_EXACT_UNITS:
-            gradient = _exact_gradient(model, data)
-        elif isinstance(gradient, str):
-            if gradient != "sampled":
-                raise ValueError(
-                    'gradient is an array, "sampled" or None, but '
-                    f"{gradient!r} was given."
-                )
-            gradient = None
-        elif gradient is not None:
-            gradient = _checked_gradient(gradient, model)
+        truth = true_gradient(gradient, model, data)
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.n_chains
         x = first_states(starts, self.kernel, self.start, model, data, n_chains)
@@ -218,14 +212,14 @@ class QSampled(eqx.Module):
         means = found.moments.mean.reshape(self.replicates, self.n_chains, -1)
         means = jnp.mean(means, axis=1)
         phases = _data_phases(data_key, model, data, self.replicates, self.batch)
-        signal, signal_error, squares = signal_and_errors(phases - means, gradient)
+        signal, signal_error, squares = signal_and_errors(phases - means, truth)
         return SampledSNR(
             estimated_signal=signal,
             signal_error=signal_error,
             squared_error=squares,
             window=self.window,
             n_chains=self.n_chains,
-            knows_bias=gradient is not None or self.start.is_stationary,
+            knows_bias=truth is not None or self.start.is_stationary,
         )
 
 
@@ -262,6 +256,24 @@ def signal_and_errors(
     # The mean is nearer to its replicates than the truth is.
     squares = jnp.sum(scatter**2, axis=1) * n / (n - 1)
     return signal.whole, jackknife_error(signal.without), squares
+
+
+def true_gradient(
+    gradient: Truth, model: AbstractEnergyModel, data: Array
+) -> Float[Array, " n_parameters"] | None:
+    """The gradient that errors are taken about: the given one or, for None, the exact
+    one where it can be found; None where samples have to tell."""
+    if isinstance(gradient, str):
+        if gradient != "sampled":
+            raise ValueError(
+                f'gradient is an array, "sampled" or None, but {gradient!r} was given.'
+            )
+        return None
+    if gradient is not None:
+        return _checked_gradient(gradient, model)
+    if model.n_enumerated <= _MAX_EXACT_UNITS:
+        return _exact_gradient(model, data)
+    return None
 
 
 def _checked_gradient(gradient: Any, model: AbstractEnergyModel) -> Array:
