@@ -68,7 +68,9 @@ def main():
         best = tq.plan_budget(exactly, target)
         kept, costs = [], []
         for key in keys[:PLANS]:
-            table = sampling.calibrated_errors(key, kernel, model, data, max_steps=most)
+            table = sampling.calibrated_errors(
+                key, kernel, model, data, max_steps=most, gradient="sampled"
+            )
             plan = tq.plan_budget(table, target)
             estimate = tq.QOperational(
                 kernel, plan.window, plan.burn_in, n_chains=plan.n_chains

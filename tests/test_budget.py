@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import DIRECT, KERNELS, STARTS, assert_close, random_law, rbm
+from helpers import DIRECT, KERNELS, SIGMAS, STARTS, assert_close, random_law, rbm
 
 import trainq as tq
 from trainq import sampling
@@ -136,9 +136,10 @@ def test_a_calibration_plans_what_reaches_the_target(key):
     assert plan.cost < 1.3 * best.cost
 
 
-def test_a_calibration_knows_its_own_errors(key):
+@pytest.mark.parametrize("gradient", ["sampled", None])
+def test_a_calibration_knows_its_own_errors(gradient, key):
     # Of many calibrations the entries scatter as each of them says.
-    entry = {"max_steps": 60, "replicates": 64}
+    entry = {"max_steps": 60, "replicates": 64, "gradient": gradient}
     tables = [
         sampling.calibrated_errors(one, KERNEL, MODEL, DATA, **entry)
         for one in jr.split(key, 60)
@@ -216,6 +217,10 @@ def test_a_calibration_that_has_not_mixed_is_refused(key):
     # A walk among 2**24 states that takes three sweeps.
     model, data = rbm(12, 12, scale=0.3), jr.rademacher(key, (50, 12), float)
     options = {"key": key, "replicates": 64, "batch": 50}
+    # Where the gradient is known, nothing has to be.
+    known = planned(1.0, KERNELS["gibbs"], model, data, max_steps=72, **options)
+    assert known.q_low >= 1.0
+    options["gradient"] = "sampled"
     with pytest.raises(
         sampling.BudgetError, match="calibration has not mixed"
     ) as error:
@@ -332,9 +337,22 @@ def test_chains_that_are_stuck_apart_have_not_mixed():
     model = tq.RBM(np.full((2, 2), 30.0), np.full(2, 0.1), np.zeros(2))
     with pytest.raises(sampling.BudgetError, match="is worth 1.0 independent") as error:
         sampling.calibrated_errors(
-            jr.key(0), KERNEL, model, jnp.full(4, 0.25), max_steps=100
+            jr.key(0),
+            KERNEL,
+            model,
+            jnp.full(4, 0.25),
+            max_steps=100,
+            gradient="sampled",
         )
     assert "stay where they are: take a warmer model, or a fast" in str(error.value)
+    # Where the gradient is known, the bias is, which no window takes away.
+    table = sampling.calibrated_errors(
+        jr.key(0), KERNEL, model, jnp.full(4, 0.25), max_steps=100
+    )
+    exact = sampling.exact_errors(KERNEL, model, jnp.full(4, 0.25), max_steps=100)
+    for found, expected in ((table.signal, exact.signal), (table.bias2, exact.bias2)):
+        np.testing.assert_allclose(np.max(found), np.max(expected), rtol=0.1)
+    assert table.bias2.min() > 0.05 * table.signal
 
 
 def test_a_table_without_an_error_promises_nothing():
@@ -389,6 +407,33 @@ class Steep(tq.AbstractEnergyModel):
 
     def energy(self, x):
         return jnp.sqrt(self.theta * (1 + x[0])) + 0 * x[1]
+
+
+def pairs_of(table):
+    return zip(table.burn_in.tolist(), table.window.tolist(), strict=True)
+
+
+def test_a_calibration_takes_the_true_gradient(key):
+    exact = sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=40)
+    options = {"max_steps": 40, "replicates": 4096}
+    given = tq.kl_gradient(MODEL, DATA)
+    tables = [
+        sampling.calibrated_errors(key, KERNEL, MODEL, DATA, gradient=g, **options)
+        for g in (None, given, given + 0.3)
+    ]
+    assert exact.finer is not None
+    exact = exact.finer(np.unique(tables[0].burn_in), np.unique(tables[0].window))
+    places = {pair: i for i, pair in enumerate(pairs_of(exact))}
+    same = [places[pair] for pair in pairs_of(tables[0])]
+    bias2, variance = exact.bias2[same], exact.variance[same]
+    for table in tables[:2]:
+        assert_close(table.signal, exact.signal, DIRECT)
+        assert_close(table.jackknife.signal, np.full(4096, exact.signal), DIRECT)
+        # An error of the mean of the replicates is what the bias may be wrong by.
+        error = np.sqrt(bias2 * variance / 4096) + variance / 4096
+        assert (np.abs(table.bias2 - bias2) < SIGMAS * error).all()
+    # A negative control: another gradient is another bias.
+    assert (np.abs(tables[2].bias2 - bias2) > SIGMAS * error).all()
 
 
 def test_a_gradient_that_is_not_finite_is_announced():

@@ -19,6 +19,8 @@ GIBBS = KERNELS["gibbs"]
 ALTERNATING = KERNELS["alternating"]
 PLAIN = np.array([[0.0, 1.0], [1.0, 0.0]])
 UNITS_30 = tq.RBM(np.zeros((15, 15)))
+LAYERS_21 = tq.RBM(np.zeros((21, 21)))
+SAMPLES = np.ones((3, 2))
 LAW = np.full(4, 0.25)
 STATE = tq.start_chains(jr.key(0), rbm(1, 1), 3)
 
@@ -206,12 +208,12 @@ STATIC = {
     "block of a start": (
         lambda: tq.start_chains(
             jax.random.key(0),
-            tq.BoltzmannMachine(jnp.ones(24), None, 2, [(i, i + 1) for i in range(24)]),
+            machine(24, 2),
             4,
             tq.FromData(),
             jnp.ones((3, 2)),
         ),
-        r"hidden block of 23 units.*chains start from `Uniform\(\)`",
+        r"hidden block of 21 units.*chains start from `Uniform\(\)`",
     ),
     # laws
     "shape of the data": (
@@ -266,14 +268,14 @@ STATIC = {
         r"States have shape \(\.\.\., 4\).* shape \(5, 3\) was given",
     ),
     "layer too large to redraw": (
-        lambda: KERNELS["random"].step(jax.random.key(0), machine(21), jnp.ones(21)),
+        lambda: KERNELS["random"].step(jr.key(0), neural(21, 1), jnp.ones(22)),
         r"visible block of 21 units: .* at most 20 .*Gibbs\(model.colouring\(\)\)`",
     ),
     "layer too large to redraw, in a run": (
         lambda: tq.run(
-            ALTERNATING, machine(21), tq.start_chains(jr.key(0), machine(21), 2), 3
+            ALTERNATING, machine(22), tq.start_chains(jr.key(0), machine(22), 2), 3
         ),
-        r"visible block of 21 units: .* at most 20 .*Gibbs\(model.colouring\(\)\)`",
+        r"visible block of 21 units: .* at most 20 .*blocks=model.colouring\(\)`",
     ),
     "matrix of too many units": (
         lambda: chain(tq.RBM(np.zeros((7, 7)))).matrix(),
@@ -448,9 +450,17 @@ STATIC = {
         lambda: tq.Uniform().law(UNITS_30),
         r"2\*\*30 is too many",
     ),
+    "weights of other samples": (
+        lambda: tq.kl_gradient(rbm(2, 2), SAMPLES, np.ones(2)),
+        r"of shape \(3,\), one for each sample, but an array of shape \(2,\)",
+    ),
+    "weights of a law": (
+        lambda: tq.log_likelihood(rbm(2, 2), LAW, np.ones(4)),
+        "a law has its own",
+    ),
     "exact start of too many units": (
-        lambda: tq.start_chains(jr.key(0), UNITS_30, 3, tq.Stationary()),
-        "at most 20 units, but there are 30. Use `Uniform",
+        lambda: tq.start_chains(jr.key(0), LAYERS_21, 3, tq.Stationary()),
+        "exact draw chooses from of 21 units: .* at most 20 .* `Uniform",
     ),
     "law of a window": (
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=LAW),

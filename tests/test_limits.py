@@ -36,6 +36,18 @@ def wide(n_visible):
     return tq.RBM(jnp.ones((n_visible, 40)))
 
 
+def tall(n_hidden):
+    return tq.RBM(jnp.ones((40, n_hidden)))
+
+
+def spokes(n_hubs):
+    """Pairs of visible units that share a hub, and hubs do not interact."""
+    hubs = np.arange(n_hubs)
+    edges = [*zip(hubs, n_hubs + hubs, strict=True)]
+    edges += [*zip(hubs, 2 * n_hubs + hubs, strict=True)]
+    return tq.BoltzmannMachine.from_edges(edges, jnp.ones(2 * n_hubs))
+
+
 def unclosed(n_hidden):
     return Field(jnp.ones(3 + n_hidden), 3, n_hidden)
 
@@ -147,7 +159,10 @@ ROWS = {
         of_data(tq.kl_gradient, wide),
     ],
     "a draw from `Stationary()`": [
-        of_model(lambda m: tq.start_chains(jax.random.key(0), m, 4, tq.Stationary()))
+        of_model(
+            lambda m: tq.start_chains(jax.random.key(0), m, 4, tq.Stationary()), make
+        )
+        for make in (wide, tall, spokes)
     ],
     "`free_energy`": [
         of_model(lambda m: m.free_energy(jnp.ones((2, 3))), unclosed),
@@ -197,6 +212,18 @@ ROWS = {
     ],
     "`ladder`, `energy_variance` of an `RBM`": [
         of_model(markov.energy_variance, wide),
+    ],
+    "`log_partition`, `mean_observables`": [
+        of_model(ask, make)
+        for make in (wide, tall, spokes)
+        for ask in (tq.log_partition, tq.mean_observables)
+    ]
+    + [
+        lambda n, ask=ask, make=make: eqx.filter_eval_shape(
+            ask, make(n), jnp.ones((3, make(n).n_visible))
+        )
+        for make in (tall, spokes)
+        for ask in (tq.log_likelihood, tq.kl_gradient)
     ],
 }
 

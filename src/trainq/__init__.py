@@ -45,6 +45,7 @@ from .models import (
     hopfield as hopfield,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
+    log_likelihood as log_likelihood,
     log_partition as log_partition,
     log_stationary as log_stationary,
     mean_observables as mean_observables,

@@ -7,7 +7,7 @@ unit sends index `s` to `2**N - 1 - s`: it reverses an array.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -19,8 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt
 
 # A vector over 2**28 states takes 2 GiB in float64.
 MAX_UNITS = 28
-# A block that is drawn by enumeration, for every chain and in every step.
+# States that are drawn by enumeration, such as those of a block in every step.
 MAX_BLOCK = 20
+# Numbers in an intermediate table: what needs more of them goes block by block.
+MAX_TABLE = 2**21
 
 _SAMPLE = (
     "Use a smaller model, or sample it: `trainq.QSampled` estimates Q, and "
@@ -51,6 +53,20 @@ def spins(n_units: int, dtype=None) -> Num[Array, "states n_units"]:
     check_enumerable(n_units)
     dtype = jnp.result_type(float) if dtype is None else dtype
     return state_spins(jnp.arange(2**n_units), n_units, dtype)
+
+
+def draw_states(
+    key: Key[Array, ""], log_weights: Float[Array, " states"], n_draws: int
+) -> Int[Array, " n_draws"]:
+    """Independent indices of states with these logarithms of weights, as by
+    `jax.random.categorical`, which takes a random number for every state and draw."""
+    # First the leading half of the bits, then the others given these: the square root
+    # of the states at a time.
+    n_units = (log_weights.size - 1).bit_length()
+    table = log_weights.reshape(2 ** (n_units // 2), -1)
+    first, second = jr.split(key)
+    row = jr.categorical(first, jax.nn.logsumexp(table, axis=1), shape=(n_draws,))
+    return row * table.shape[1] + jr.categorical(second, table[row])
 
 
 def state_index(x: Num[Array, "*batch n_units"]) -> Int[Array, "*batch"]:
@@ -269,3 +285,24 @@ def map_states(fn, n_units: int, dtype, chunk: int = 4096):
     check_enumerable(n_units)
     one = jax.checkpoint(lambda index: fn(state_spins(index, n_units, dtype)))
     return jax.lax.map(one, jnp.arange(2**n_units), batch_size=chunk)
+
+
+def map_blocks(
+    fn: Callable[[Num[Array, "some n_units"]], Float[Array, " some"]],
+    n_units: int,
+    dtype,
+    width: int,
+) -> Float[Array, " states"]:
+    """`fn` of all states, in order, for a function of many states at once whose largest
+    intermediate value has `width` numbers for each. A table of these that is large is
+    never there as a whole, in the forward pass or in the backward one."""
+    check_enumerable(n_units)
+    n_bits = min(n_units, max(0, (MAX_TABLE // max(width, 1)).bit_length() - 1))
+    if n_bits == n_units:
+        return fn(spins(n_units, dtype))
+
+    @jax.checkpoint
+    def block(start):
+        return fn(state_spins(start + jnp.arange(2**n_bits), n_units, dtype))
+
+    return jax.lax.map(block, jnp.arange(0, 2**n_units, 2**n_bits)).reshape(-1)

@@ -11,9 +11,11 @@ from ._base import (
 from ._boltzmann import BoltzmannMachine as BoltzmannMachine
 from ._data import (
     Data as Data,
+    SampleWeights as SampleWeights,
     VisibleLaw as VisibleLaw,
     check_data as check_data,
     check_law as check_law,
+    check_weights as check_weights,
     data_phase as data_phase,
     data_variance as data_variance,
     draw_visible as draw_visible,
@@ -21,6 +23,7 @@ from ._data import (
     gradient_of_kl as gradient_of_kl,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
+    log_likelihood as log_likelihood,
 )
 from ._devices import (
     clip as clip,

@@ -15,10 +15,25 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree, Shaped
 
 from .._checks import require_precision, tell_precision, whole_number
-from .._spins import MAX_BLOCK, as_spins, check_enumerable, map_states, merge, spins
+from .._spins import (
+    MAX_BLOCK,
+    as_spins,
+    check_enumerable,
+    draw_states,
+    map_states,
+    merge,
+    spins,
+    state_spins,
+)
 
 
 Block = Literal["visible", "hidden"]
+# In place of drawing a block that is too large.
+COLOURS_INSTEAD = (
+    "Kernels with `blocks=model.colouring()` redraw units that do not interact, and "
+    "chains start from `Uniform()`, or from states of your own by "
+    "`ChainState.begin(x, key)`."
+)
 _Model = TypeVar("_Model", bound="AbstractEnergyModel")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -153,10 +168,39 @@ class AbstractEnergyModel(eqx.Module):
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
         return -jax.nn.logsumexp(-table, axis=0)
 
+    @property
+    def n_enumerated(self) -> int:
+        """Number of units whose states are enumerated for `log_partition` and `draw`:
+        all of them unless the model knows how the others sum out, as those of the
+        larger layer of an RBM do. It says whether these can be had, whatever the number
+        of units."""
+        return self.n_units if self.equivalent is None else self.equivalent.n_enumerated
+
     @_in_closed_form
     def log_partition(self) -> Float[Array, ""]:
         """`log Σ_x exp(-E(x))`, nats."""
         return jax.nn.logsumexp(-self.free_energies())
+
+    @_in_closed_form
+    def draw(
+        self, key: Key[Array, ""], n_states: int
+    ) -> Num[Array, "n_states n_units"]:
+        """Independent states from the law of the model, exactly.
+
+        The default enumerates all states.
+
+        **Arguments:**
+
+        - `key`: random key.
+        - `n_states`: their number.
+
+        **Returns:** `(n_states, n_units)` spins.
+
+        **Raises:** `ValueError` if `n_enumerated` is more than 20.
+        """
+        check_drawn(self)
+        index = draw_states(key, -self.energies(), n_states)
+        return state_spins(index, self.n_units, self.dtype)
 
     def observables(
         self, x: Num[Array, "*batch n_units"]
@@ -237,14 +281,7 @@ class AbstractEnergyModel(eqx.Module):
         x = as_spins(x, self.n_units)
         m = self.n_visible
         size = m if block == "visible" else self.n_hidden
-        check_enumerable(
-            size,
-            MAX_BLOCK,
-            f"{block} block",
-            "Kernels with `blocks=model.colouring()` redraw units that do not "
-            "interact, and chains start from `Uniform()`, or from states of your own "
-            "by `ChainState.begin(x, key)`.",
-        )
+        check_enumerable(size, MAX_BLOCK, f"{block} block", COLOURS_INSTEAD)
         states = spins(size, x.dtype)
 
         def one(key, x):
@@ -321,8 +358,9 @@ class Tempered(AbstractEnergyModel):
 
     @property
     def equivalent(self) -> AbstractEnergyModel | None:
-        other = self.model.equivalent
-        return None if other is None else other.tempered(self.beta)
+        # What scales its parameters, and is no `Tempered` itself.
+        other = (self.model.equivalent or self.model).tempered(self.beta)
+        return None if isinstance(other, Tempered) else other
 
     def _scale(self, values: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         # An integer would make one of the temperature.
@@ -399,6 +437,16 @@ def inverse_temperature(beta: Any) -> Float[Array, ""]:
             array, ~jnp.isfinite(array), "beta, an inverse temperature, is not finite."
         )
     return array
+
+
+def check_drawn(model: AbstractEnergyModel) -> None:
+    """Raise a `ValueError` if exact draws have too many states to choose from."""
+    check_enumerable(
+        model.n_enumerated,
+        MAX_BLOCK,
+        "states that an exact draw chooses from",
+        "Start chains from `Uniform()`, and burn in.",
+    )
 
 
 def energy_of(

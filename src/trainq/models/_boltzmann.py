@@ -1,19 +1,38 @@
 """The Boltzmann machine on any graph."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Key, Num
 
 from .._checks import whole_number
-from .._spins import as_spins, check_enumerable, merge, spins
-from ._base import AbstractEnergyModel, inverse_temperature
+from .._spins import (
+    MAX_BLOCK,
+    MAX_TABLE,
+    MAX_UNITS,
+    as_spins,
+    check_enumerable,
+    map_blocks,
+    merge,
+    spins,
+)
+from ._base import (
+    COLOURS_INSTEAD,
+    AbstractEnergyModel,
+    Block,
+    check_drawn,
+    inverse_temperature,
+)
 from ._graph import Graph, colour_graph
 from ._rbm import as_parameter, shift
+from ._summed import Summed
 
 
 class BoltzmannMachine(AbstractEnergyModel):
@@ -205,6 +224,86 @@ class BoltzmannMachine(AbstractEnergyModel):
             high @ matrix[:k, k:] @ low.T
         )
         return (table + inner(low, matrix[k:, k:], bias[1])[None, :]).reshape(-1)
+
+    @property
+    def n_enumerated(self) -> int:
+        """The size of a vertex cover: units that leave no edge between the others,
+        which then sum out, as the smaller side of a bipartite graph does."""
+        return len(self.graph.cover[0])
+
+    def log_partition(self) -> Float[Array, ""]:
+        return self._summed.log_partition()
+
+    def draw(
+        self, key: Key[Array, ""], n_states: int
+    ) -> Num[Array, "n_states n_units"]:
+        """Independent states, exactly: of the enumerated units, and of the others given
+        these."""
+        check_drawn(self)
+        return self._summed.draw(key, n_states)
+
+    @property
+    def _summed(self) -> Summed:
+        zeros = jnp.zeros(self.n_units, self.dtype)
+        fields = zeros if self.bias is None else self.bias
+        return Summed.of(self.graph, self.couplings, fields)
+
+    def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
+        """`-log Σ_h exp(-E(v, h))` of some visible states, nats: hidden units that do
+        not interact sum out, and of others a vertex cover is enumerated."""
+        v = as_spins(v, self.n_visible, self.dtype)
+        # With the hidden units at 0, what remains is the energy of the visible ones.
+        x = jnp.pad(v, (*[(0, 0)] * (v.ndim - 1), (0, self.n_hidden)))
+        log_sums = self._given_others(
+            x, "hidden", lambda hidden: hidden.log_partition()
+        )
+        return self.energy(x) - log_sums
+
+    def free_energies(self) -> Float[Array, " visible_states"]:
+        if self.n_units <= MAX_UNITS:  # one table of all states, by a matrix product
+            return super().free_energies()
+        width = max(self.n_units, len(self.edges))
+        return map_blocks(self.free_energy, self.n_visible, self.dtype, width)
+
+    def sample_block(
+        self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
+    ) -> Num[Array, "*batch n_units"]:
+        """Draw a layer given the other one: a vertex cover of it by enumeration, and
+        the units that do not interact independently."""
+        x = as_spins(x, self.n_units)
+        units = self._layer(block)
+        others = x.astype(self.dtype).at[..., units].set(0)
+        keys = jr.split(key, x.shape[:-1])
+        new = self._given_others(others, block, lambda s, k: s.draw(k, 1)[0], keys)
+        return x.at[..., units].set(new.astype(x.dtype))
+
+    def _layer(self, block: Block) -> Int[np.ndarray, " layer"]:
+        visible, hidden = np.split(np.arange(self.n_units), [self.n_visible])
+        return visible if block == "visible" else hidden
+
+    def _given_others(
+        self, x: Array, block: Block, ask: Callable[..., Array], *each: Array
+    ) -> Array:
+        """What `ask` says of the units of a block in the fields of all others, for each
+        of the states `x`, where the block itself is 0."""
+        units = self._layer(block)
+        graph, edges = self.graph.among(units)
+        n_cover = len(graph.cover[0])
+        what = f"vertex cover of the {block} block"
+        check_enumerable(n_cover, MAX_BLOCK, what, COLOURS_INSTEAD)
+        batch = x.shape[:-1]
+        fields = self.local_fields(x, jnp.asarray(units))
+        fields = fields.reshape(math.prod(batch), units.size)
+        each = tuple(a.reshape(len(fields), *a.shape[len(batch) :]) for a in each)
+
+        @jax.checkpoint
+        def one(given):
+            fields, *each = given
+            return ask(Summed.of(graph, self.couplings[edges], fields), *each)
+
+        size = max(1, MAX_TABLE // (2**n_cover * max(1, units.size)))
+        values = jax.lax.map(one, (fields, *each), batch_size=size)
+        return values.reshape(*batch, *values.shape[1:])
 
     def observables(
         self, x: Num[Array, "*batch n_units"]

@@ -1,5 +1,6 @@
 """Data, as a law or as samples, and the phase of the gradient that they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,8 @@ VisibleLaw = Float[Array | np.ndarray, " visible_states"]
 Data = VisibleLaw | Num[Array | np.ndarray, "samples n_visible"]
 """The law of the visible states, or samples of them. What has been checked is an
 array of the model's type."""
+SampleWeights = Num[Array | np.ndarray, " samples"] | Sequence[float]
+"""How much each sample counts, such as how often it occurs: only ratios matter."""
 
 
 @eqx.filter_jit
@@ -49,19 +52,61 @@ def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
-def kl_gradient(
-    model: AbstractEnergyModel, data: VisibleLaw
-) -> Float[Array, " n_parameters"]:
-    """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`.
+def log_likelihood(
+    model: AbstractEnergyModel, data: Data, weights: SampleWeights | None = None
+) -> Float[Array, ""]:
+    """The mean of `log π(v) = -F(v) - log Z` over the data, nats: by how much it is
+    below zero is what a sample costs to tell, in a code made for the model.
+
+    It takes `log Z`, and so enumerates the smaller layer of an RBM: of samples the
+    other one has any size. Of each sample it is
+    `-model.free_energy(v) - tq.log_partition(model)`.
 
     **Arguments:**
 
-    - `model`, `data`: as for [`trainq.kl_divergence`][].
+    - `model`: the model.
+    - `data`: `(2**n_visible,)`, a law of the visible states, or `(samples, n_visible)`
+        spins.
+    - `weights`: `(samples,)`, how much each sample counts, such as how often it
+        occurs; only their ratios matter. All alike, by default.
+
+    **Returns:** a number.
+
+    **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error for
+    data or weights that are not what they should be, or a parameter that is not finite.
+
+    !!! example
+
+        ```python
+        samples = jax.random.rademacher(key, (100, 3))
+        print(tq.log_likelihood(model, samples))
+        ```
+    """
+    model = exactly(model)
+    data = check_data(data, model)
+    weights = check_weights(weights, data)
+    if data.ndim == 1:
+        return jnp.sum(data * jax.nn.log_softmax(-model.free_energies()))
+    return -_mean_free_energy(model, data, weights) - model.log_partition()
+
+
+@eqx.filter_jit
+def kl_gradient(
+    model: AbstractEnergyModel, data: Data, weights: SampleWeights | None = None
+) -> Float[Array, " n_parameters"]:
+    """The training signal `g_a = E_data[f_a] - E_π[f_a] = ∂KL(data ‖ model)/∂θ_a`,
+    which is also minus the gradient of [`trainq.log_likelihood`][].
+
+    From samples it enumerates no more than that does.
+
+    **Arguments:**
+
+    - `model`, `data`, `weights`: as for [`trainq.log_likelihood`][].
 
     **Returns:** one number for each parameter, in the order of
     [`trainq.observables`][].
 
-    **Raises:** as [`trainq.kl_divergence`][].
+    **Raises:** as [`trainq.log_likelihood`][].
 
     !!! example
 
@@ -70,11 +115,15 @@ def kl_gradient(
         assert g.shape == (6,)  # 3 × 2 weights
         ```
     """
-    return gradient_of_kl(exactly(model), check_law(data, model))
+    model = exactly(model)
+    data = check_data(data, model)
+    return gradient_of_kl(model, data, check_weights(weights, data))
 
 
 def gradient_of_kl(
-    model: AbstractEnergyModel, data: Float[Array, "..."]
+    model: AbstractEnergyModel,
+    data: Float[Array, "..."],
+    weights: Float[Array, " samples"] | None = None,
 ) -> Float[Array, " n_parameters"]:
     """`g_a = E_data[f_a] - E_π[f_a]` for a law or samples that have been checked.
 
@@ -85,11 +134,12 @@ def gradient_of_kl(
 
     - `model`: the model.
     - `data`: what [`trainq.models.check_data`][] returns.
+    - `weights`: what [`trainq.models.check_weights`][] returns.
 
     **Returns:** one number for each parameter.
     """
     if data.ndim == 2:
-        return data_phase(model, data) - model_phase(model)
+        return data_phase(model, data, weights) - model_phase(model)
     params, static = eqx.partition(model, eqx.is_inexact_array)
     gradient = jax.grad(lambda p: _kl(eqx.combine(p, static), data))(params)
     return ravel_pytree(gradient)[0]
@@ -182,7 +232,54 @@ def check_data(data: Any, model: AbstractEnergyModel) -> Float[Array, "..."]:
     return check_spins(data, model.n_visible).astype(model.dtype)
 
 
-def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_parameters"]:
+def check_weights(
+    weights: SampleWeights | None, data: Float[Array, "..."]
+) -> Float[Array, " samples"] | None:
+    """Weights of samples, in the type of the data and with the sum one, having checked
+    them; None for None.
+
+    **Arguments:**
+
+    - `weights`: `(samples,)` numbers, at least 0, or None.
+    - `data`: what [`trainq.models.check_data`][] returns.
+
+    **Returns:** an array of JAX, or None.
+
+    **Raises:** `ValueError` for a wrong shape, or a law, which has none; a run-time
+    error for a negative one, or if their sum is zero or not finite.
+    """
+    if weights is None:
+        return None
+    weights = jnp.asarray(weights)
+    if data.ndim == 1 or weights.shape != data.shape[:1]:
+        expected = f"shape ({data.shape[0]},), one for each sample"
+        raise ValueError(
+            f"weights are of samples, {'and' if data.ndim == 1 else 'of'} "
+            f"{'a law has its own' if data.ndim == 1 else expected}, but an array of "
+            f"shape {weights.shape} was given."
+        )
+    weights = weights.astype(data.dtype)
+    total = jnp.sum(weights)
+    wrong = jnp.any(weights < 0) | ~jnp.isfinite(total) | (total <= 0)
+    return eqx.error_if(
+        weights / total,
+        wrong,
+        "weights of samples are finite, at least 0, and one of them is positive.",
+    )
+
+
+def _mean_free_energy(
+    model: AbstractEnergyModel, samples: Any, weights: Array | None
+) -> Array:
+    values = model.free_energy(samples)
+    return jnp.mean(values) if weights is None else weights @ values
+
+
+def data_phase(
+    model: AbstractEnergyModel,
+    data: Data,
+    weights: Float[Array, " samples"] | None = None,
+) -> Float[Array, " n_parameters"]:
     """`E_data[f_a]`, for a law of the visible states or for samples, that have been
     checked: the derivative of the mean free energy.
 
@@ -190,6 +287,7 @@ def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_param
 
     - `model`: the model.
     - `data`: what [`trainq.models.check_data`][] returns.
+    - `weights`: what [`trainq.models.check_weights`][] returns.
 
     **Returns:** one number for each parameter.
     """
@@ -199,7 +297,7 @@ def data_phase(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_param
         whole = eqx.combine(p, static)
         if data.ndim == 1:
             return data @ whole.free_energies()
-        return jnp.mean(whole.free_energy(data))
+        return _mean_free_energy(whole, data, weights)
 
     return ravel_pytree(jax.grad(mean)(params))[0]
 

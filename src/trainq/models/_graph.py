@@ -78,6 +78,39 @@ class Graph:
         # 32 bits are enough, and half the traffic.
         return Adjacency(*(table.astype(np.int32) for table in (neighbour, edge, rest)))
 
+    @cached_property
+    def cover(self) -> tuple[Int[np.ndarray, " cover"], Int[np.ndarray, " others"]]:
+        """Units that every edge has one of, a vertex cover, and the others: independent
+        of each other given these. The others are the largest colour of each connected
+        component: the larger side, where that is bipartite."""
+        if self.n_units == 0:
+            return np.empty(0, int), np.empty(0, int)
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        weights, shape = np.ones(len(self.edges), bool), (self.n_units, self.n_units)
+        graph = coo_array((weights, self.edges.T), shape=shape)
+        n_components, component = connected_components(graph, directed=False)
+        blocks = colour_graph(self.edges, self.n_units)
+        colour = np.empty(self.n_units, int)
+        for number, units in enumerate(blocks):
+            colour[units] = number
+        sizes = np.zeros((n_components, len(blocks)), int)
+        np.add.at(sizes, (component, colour), 1)
+        is_other = colour == sizes.argmax(axis=1)[component]
+        return np.flatnonzero(~is_other), np.flatnonzero(is_other)
+
+    def among(
+        self, units: Int[np.ndarray, " some"]
+    ) -> tuple["Graph", Int[np.ndarray, " inner_edges"]]:
+        """The graph of some of the units, numbered anew in their order, and the numbers
+        of its edges among ours."""
+        place = np.full(self.n_units, -1)
+        place[units] = np.arange(len(units))
+        ends = place[self.edges]
+        inside = (ends >= 0).all(axis=1)
+        return Graph.of(ends[inside], len(units)), np.flatnonzero(inside)
+
     def fields(
         self,
         couplings: Float[Array, " n_edges"],

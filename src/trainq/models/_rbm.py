@@ -4,12 +4,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from .._checks import require_precision
-from .._spins import as_spins, check_enumerable, draw_spins, merge, spins
-from ._base import AbstractEnergyModel, Block, inverse_temperature
+from .._spins import (
+    as_spins,
+    check_enumerable,
+    draw_spins,
+    draw_states,
+    map_blocks,
+    merge,
+    spins,
+    state_spins,
+)
+from ._base import AbstractEnergyModel, Block, check_drawn, inverse_temperature
 
 
 def log_2cosh(field: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -118,15 +128,34 @@ class RBM(AbstractEnergyModel):
         return -hidden - _dot(v, self.visible_bias)
 
     def free_energies(self) -> Float[Array, " visible_states"]:
-        return self.free_energy(spins(self.n_visible, self.dtype))
+        n, width = self.n_visible, self.n_units
+        return map_blocks(self.free_energy, n, self.dtype, width)
 
     def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
         return self._swapped.free_energies()
+
+    @property
+    def n_enumerated(self) -> int:
+        return min(self.n_visible, self.n_hidden)
 
     def log_partition(self) -> Float[Array, ""]:
         if self.n_visible <= self.n_hidden:
             return jax.nn.logsumexp(-self.free_energies())
         return jax.nn.logsumexp(-self.hidden_free_energies())
+
+    def draw(
+        self, key: Key[Array, ""], n_states: int
+    ) -> Num[Array, "n_states n_units"]:
+        """Independent states, exactly: the smaller layer from its law, by enumeration,
+        and the other one given that."""
+        if self.n_visible > self.n_hidden:
+            x = self._swapped.draw(key, n_states)
+            return jnp.roll(x, self.n_visible, axis=1)
+        check_drawn(self)
+        first, second = jr.split(key)
+        index = draw_states(first, -self.free_energies(), n_states)
+        v = state_spins(index, self.n_visible, self.dtype)
+        return merge((v, draw_spins(second, self.hidden_field(v))), self.dtype)
 
     def observables(
         self, x: Num[Array, "*batch n_units"]

@@ -15,10 +15,6 @@ from ._data import Data, check_data, draw_visible, empirical_distribution
 from ._laws import log_laws
 
 
-# Of which an exact draw takes a table of all states.
-_MAX_DRAWN_UNITS = 20
-
-
 class AbstractStart(eqx.Module):
     """Where chains start.
 
@@ -96,8 +92,9 @@ class Uniform(AbstractStart):
 class Stationary(AbstractStart):
     """The law of the model itself: chains that have forgotten where they came from.
 
-    Drawn exactly, by enumeration, for up to [20 units](../choosing.md#limits). For a
-    larger model start elsewhere and burn in.
+    Drawn exactly, by enumeration of up to [20 units](../choosing.md#limits): those of
+    the smaller layer of an RBM, whatever the size of the other one. For a larger model
+    start elsewhere and burn in.
     """
 
     @property
@@ -110,15 +107,7 @@ class Stationary(AbstractStart):
 
     def draw(self, key, model, data, n_chains):
         del data
-        if model.n_units > _MAX_DRAWN_UNITS:
-            raise ValueError(
-                "An exact draw from the stationary law enumerates all states: at most "
-                f"{_MAX_DRAWN_UNITS} units, but there are {model.n_units}. Use "
-                "`Uniform()` and a burn-in."
-            )
-        key, _ = jr.split(key)
-        index = jr.categorical(key, -checked(model).energies(), shape=(n_chains,))
-        return state_spins(index, model.n_units, model.dtype)
+        return checked(model).draw(key, n_chains)
 
 
 class FromData(AbstractStart):

@@ -32,6 +32,7 @@ from ._error_table import (
     time_grid,
 )
 from ._progress import bar
+from ._qsampled import Truth, true_gradient
 from ._statistics import Jackknifed, squared_mean
 from ._sums import add_up
 
@@ -50,6 +51,7 @@ def calibrated_errors(
     batch: SupportsIndex | None = None,
     max_steps: SupportsIndex = 10_000,
     replicates: SupportsIndex = 256,
+    gradient: Truth = None,
     device: AbstractEnergyModel | None = None,
     progress: bool = False,
 ) -> ErrorTable:
@@ -58,10 +60,12 @@ def calibrated_errors(
     calibration run: `replicates` chains of `max_steps` steps, and that is what it
     costs.
 
-    The true gradient is taken to be that of the second half of the run, which must be
-    long enough to have forgotten the start: some ten sweeps and more, in steps of the
-    kernel. Every entry has its error by the jackknife, so that budgets from the table
-    keep their word 19 times of 20.
+    The true gradient is exact where it can be had, for up to
+    [20 enumerated units](../choosing.md#what-is-enumerated). Otherwise it is taken to
+    be that of the second half of the run, which must be long enough to have forgotten
+    the start: some ten sweeps and more, in steps of the kernel. Every entry has its
+    error by the jackknife, so that budgets from the table keep their word 19 times of
+    20.
 
     **Arguments:**
 
@@ -70,9 +74,11 @@ def calibrated_errors(
         [`trainq.sampling.QSampled`][].
     - `max_steps`: the number of steps of a chain, at least 8.
     - `replicates`: the number of chains, at least 8.
+    - `gradient`: the true gradient, or `"sampled"` to take that of the run in any case,
+        as for `QSampled`.
     - `device`: the model that runs, if it is another one, as for
-        [`trainq.QOperational`][]. The true gradient is then that of the second half of
-        a run of the model itself, and the calibration takes twice as long.
+        [`trainq.QOperational`][]. Where the true gradient is not known it is then that of
+        the second half of a run of the model itself, which takes as long once more.
     - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
@@ -96,18 +102,25 @@ def calibrated_errors(
     run = _calibration_run(
         key, kernel, model, runs, data, start, times, replicates, progress
     )
-    truth, device_bias2 = _truth(run, kernel, start.is_stationary), 0.0
-    if device is not None:
+    known, own = true_gradient(gradient, model, data), None
+    if known is not None:
+        scatter = jnp.zeros((replicates, known.size), known.dtype)
+        own = _Truth(data_phase(model, data) - known, scatter)
+    elif device is not None:
         # Replicate r is one of the device and one of the model: their differences are
         # independent, and so one jackknife does for both.
-        of_device, key = truth, jr.fold_in(key, 1)
-        own = _calibration_run(
+        key = jr.fold_in(key, 1)
+        again = _calibration_run(
             key, kernel, model, model, data, start, times, replicates, progress
         )
-        truth = _truth(own, kernel, start.is_stationary)
-        apart = squared_mean(
-            of_device.mean - truth.mean, of_device.scatter - truth.scatter
-        )
+        own = _truth(again, kernel, start.is_stationary)
+    # Whether chains move is asked of the run in any case; whether they have forgotten
+    # their start, where it tells a mean.
+    is_mixed = start.is_stationary or (own is not None and device is None)
+    of_run = _truth(run, kernel, is_mixed)
+    truth, device_bias2 = own or of_run, 0.0
+    if device is not None:
+        apart = squared_mean(of_run.mean - truth.mean, of_run.scatter - truth.scatter)
         device_bias2 = max(float(apart.unbiased.whole), 0.0)
     signal = squared_mean(data_phase(model, data) - truth.mean, -truth.scatter).unbiased
 
@@ -152,7 +165,8 @@ class _Run(NamedTuple):
 
 class _Truth(NamedTuple):
     """What stands for the mean of the observables: their average over replicates, and
-    how far each replicate is from it, by which the average is uncertain."""
+    how far each replicate is from it, by which the average is uncertain; or what it is
+    known to be, and zeros."""
 
     mean: Float[Array, " n_obs"]
     scatter: Float[Array, "replicates n_obs"]
@@ -187,18 +201,19 @@ def _calibration_run(
     return _Run(times, sums, model.observables(observed(x)))
 
 
-def _truth(run: _Run, kernel: AbstractKernel, is_stationary: bool) -> _Truth:
+def _truth(run: _Run, kernel: AbstractKernel, is_mixed: bool) -> _Truth:
     """What the second half of the run says, if the first one has forgotten the start:
     in a time in which a chain finds some states independent of each other its law
     approaches the stationary one by a factor of e or more for each of them.
 
-    **Raises:** `BudgetError` if chains are frozen, or have not forgotten it.
+    **Raises:** `BudgetError` if chains are frozen; or have not forgotten it, unless
+    they need not, as `is_mixed` says.
     """
     max_steps = int(run.times[-1])
     half = int(np.argmin(abs(run.times - max_steps // 2)))
     means = run.means(half, len(run.times) - 1)
     _require_moving(run.last, means, max_steps)
-    if not is_stationary:
+    if not is_mixed:
         _require_mixed(kernel, run.last, means, max_steps)
     mean = jnp.mean(means, axis=0)
     return _Truth(mean, means - mean[None])

@@ -36,6 +36,13 @@ from ._statistics import jackknife_error, log_interval, squared_mean, standard_e
 # For which the exact gradient is found by enumeration.
 _MAX_EXACT_UNITS = 20
 
+Truth = (
+    Float[Array | np.ndarray, " n_parameters"]
+    | Sequence[float]
+    | Literal["sampled"]
+    | None
+)
+
 
 class SampledSNR(AbstractSNR):
     """The signal-to-noise ratio of a gradient, estimated from independent replicates.
@@ -110,8 +117,9 @@ class QSampled(eqx.Module):
     it many times: for models too large for [`trainq.QOperational`][], which is the same
     number without the noise.
 
-    Errors are taken about the exact gradient, found by enumeration for up to
-    [20 units](../choosing.md#limits). For larger models give it the `gradient` if you
+    Errors are taken about the exact gradient, found by enumeration of up to
+    [20 units](../choosing.md#limits): those of the smaller layer of an RBM, whatever
+    the size of the other one. For larger models give it the `gradient` if you
     know it: otherwise errors are taken about the mean of the replicates, which leaves
     out the bias of the start, and `Q` is too large, by a lot if the burn-in is short.
 
@@ -167,10 +175,7 @@ class QSampled(eqx.Module):
         model: AbstractEnergyModel,
         data: Data,
         *,
-        gradient: Float[Array | np.ndarray, " n_parameters"]
-        | Sequence[float]
-        | Literal["sampled"]
-        | None = None,
+        gradient: Truth = None,
         device: AbstractEnergyModel | None = None,
         progress: bool = False,
     ) -> SampledSNR:
@@ -181,9 +186,9 @@ class QSampled(eqx.Module):
         - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)`
             spins.
         - `gradient`: `(n_parameters,)`, the true gradient, which errors are taken
-            about. By default it is found by enumeration for up to 20 units; for more,
-            or with `"sampled"`, it is the mean of the replicates, and the bias of the
-            start is left out.
+            about. By default it is found by enumeration, where `model.n_enumerated` is
+            at most 20; if it is more, or with `"sampled"`, it is the mean of the
+            replicates, and the bias of the start is left out.
         - `device`: the model that runs, if it is another one, as for
             [`trainq.QOperational`][]. Errors about its own mean would not see that it
             is another one: it takes the gradient of the model.
@@ -192,26 +197,16 @@ class QSampled(eqx.Module):
         **Returns:** a [`trainq.sampling.SampledSNR`][].
 
         **Raises:** `ValueError` for a wrong shape or type, a device with other units or
-        without a gradient, or an exact start of a model with more than 20 units; a
-        run-time error if `data` is not a law, or a parameter or `gradient` is not
-        finite.
+        without a gradient, or an exact start of a model with an `n_enumerated` of more
+        than 20; a run-time error if `data` is not a law, or a parameter or `gradient`
+        is not finite.
         """
         check_key(key)
         require_model(model)
         runs = running(model, device)
         data = check_data(data, model)
-        if gradient is None and model.n_units <= _MAX_EXACT_UNITS:
-            gradient = _exact_gradient(model, data)
-        elif isinstance(gradient, str):
-            if gradient != "sampled":
-                raise ValueError(
-                    'gradient is an array, "sampled" or None, but '
-                    f"{gradient!r} was given."
-                )
-            gradient = None
-        elif gradient is not None:
-            gradient = _checked_gradient(gradient, model)
-        if gradient is None and device is not None:
+        truth = true_gradient(gradient, model, data)
+        if truth is None and device is not None:
             raise ValueError(
                 "What a device costs is told by the gradient of the model, but none is "
                 "known. Give it by `gradient`, or use `calibrated_errors`, which runs "
@@ -244,14 +239,14 @@ class QSampled(eqx.Module):
         means = found.moments.mean.reshape(self.replicates, self.n_chains, -1)
         means = jnp.mean(means, axis=1)
         phases = _data_phases(data_key, model, data, self.replicates, self.batch)
-        signal, signal_error, squares = signal_and_errors(phases - means, gradient)
+        signal, signal_error, squares = signal_and_errors(phases - means, truth)
         return SampledSNR(
             estimated_signal=signal,
             signal_error=signal_error,
             squared_error=squares,
             window=self.window,
             n_chains=self.n_chains,
-            knows_bias=gradient is not None or self.start.is_stationary,
+            knows_bias=truth is not None or self.start.is_stationary,
             parameter_device_bias=of_device,
         )
 
@@ -289,6 +284,24 @@ def signal_and_errors(
     # The mean is nearer to its replicates than the truth is.
     squares = jnp.sum(scatter**2, axis=1) * n / (n - 1)
     return signal.whole, jackknife_error(signal.without), squares
+
+
+def true_gradient(
+    gradient: Truth, model: AbstractEnergyModel, data: Array
+) -> Float[Array, " n_parameters"] | None:
+    """The gradient that errors are taken about: the given one or, for None, the exact
+    one where it can be found; None where samples have to tell."""
+    if isinstance(gradient, str):
+        if gradient != "sampled":
+            raise ValueError(
+                f'gradient is an array, "sampled" or None, but {gradient!r} was given.'
+            )
+        return None
+    if gradient is not None:
+        return _checked_gradient(gradient, model)
+    if model.n_enumerated <= _MAX_EXACT_UNITS:
+        return _exact_gradient(model, data)
+    return None
 
 
 def _checked_gradient(gradient: Any, model: AbstractEnergyModel) -> Array:
