@@ -141,7 +141,7 @@ class RBM(AbstractEnergyModel):
         if 0 in self.weights.shape:  # no unit is opposite to any other
             bias = self.hidden_bias if self.n_visible == 0 else self.visible_bias
             zeros = jnp.zeros((*x.shape[:-1], units.shape[0]), self.dtype)
-            return zeros if bias is None else zeros + bias[units]
+            return shift(zeros, _some(bias, units))
         i = jnp.minimum(units, self.n_visible - 1)
         j = jnp.maximum(units - self.n_visible, 0)
         visible, hidden = h @ self.weights[i].T, v @ self.weights[:, j]
@@ -233,7 +233,7 @@ def shift(field: Array, bias: Array | None) -> Array:
     )
 
 
-def _some(bias: Array | None, units: np.ndarray) -> Array | None:
+def _some(bias: Array | None, units: np.ndarray | Array) -> Array | None:
     return None if bias is None else bias[units]
 
 
