@@ -37,6 +37,7 @@ MADE_BY_TRAINQ = {
     *("ResolventSolution", "WindowMoments", "SolverStats"),
     *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
     *("Diagnosis", "Assumption"),
+    *("Clamped", "TrainingPhases"),
     *("SingleFlipChain", "TwoLayerChain", "ScanChain", "Layers", "Colours"),
 }
 # What examples of other names print.
@@ -54,9 +55,9 @@ def modules() -> Iterator[Any]:
 
 
 def inner(package: Any) -> Iterator[Any]:
-    for found in pkgutil.iter_modules(package.__path__):
-        if not found.name.startswith("_"):
-            yield pytest.importorskip(f"{package.__name__}.{found.name}")
+    for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        if not found.name.startswith(f"{package.__name__}._"):
+            yield pytest.importorskip(found.name)
 
 
 def exported(module: Any) -> list[str]:

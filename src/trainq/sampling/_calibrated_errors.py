@@ -77,8 +77,8 @@ def calibrated_errors(
     - `gradient`: the true gradient, or `"sampled"` to take that of the run in any case,
         as for `QSampled`.
     - `device`: the model that runs, if it is another one, as for
-        [`trainq.QOperational`][]. Where the true gradient is not known it is then that of
-        the second half of a run of the model itself, which takes as long once more.
+        [`trainq.QOperational`][]. Where the true gradient is not known it is then that
+        of the second half of a run of the model itself, which takes as long once more.
     - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
