@@ -41,6 +41,7 @@ from .models import (
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    free_energy as free_energy,
     hopfield as hopfield,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,

@@ -21,6 +21,7 @@ from ._data import (
     gradient_of_kl as gradient_of_kl,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
+    require_data_phase as require_data_phase,
 )
 from ._families import (
     curie_weiss as curie_weiss,
@@ -35,6 +36,7 @@ from ._laws import (
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    free_energy as free_energy,
     log_laws as log_laws,
     log_partition as log_partition,
     log_stationary as log_stationary,

@@ -118,7 +118,13 @@ class AbstractEnergyModel(eqx.Module):
         The default enumerates the states of the hidden units, at most 20 of them.
         """
         v = as_spins(v, self.n_visible, self.dtype)
-        check_enumerable(self.n_hidden, MAX_BLOCK, "hidden units")
+        check_enumerable(
+            self.n_hidden,
+            MAX_BLOCK,
+            "interacting hidden units",
+            "`trainq.sampling.GradientEstimator` samples the data phase of such a "
+            "model by `ClampedChains`.",
+        )
         hidden = spins(self.n_hidden, self.dtype)
 
         def one(v):

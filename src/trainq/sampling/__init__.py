@@ -14,12 +14,18 @@ from ._budget import (
     plan_budget as plan_budget,
 )
 from ._calibrated_errors import calibrated_errors as calibrated_errors
+from ._clamped_chains import ClampedChains as ClampedChains
 from ._error_table import (
     Budget as Budget,
     BudgetError as BudgetError,
     ErrorTable as ErrorTable,
     TableJackknife as TableJackknife,
 )
+from ._estimate import (
+    WINDOW_STATUS as WINDOW_STATUS,
+    GradientEstimate as GradientEstimate,
+)
+from ._estimator import GradientEstimator as GradientEstimator
 from ._exact_errors import exact_errors as exact_errors
 from ._qsampled import QSampled as QSampled, SampledSNR as SampledSNR
 from ._run import (

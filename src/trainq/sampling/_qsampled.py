@@ -24,6 +24,7 @@ from ..models import (
     data_phase,
     draw_visible,
     gradient_of_kl,
+    require_data_phase,
     require_model,
 )
 from ..predictors import AbstractSNR
@@ -189,6 +190,7 @@ class QSampled(eqx.Module):
         check_key(key)
         require_model(model)
         data = check_data(data, model)
+        require_data_phase(model, data)
         if gradient is None and model.n_units <= _MAX_EXACT_UNITS:
             gradient = _exact_gradient(model, data)
         elif isinstance(gradient, str):

@@ -1,0 +1,603 @@
+"""A gradient with its Q: against the exact error, against thrml, and to the bit."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import oracle
+import pytest
+from helpers import (
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    SIGMAS,
+    STARTS,
+    assert_close,
+    energies,
+    machine,
+    neural,
+    random_law,
+    rbm,
+    slow_except,
+)
+
+import trainq as tq
+from trainq import sampling
+from trainq._spins import spins
+from trainq.sampling import GradientEstimator
+from trainq.sampling._estimate import scatter
+
+
+MODEL, DATA = rbm(3, 2), random_law(3)
+BIASED = rbm(2, 3, biased=True)
+SAMPLES = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7, 6, 1, 1, 1])]
+TRIALS = 2000
+
+
+def estimates(estimator, model, data, n_chains, trials=TRIALS, seed=1):
+    """Many estimates, each of chains of its own, which start in the law of the model
+    where the estimator has no start."""
+
+    def one(key):
+        start = estimator.start or tq.Stationary()
+        state = sampling.start_chains(key, model, n_chains, start, data)
+        return estimator(state, model, data)
+
+    return eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(seed), trials))
+
+
+def flat(gradients):
+    """`(trials, n_parameters)`."""
+    leaves = jax.tree.leaves(gradients)
+    return np.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+
+def error(x):
+    return np.std(x, axis=0, ddof=1) / np.sqrt(len(x))
+
+
+CASES = [
+    (kernel, start, model)
+    for kernel in KERNELS
+    for start in ("persistent", *STARTS)
+    for model in ("rbm", "biased rbm")
+]
+FAST = [("alternating", "persistent", "rbm"), ("gibbs", "data", "biased rbm")]
+
+
+@pytest.mark.parametrize(("kernel", "start", "model"), slow_except(CASES, *FAST))
+def test_bias_and_variance_are_those_of_the_exact_rung(kernel, start, model):
+    model, data = (MODEL, DATA) if model == "rbm" else (BIASED, random_law(2))
+    kernel, start = KERNELS[kernel], STARTS.get(start)
+    found = estimates(
+        GradientEstimator(kernel, 12, 3, start, n_chains=4), model, data, 4
+    )
+    exact = tq.QOperational(kernel, 12, 3, start or tq.Stationary(), 4)(model, data)
+    gradients = flat(found.gradient)
+    mean = np.asarray(tq.kl_gradient(model, data) + exact.parameter_bias)
+    assert np.all(abs(gradients.mean(axis=0) - mean) < SIGMAS * error(gradients))
+    # The noise that an estimate says of itself, and what estimates differ by.
+    squares = np.sum((gradients - mean) ** 2, axis=1)
+    for noise in (squares, np.asarray(found.mse)):
+        assert abs(noise.mean() - exact.variance) < SIGMAS * error(noise)
+    signal = np.sum(mean**2)
+    assert abs(np.mean(found.signal) - signal) < SIGMAS * error(found.signal)
+    # A negative control: half of the window is another number.
+    half = tq.QOperational(kernel, 6, 3, start or tq.Stationary(), 4)(model, data)
+    assert abs(np.mean(found.mse) - half.variance) > SIGMAS * error(found.mse)
+
+
+def test_two_calls_are_one_of_twice_the_steps_to_the_last_bit():
+    kernel = KERNELS["random"]
+    whole, half = (GradientEstimator(kernel, n, n_chains=5) for n in (300, 150))
+    state = whole.init(jr.key(0), MODEL)
+    once = whole(state, MODEL, DATA)
+    first = half(state, MODEL, DATA)
+    second = half(first.state, MODEL, DATA)
+    assert eqx.tree_equal(once.state, second.state)
+    assert not jnp.array_equal(first.state.x, second.state.x)
+    both = (first.gradient.weights + second.gradient.weights) / 2
+    assert_close(both, once.gradient.weights, IDENTITY)
+    # The chains, and the averages, are those of `run`, burn-in and all.
+    late = GradientEstimator(kernel, 150, burn_in=150, n_chains=5)(state, MODEL, DATA)
+    burnt = sampling.run(kernel, MODEL, state, 150)
+    run = sampling.run(kernel, MODEL, burnt.state, 150)
+    assert eqx.tree_equal(late.state, run.state)
+    mean = run.moments.mean.mean(axis=0)
+    phase = tq.kl_gradient(MODEL, DATA) + tq.mean_observables(MODEL)
+    assert_close(late.gradient.weights.ravel(), phase - mean, IDENTITY)
+
+
+def test_the_numbers_of_steps_wrap_as_those_of_a_run_do():
+    kernel = KERNELS["gibbs"]
+    state = sampling.start_chains(jr.key(0), MODEL, 3)
+    late = eqx.tree_at(lambda s: s.step, state, jnp.uint32(2**32 - 7))
+    found = GradientEstimator(kernel, 20)(late, MODEL, DATA).state
+    assert eqx.tree_equal(found, sampling.run(kernel, MODEL, late, 20).state)
+
+
+def test_fresh_starts_differ_from_call_to_call_and_persistent_chains_go_on():
+    fresh = GradientEstimator(KERNELS["gibbs"], 1, start=tq.Uniform(), n_chains=200)
+    state = fresh.init(jr.key(0), MODEL)
+    first = fresh(state, MODEL, DATA)
+    second = fresh(first.state, MODEL, DATA)
+    assert not jnp.array_equal(first.gradient.weights, second.gradient.weights)
+    again = fresh(state, MODEL, DATA)
+    assert jnp.array_equal(first.gradient.weights, again.gradient.weights)
+    # Uniform states have no mean: the gradient of each call is the data phase.
+    phase = tq.kl_gradient(MODEL, DATA) + tq.mean_observables(MODEL)
+    for one in (first, second):
+        apart = one.gradient.weights.ravel() - phase
+        assert np.linalg.norm(apart) < SIGMAS * np.sqrt(one.mse)
+
+
+def test_contrastive_divergence_is_the_state_after_k_steps():
+    kernel, k = KERNELS["alternating"], 2
+    estimator = GradientEstimator(kernel, 1, k, tq.FromData(), 4)
+    found = flat(estimates(estimator, BIASED, random_law(2), 4).gradient)
+    pi = oracle.law(energies(BIASED))
+    matrix = oracle.transition("alternating", pi, (range(2), range(2, 5)))
+    joint = pi.reshape(4, -1)
+    law = np.asarray(random_law(2))[:, None] * joint / joint.sum(1, keepdims=True)
+    law, f = law.reshape(-1), oracle.rbm_observables(2, 3, biased=True)
+    expected = law @ f - law @ np.linalg.matrix_power(matrix, k) @ f
+    assert np.all(abs(found.mean(axis=0) - expected) < SIGMAS * error(found))
+
+
+def test_a_batch_of_samples_is_part_of_the_noise():
+    law = tq.empirical_distribution(SAMPLES)
+    kernel, n, chains = KERNELS["alternating"], 6, 3
+    estimator = GradientEstimator(kernel, 10, minibatch=True)
+
+    def one(key):
+        first, second = jr.split(key)
+        batch = SAMPLES[jr.randint(first, (n,), 0, len(SAMPLES))]
+        state = sampling.start_chains(second, MODEL, chains, tq.Stationary())
+        return estimator(state, MODEL, batch)
+
+    found = eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(3), TRIALS))
+    start = tq.Stationary()
+    exact = tq.QOperational(kernel, 10, 0, start, chains, batch=n)(MODEL, law)
+    parts = [
+        (found.variance, exact.variance),
+        (found.data_variance, exact.data_variance),
+    ]
+    for noise, expected in parts:
+        assert abs(np.mean(noise) - expected) < SIGMAS * error(noise)
+    truth = np.asarray(tq.kl_gradient(MODEL, law))
+    squares = np.sum((flat(found.gradient) - truth) ** 2, axis=1)
+    assert abs(squares.mean() - exact.mse) < SIGMAS * error(squares)
+    assert exact.data_variance > 0.2 * exact.mse
+
+
+def test_weights_are_repetitions():
+    weights = jnp.array([2.0, 3.0, 1.0, 1.0, 4.0, 1.0])
+    few, many = SAMPLES[:6], jnp.repeat(SAMPLES[:6], weights.astype(int), axis=0)
+    state = sampling.start_chains(jr.key(0), MODEL, 4)
+    estimator = GradientEstimator(KERNELS["gibbs"], 5)
+    found = estimator(state, MODEL, few, 0.3 * weights)
+    expected = estimator(state, MODEL, many)
+    assert_close(found.gradient.weights, expected.gradient.weights, IDENTITY)
+    assert found.data_variance == 0
+    plain = estimator(state, MODEL, few)
+    assert np.max(abs(plain.gradient.weights - found.gradient.weights)) > 0.01
+    # As a batch, equal weights change nothing.
+    batch = GradientEstimator(KERNELS["gibbs"], 5, minibatch=True)
+    one, other = (batch(state, MODEL, few, w) for w in (None, jnp.full(6, 7.0)))
+    assert_close(other.data_variance, one.data_variance, IDENTITY)
+
+
+def test_the_scatter_of_weighted_values_is_unbiased():
+    weights = jnp.array([0.5, 0.2, 0.2, 0.1])
+    values = jr.normal(jr.key(0), (20_000, 4, 1))
+    found = jax.vmap(lambda x: jnp.sum(scatter(x, weights) ** 2))(values)
+    assert abs(found.mean() - jnp.sum(weights**2)) < SIGMAS * error(found)
+    equal = jnp.full(4, 0.25)
+    assert_close(scatter(values[0], equal), scatter(values[0]), IDENTITY)
+
+
+COVERED = [
+    (kernel, start) for kernel in KERNELS for start in ("persistent", "data", "uniform")
+]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "start"), slow_except(COVERED, ("alternating", "persistent"))
+)
+def test_the_interval_covers_as_often_as_it_says(kernel, start):
+    kernel, start = KERNELS[kernel], STARTS.get(start)
+    plan = (20, 3, start or tq.Stationary(), 32)
+    found = estimates(GradientEstimator(kernel, *plan[:2], start), MODEL, DATA, 32)
+    exact = tq.QOperational(kernel, *plan)(MODEL, DATA)
+    mean = tq.kl_gradient(MODEL, DATA) + exact.parameter_bias
+    q = float(jnp.sum(mean**2) / exact.variance)
+    low, high = np.asarray(found.interval(0.9)).T
+    inside = np.mean((low <= q) & (q <= high))
+    # What is asymptotic may be off by 3 %.
+    assert abs(inside - 0.9) < SIGMAS * np.sqrt(0.09 / TRIALS) + 0.03
+    # A negative control: half of it is covered less often.
+    assert np.mean((low <= q / 2) & (q / 2 <= high)) < 0.8
+
+
+def test_an_interval_of_no_signal_begins_at_zero():
+    data = tq.visible_distribution(MODEL)
+    found = estimates(GradientEstimator(KERNELS["alternating"], 20), MODEL, data, 16)
+    low, high = np.asarray(found.interval(0.9)).T
+    assert np.mean(low == 0) > 0.9 and np.all(np.isfinite(high))
+    assert np.mean(found.signal < 0) > 0.2
+    assert np.all((np.asarray(found.q) > 0) == (np.asarray(found.signal) > 0))
+
+
+def test_the_error_of_q_is_the_scatter_of_q():
+    # For a signal that is told from zero.
+    far = tq.visible_distribution(rbm(3, 2, scale=1.5, seed=4))
+    found = estimates(GradientEstimator(KERNELS["alternating"], 40), MODEL, far, 64)
+    logs = np.log1p(np.asarray(found.q))
+    assert abs(np.mean(found.log_error**2) / np.var(logs) - 1) < 0.15
+
+
+def test_the_derivation_of_the_error_is_the_jackknife():
+    """To first order in the inverse of the number of chains."""
+    estimator = GradientEstimator(KERNELS["alternating"], 10, n_chains=400)
+    state = estimator.init(jr.key(0), MODEL)
+    found = estimator(state, MODEL, DATA)
+    n = 400
+    # The chains' own gradients, from what each adds.
+    center = np.asarray(found.gradient.weights).ravel()
+    own = center + np.asarray(found.chain_scatter) * np.sqrt(n * (n - 1))
+
+    def log_ratio(x):
+        noise = np.sum(np.var(x, axis=0, ddof=1)) / len(x)
+        return np.log(np.sum(x.mean(axis=0) ** 2) / noise)
+
+    others = np.array([log_ratio(np.delete(own, i, axis=0)) for i in range(n)])
+    assert_close(np.exp(log_ratio(own)) - 1, found.q, DIRECT)
+    assert_close(found.log_error, np.sqrt(n - 1) * np.std(others), 0.02)
+
+
+def test_the_window_is_long_against_what_it_can_see():
+    kernel = KERNELS["gibbs"]
+
+    def asked(window, **plan):
+        estimator = GradientEstimator(kernel, window, n_chains=100, **plan)
+        state = estimator.init(jr.key(0), MODEL, start=tq.Stationary())
+        return estimator(state, MODEL, DATA)
+
+    assert asked(400).ok and asked(400).window_status == 0
+    assert asked(4).window_status == 1 and asked(1).states == 1
+    # Chains from one state have moved, but not far.
+    up = tq.At(jnp.ones(5))
+    near = GradientEstimator(kernel, 4, start=up, n_chains=100)
+    assert near(near.init(jr.key(0), MODEL), MODEL, DATA).window_status == 1
+    # What it says that it cannot see: a well that no chain has been in, here three of
+    # four.
+    strong = tq.RBM(3 * jnp.array([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]]))
+    cold = GradientEstimator(kernel, 400, start=up, n_chains=50)
+    assert cold(cold.init(jr.key(0), strong), strong, DATA).ok
+    # The time is that of the exact window, in the average of observables.
+    exact = tq.QOperational(kernel, 400, start=tq.Stationary())(MODEL, DATA)
+    variance = jnp.sum(1 - tq.mean_observables(MODEL) ** 2)
+    many = GradientEstimator(kernel, 400, n_chains=2000)
+    state = many.init(jr.key(1), MODEL, start=tq.Stationary())
+    time = many(state, MODEL, DATA).autocorrelation_time
+    assert_close(time, 400 * exact.variance / variance, 0.1)
+
+
+def test_chains_that_are_frozen_are_told():
+    frozen = tq.RBM(jnp.full((3, 2), 300.0))
+    estimator = GradientEstimator(
+        KERNELS["gibbs"], 10, start=tq.At(jnp.ones(5)), n_chains=4
+    )
+    found = estimator(estimator.init(jr.key(0), frozen), frozen, DATA)
+    assert found.window_status == 2 and not found.ok and "frozen" in str(found)
+    assert found.interval().tolist() == [0, np.inf]
+
+
+def test_a_single_chain_has_a_gradient_and_no_q():
+    estimator = GradientEstimator(KERNELS["gibbs"], 10, n_chains=1)
+    found = estimator(estimator.init(jr.key(0), MODEL), MODEL, DATA)
+    assert np.all(np.isfinite(found.gradient.weights))
+    assert found.window_status == 3 and "does not tell its Q" in str(found)
+    for ask in (lambda: found.q, lambda: found.interval(), lambda: found.mse):
+        with pytest.raises(ValueError, match="of at least 2. `trainq.QSampled`"):
+            ask()
+
+
+def test_along_directions_is_the_projection():
+    estimator = GradientEstimator(KERNELS["alternating"], 20, minibatch=True)
+    state = sampling.start_chains(jr.key(0), BIASED, 16)
+    found = estimator(state, BIASED, SAMPLES[:, :2])
+    size = found.chain_scatter.shape[1]
+    same = found.along(np.eye(size))
+    for name in ("square", "variance", "data_variance", "log_error", "q"):
+        assert_close(getattr(same, name), getattr(found, name), IDENTITY)
+    matrix = np.asarray(jr.normal(jr.key(1), (3, size)))
+    some = found.along(matrix)
+    g = np.concatenate([np.ravel(x) for x in jax.tree.leaves(found.gradient)])
+    assert_close(some.gradient, matrix @ g, IDENTITY)
+    for u, part in (
+        (found.chain_scatter, some.variance),
+        (found.data_scatter, some.data_variance),
+    ):
+        covariance = np.asarray(u).T @ np.asarray(u)
+        assert_close(part, np.trace(matrix @ covariance @ matrix.T), IDENTITY)
+
+
+def test_of_a_natural_gradient_the_noise_is_the_exact_one():
+    f = np.asarray(tq.observables(MODEL))
+    law = np.exp(np.asarray(tq.log_stationary(MODEL)))
+    fisher = (f - law @ f).T @ (law[:, None] * (f - law @ f))
+    inverse = np.linalg.inv(fisher + 0.1 * np.eye(len(fisher)))
+    kernel = KERNELS["gibbs"]
+
+    def one(key):
+        state = sampling.start_chains(key, MODEL, 4, tq.Stationary())
+        return GradientEstimator(kernel, 15)(state, MODEL, DATA).along(inverse)
+
+    found = eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(0), TRIALS))
+    pi, matrix = oracle.law(energies(MODEL)), oracle.single_flip(law, "gibbs")
+    # The covariance of the average of 15 steps, lag by lag.
+    centred = f - pi @ f
+    covariance, moved = np.zeros_like(fisher), centred
+    for lag in range(15):
+        term = centred.T @ (pi[:, None] * moved) * (15 - lag) / 15**2
+        covariance += term if lag == 0 else term + term.T
+        moved = matrix @ moved
+    expected = np.trace(inverse @ covariance @ inverse.T) / 4
+    assert abs(np.mean(found.mse) - expected) < SIGMAS * error(found.mse)
+    assert_close(found.gradient.mean(axis=0) * 0, np.zeros(6), IDENTITY)
+
+
+def test_training_under_scan_with_optax_lowers_kl():
+    estimator = GradientEstimator(KERNELS["alternating"], 20, n_chains=64)
+    optimiser = optax.adam(0.05)
+    model = tq.RBM(0.01 * jr.normal(jr.key(1), (3, 2)))
+    teacher = tq.planted_rbm(jr.key(0), 3, 2, 2.0)
+    data = tq.visible_distribution(teacher)
+
+    @eqx.filter_jit
+    def train(model, state):
+        def step(carry, _):
+            model, state, moments = carry
+            estimate = estimator(state, model, data)
+            updates, moments = optimiser.update(estimate.gradient, moments)
+            model = eqx.apply_updates(model, updates)
+            return (model, estimate.state, moments), (estimate.q, estimate.interval())
+
+        carry = model, state, optimiser.init(model)
+        return jax.lax.scan(step, carry, None, 150)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        (trained, _, _), (q, interval) = train(model, estimator.init(jr.key(2), model))
+    before, after = (tq.kl_divergence(m, data) for m in (model, trained))
+    assert after < 0.2 * before
+    assert q.shape == (150,) and interval.shape == (150, 2)
+    assert np.all((interval[:, 0] <= q) & (q <= interval[:, 1]))
+
+
+def test_under_vmap_each_is_what_it_is_alone():
+    models = eqx.filter_vmap(MODEL.tempered)(jnp.array([0.5, 1.0, 1.5]))
+    estimator = GradientEstimator(KERNELS["gibbs"], 30, 2, n_chains=4)
+    states = eqx.filter_vmap(estimator.init)(jr.split(jr.key(0), 3), models)
+    many = eqx.filter_vmap(estimator, in_axes=(0, 0, None))(states, models, SAMPLES)
+    assert many.q.shape == (3,) and many.interval().shape == (3, 2)
+    assert "3" in str(many)
+    for i in range(3):
+        state, model = jax.tree.map(lambda x: x[i], (states, models))  # noqa: B023
+        one = estimator(state, model, SAMPLES)
+        assert_close(many.gradient.weights[i], one.gradient.weights, IDENTITY)
+        assert_close(many.q[i], one.q, DIRECT)
+        assert_close(many.interval()[i], one.interval(), DIRECT)
+
+
+def test_windows_are_data_and_may_be_traced():
+    traced = []
+
+    class Counted(tq.AbstractEnergyModel):
+        weights: jax.Array
+        n_visible: int = 3
+        n_hidden: int = 0
+
+        def energy(self, x):
+            traced.append(1)
+            return -x @ self.weights
+
+    model = Counted(jnp.array([0.1, 0.2, 0.3]))
+    state = sampling.start_chains(jr.key(0), model, 4)
+
+    def ask(window, burn_in=0, beta=1.0):
+        warm = eqx.tree_at(lambda m: m.weights, model, beta * model.weights)
+        estimator = GradientEstimator(KERNELS["gibbs"], window, burn_in)
+        return estimator(state, warm, SAMPLES)
+
+    ask(10)
+    before = len(traced)
+    found = [ask(20), ask(10, 5), ask(np.int32(300)), ask(3, beta=0.5)]
+    # What is not compiled is the check of the data phase, which has no program.
+    assert len(traced) - before <= 4 * 2
+    assert [int(one.state.step) for one in found] == [20, 15, 300, 3]
+    many = eqx.filter_jit(jax.vmap(lambda w: ask(w).state.step))(jnp.arange(1, 5))
+    assert many.tolist() == [1, 2, 3, 4]
+    with pytest.raises(eqx.EquinoxRuntimeError, match="window is at least 1 kernel"):
+        eqx.filter_jit(ask)(jnp.array(0))
+
+
+def test_a_kernel_of_replicas_is_observed_where_it_is_cold():
+    kernel = tq.ParallelTempering(KERNELS["alternating"], [1.0, 0.4])
+    estimator = GradientEstimator(kernel, 400, 20, n_chains=50)
+    state = estimator.init(jr.key(0), MODEL)
+    assert state.x.shape == (50, 2, 5)
+    found = estimator(state, MODEL, DATA)
+    apart = found.gradient.weights.ravel() - tq.kl_gradient(MODEL, DATA)
+    assert np.linalg.norm(apart) < SIGMAS * np.sqrt(found.mse)
+
+
+def test_of_float32_the_gradient_is_in_float32():
+    model = jax.tree.map(lambda x: x.astype(jnp.float32), MODEL)
+    estimator = GradientEstimator(KERNELS["gibbs"], 50, n_chains=8)
+    state = estimator.init(jr.key(0), model)
+    found = estimator(state, model, SAMPLES)
+    assert found.gradient.weights.dtype == jnp.float32
+    assert found.state.x.dtype == state.x.dtype
+
+
+def test_a_model_with_functions_in_it_has_a_gradient_for_optax():
+    model = neural(3, 2)
+    estimator = GradientEstimator(KERNELS["gibbs"], 10, n_chains=8)
+    found = estimator(estimator.init(jr.key(0), model), model, SAMPLES)
+    expected = jax.tree.structure(eqx.filter(model, eqx.is_inexact_array))
+    assert jax.tree.structure(found.gradient) == expected
+    eqx.apply_updates(model, found.gradient)
+
+
+def test_of_any_graph_the_mean_is_the_gradient():
+    model = machine(5, 3, biased=True)
+    kernel = tq.AlternatingBlockGibbs(model.colouring())
+    found = flat(estimates(GradientEstimator(kernel, 10), model, SAMPLES, 4).gradient)
+    law = tq.empirical_distribution(SAMPLES)
+    expected = np.asarray(tq.kl_gradient(model, law))
+    assert np.all(abs(found.mean(axis=0) - expected) < SIGMAS * error(found))
+
+
+def test_the_model_is_not_differentiated():
+    estimator = GradientEstimator(KERNELS["gibbs"], 3, n_chains=2)
+    state = estimator.init(jr.key(0), MODEL)
+
+    def square(weights):
+        return estimator(state, tq.RBM(weights), DATA).square
+
+    with pytest.raises(ValueError, match="has no derivative by the model"):
+        jax.grad(square)(MODEL.weights)
+
+    def held(weights):
+        return square(jax.lax.stop_gradient(weights)) + jnp.sum(weights)
+
+    assert_close(jax.grad(held)(MODEL.weights), np.ones((3, 2)), IDENTITY)
+
+
+def test_thrml_estimates_the_same_gradient():
+    thrml = pytest.importorskip("thrml")
+    from thrml.models import ising
+
+    from trainq.interop.thrml import to_thrml
+
+    model = rbm_as_machine(3, 2)
+    data = jnp.concatenate([SAMPLES, SAMPLES[:1]])
+    kernel = tq.AlternatingBlockGibbs(((0, 1, 2), (3, 4)))
+    ebm, free = to_thrml(model, kernel)
+    visible, hidden = free
+    schedule = thrml.SamplingSchedule(n_warmup=20, n_samples=10, steps_per_sample=1)
+    spec = ising.IsingTrainingSpec(
+        ebm, [visible], [], [hidden], free, schedule, schedule
+    )
+    n, batch = 400, len(data)
+
+    def bits(key, *shape):
+        return jr.bernoulli(key, 0.5, shape)
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        weights, biases, (_, positive), (_, negative) = ising.estimate_kl_grad(
+            jr.key(0),
+            spec,
+            ebm.nodes,
+            ebm.edges,
+            [data > 0],
+            [],
+            [bits(jr.key(1), n, batch, 2)],
+            [bits(jr.key(2), n, 3), bits(jr.key(3), n, 2)],
+        )
+    theirs = np.concatenate([weights, biases])
+    noise = np.var(np.mean(positive, axis=1), axis=0) + np.var(negative, axis=0)
+    estimator = GradientEstimator(kernel, 10, 20, tq.Uniform(), n)
+    ours = estimator(estimator.init(jr.key(4), model), model, data)
+    apart = np.concatenate(jax.tree.leaves(ours.gradient)) - theirs
+    spread = np.sqrt(
+        np.sum(np.asarray(ours.chain_scatter) ** 2, axis=0)[:6] + noise / n
+    )
+    assert np.all(abs(apart[:6]) < SIGMAS * spread)
+    assert np.linalg.norm(theirs) > 10 * np.max(abs(apart))
+
+
+def rbm_as_machine(m, n):
+    """An RBM as a machine with biases of zero, which thrml always has."""
+    edges = [(i, m + j) for i in range(m) for j in range(n)]
+    weights = jnp.ravel(rbm(m, n).weights)
+    return tq.BoltzmannMachine(weights, jnp.zeros(m + n), m, edges=edges)
+
+
+MISTAKES = {
+    "n_chains is a whole number, at least 1, but 0": lambda: GradientEstimator(
+        KERNELS["gibbs"], 5, n_chains=0
+    ),
+    "window is a whole number of kernel steps, at least 1, but 0": lambda: (
+        GradientEstimator(KERNELS["gibbs"], 0)
+    ),
+    "burn_in is a whole number of kernel steps, at least 0, but 1.5": lambda: (
+        GradientEstimator(KERNELS["gibbs"], 5, 1.5)
+    ),
+    "but `n_chains` was not given": lambda: GradientEstimator(KERNELS["gibbs"], 5).init(
+        jr.key(0), MODEL
+    ),
+    "state is of 2 chains with 5 units, but the estimator has 3": lambda: asked(
+        n_chains=3
+    ),
+    "a law was given. It has its weights in it": lambda: asked(DATA, minibatch=True),
+    "at least 2 of them, but 1 was given": lambda: asked(SAMPLES[:1], minibatch=True),
+    "a law was given. It has": lambda: asked(DATA, weights=np.ones(8)),
+    r"weights has shape \(8,\), one float .* shape \(3,\)": lambda: asked(
+        weights=np.ones(3)
+    ),
+    "samples that count alike. With weights": lambda: asked(
+        weights=np.ones(8), start=tq.FromData()
+    ),
+    r"directions has shape \(n_directions, 6\)": lambda: asked().along(np.ones((2, 5))),
+    "confidence is between 0 and 1, but 1": lambda: asked().interval(1),
+    "`ClampedChains` an `n_chains` of at least 2": lambda: GradientEstimator(
+        KERNELS["gibbs"], 5, clamped=sampling.ClampedChains(KERNELS["gibbs"], 5, 0, 1)
+    ),
+    "interacting hidden units of 21 units": lambda: GradientEstimator(
+        KERNELS["gibbs"], 5
+    )(sampling.start_chains(jr.key(0), CROWDED, 2), CROWDED, SAMPLES),
+    "interacting hidden units of 21": lambda: sampling.calibrated_errors(
+        jr.key(0), KERNELS["gibbs"], CROWDED, SAMPLES, max_steps=10**9
+    ),
+    "interacting hidden units of": lambda: sampling.QSampled(KERNELS["gibbs"], 10**9)(
+        jr.key(0), CROWDED, SAMPLES
+    ),
+}
+CROWDED = machine(24, 3)
+
+
+def asked(data=SAMPLES, weights=None, **plan):
+    estimator = GradientEstimator(KERNELS["gibbs"], 3, **plan)
+    return estimator(sampling.start_chains(jr.key(0), MODEL, 2), MODEL, data, weights)
+
+
+@pytest.mark.usefixtures("as_for_users")
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes(message):
+    with pytest.raises(ValueError, match=message):
+        MISTAKES[message]()
+
+
+@pytest.mark.usefixtures("as_for_users")
+def test_mistakes_of_type():
+    estimator = GradientEstimator(KERNELS["gibbs"], 3)
+    state = sampling.start_chains(jr.key(0), MODEL, 2)
+    with pytest.raises(TypeError, match="state is a `ChainState`, from `init`"):
+        estimator(jr.key(0), MODEL, SAMPLES)
+    with pytest.raises(TypeError, match="model is an energy model"):
+        estimator(state, SAMPLES, MODEL)
+    with pytest.raises(TypeError, match="clamped is a `ClampedChains` or None"):
+        GradientEstimator(KERNELS["gibbs"], 3, clamped=5)
+    with pytest.raises(TypeError, match="start is an object such as"):
+        GradientEstimator(KERNELS["gibbs"], 3, start="data")
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf, 0.0])
+def test_weights_that_are_none(bad):
+    weights = jnp.full(8, bad) if bad == 0 else jnp.ones(8).at[2].set(bad)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="A weight of a sample is"):
+        jax.block_until_ready(asked(weights=weights))
