@@ -5,13 +5,13 @@ from typing import SupportsIndex
 import equinox as eqx
 import jax
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from .._checks import check_key, whole_number
 from ..markov import AbstractKernel, checked_kernel
 from ..models import AbstractEnergyModel
 from ._averages import average, steps
-from ._estimate import scatter
 from ._run import ChainState
 
 
@@ -103,6 +103,14 @@ def scatter_of_chains(
 ) -> Float[Array, "replicates n_parameters"]:
     """What each chain adds to the error of the data phase, for samples that are all
     there is: they differ, and only the chains of one are replicates of each other."""
+    # Contrasts of R chains, (x_1 + ... + x_k - k x_{k+1}) / sqrt(k (k + 1)), are R - 1
+    # independent replicates of one chain about its mean. That mean has 1/R of the
+    # variance of one chain.
     n_samples, n_chains, size = phases.shape
-    own = jax.vmap(scatter)(phases) * shares[:, None, None]
-    return own.reshape(n_samples * n_chains, size)
+    contrasts = np.zeros((n_chains - 1, n_chains))
+    for k in range(1, n_chains):
+        contrasts[k - 1, :k] = 1 / np.sqrt(k * (k + 1))
+        contrasts[k - 1, k] = -k / np.sqrt(k * (k + 1))
+    contrasts /= np.sqrt(n_chains * (n_chains - 1))
+    own = jnp.einsum("kr,srp,s->skp", contrasts.astype(phases.dtype), phases, shares)
+    return own.reshape(-1, size)

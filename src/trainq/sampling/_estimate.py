@@ -23,6 +23,8 @@ WINDOW_STATUS = {
 """What the codes in `GradientEstimate.window_status` mean."""
 LONG, SHORT, FROZEN, UNKNOWN = WINDOW_STATUS
 _ENOUGH = 10
+# Replicates of which all pairs are looked at.
+_PAIRED = 64
 
 
 class GradientEstimate(AbstractSNR):
@@ -232,25 +234,17 @@ def summarised(
     degrees: int,
 ) -> GradientEstimate:
     """An estimate from what each replicate adds to its error."""
-    # Replicates j are independent, and u_j is what j adds to the error of ĝ: an
-    # estimate of its covariance is Σ_j u_j u_jᵀ, and N = Σ_j |u_j|² is that of the
-    # noise. To first order replicate j moves log |ĝ|² by 2 ĝ·u_j / |ĝ|², and log N by
-    # |u_j|² less the mean of its group, over N. The squares of the differences add up
-    # to the variance of log(|ĝ|² / N) = log(1 + Q) (the infinitesimal jackknife, Efron
-    # 1982). Where Q is zero |ĝ|² is a square of noise alone, and its first order makes
-    # twice of the variance: intervals are then too wide by up to √2.
+    groups = [u for u in (chains, of_data) if u.shape[0]]
     square = jnp.sum(flat**2)
-    sizes = [jnp.sum(u**2, axis=1) for u in (chains, of_data)]
-    variance, data_variance = (jnp.sum(size) for size in sizes)
+    variance, data_variance = jnp.sum(chains**2), jnp.sum(of_data**2)
     noise = variance + data_variance
     known = (noise > 0) & (square > 0)
-    safe_noise, safe_square = (jnp.where(known, x, 1) for x in (noise, square))
-    moved = [
-        2 * (u @ flat) / safe_square - (size - jnp.mean(size)) / safe_noise
-        for u, size in zip((chains, of_data), sizes, strict=True)
-        if u.shape[0]
-    ]
-    log_error = jnp.sqrt(sum((jnp.sum(m**2) for m in moved), jnp.zeros_like(square)))
+    safe = [jnp.where(known, x, 1) for x in (square, noise)]
+    log_error = jnp.sqrt(
+        jnp.maximum(
+            _jackknife(flat, groups, *safe), _normal(flat, groups, *safe, degrees)
+        )
+    )
     return GradientEstimate(
         gradient=gradient,
         state=state,
@@ -264,6 +258,63 @@ def summarised(
         data_scatter=of_data,
         degrees=degrees,
     )
+
+
+# Replicates j are independent, and u_j is what j adds to the error of ĝ: its covariance
+# C is estimated by Σ_j u_j u_jᵀ, and the noise tr C by N = Σ_j |u_j|². Here are two
+# estimates of the variance of log(1 + Q) = log(|ĝ|² / N). The first one knows of no
+# law, and has hardly anything to go by if there are few chains, where the second one is
+# right for averages along chains that are nearly normal. The larger one is taken.
+
+
+def _jackknife(
+    flat: Array, groups: list[Array], square: Array, noise: Array
+) -> Float[Array, ""]:
+    """To first order replicate j moves `log |ĝ|²` by `2 ĝ·u_j / |ĝ|²`, and `log N` by
+    `|u_j|²` less the mean of its group, over `N` (the infinitesimal jackknife)."""
+    total = jnp.zeros_like(square)
+    for u in groups:
+        sizes = jnp.sum(u**2, axis=1)
+        moved = 2 * (u @ flat) / square - (sizes - jnp.mean(sizes)) / noise
+        total = total + jnp.sum(moved**2)
+    return total
+
+
+def _normal(
+    flat: Array, groups: list[Array], square: Array, noise: Array, degrees: int
+) -> Float[Array, ""]:
+    """Of normal replicates `|ĝ|²` has the variance `4 gᵀCg + 2 tr C²`, and does not
+    depend on `N`, which has `2 tr C² / n` with `n` degrees of freedom. `ĝᵀCĝ` is larger
+    than `gᵀCg` by `tr C²`."""
+    along = sum((jnp.sum((u @ flat) ** 2) for u in groups), jnp.zeros_like(square))
+    traces = jnp.zeros_like(square)
+    for i, u in enumerate(groups):
+        traces = traces + _trace_of_square(u)
+        for v in groups[:i]:
+            traces = traces + 2 * jnp.sum((_folded(u) @ _folded(v).T) ** 2)
+    of_square = jnp.maximum(4 * along - 2 * traces, 2 * traces) / square**2
+    return of_square + 2 * traces / (degrees * noise**2)
+
+
+def _trace_of_square(u: Array) -> Float[Array, ""]:
+    """`tr C²` without the bias that it has for normal replicates (Srivastava 2005),
+    between its bounds `(tr C)² / n_parameters` and `(tr C)²`."""
+    u = _folded(u)
+    n, size = u.shape
+    most = jnp.sum(u**2) ** 2
+    if n < 3:
+        return most
+    biased = jnp.sum((u @ u.T) ** 2)
+    factor = (n - 1) ** 2 / ((n - 2) * (n + 1))
+    return jnp.clip(factor * (biased - most / (n - 1)), most / size, most)
+
+
+def _folded(u: Array) -> Float[Array, "few n_parameters"]:
+    """Sums of replicates, which are replicates too, so few that all pairs are cheap."""
+    each = -(-u.shape[0] // _PAIRED)
+    few = -(-u.shape[0] // each)
+    padded = jnp.pad(u, ((0, few * each - u.shape[0]), (0, 0)))
+    return jnp.sum(padded.reshape(few, each, u.shape[1]), axis=1)
 
 
 def scatter(
