@@ -26,6 +26,7 @@ from helpers import (
 import trainq as tq
 from trainq import sampling
 from trainq._spins import spins
+from trainq.models import data_phase
 from trainq.sampling import GradientEstimator
 from trainq.sampling._estimate import _jackknife, _trace_of_square, scatter
 
@@ -490,6 +491,44 @@ def test_the_model_is_not_differentiated():
         return square(jax.lax.stop_gradient(weights)) + jnp.sum(weights)
 
     assert_close(jax.grad(held)(MODEL.weights), np.ones((3, 2)), IDENTITY)
+
+
+@pytest.mark.parametrize("minibatch", [False, True])
+def test_clamped_chains_estimate_the_data_phase_and_tell_their_noise(minibatch):
+    model = machine(6, 3, biased=True)
+    chains = sampling.ClampedChains(KERNELS["gibbs"], 8, 30, 3)
+    estimator = GradientEstimator(
+        KERNELS["gibbs"], 5, minibatch=minibatch, clamped=chains
+    )
+    weights = jnp.linspace(1, 2, len(SAMPLES))
+
+    def one(key):
+        first, second = jr.split(key)
+        data = SAMPLES
+        if minibatch:
+            data = SAMPLES[jr.randint(first, (4,), 0, len(SAMPLES))]
+        state = sampling.start_chains(second, model, 50, tq.Stationary())
+        return estimator(state, model, data, None if minibatch else weights)
+
+    found = eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(3), 500))
+    gradients = flat(found.gradient)
+    shares = np.full(len(SAMPLES), 1 / 8) if minibatch else weights / weights.sum()
+    phases = [np.asarray(data_phase(model, v[None])) for v in SAMPLES]
+    mean = np.asarray(shares) @ phases - np.asarray(tq.mean_observables(model))
+    # After 30 steps on three units the start is forgotten.
+    assert np.all(abs(gradients.mean(axis=0) - mean) < SIGMAS * error(gradients))
+    squares = np.sum((gradients - mean) ** 2, axis=1)
+    expected = np.asarray(found.mse)
+    assert abs(np.mean(squares - expected)) < SIGMAS * error(squares - expected)
+    assert np.mean(found.data_variance) > 0.3 * np.mean(found.mse)
+    assert found.degrees == (3 if minibatch else 16)
+
+
+def test_of_many_hidden_units_that_interact_clamped_chains_are_a_way():
+    found = GradientEstimator(
+        KERNELS["gibbs"], 5, clamped=sampling.ClampedChains(KERNELS["gibbs"], 5)
+    )(sampling.start_chains(jr.key(0), CROWDED, 4), CROWDED, SAMPLES)
+    assert np.all(np.isfinite(found.gradient.couplings)) and found.data_variance > 0
 
 
 def test_thrml_estimates_the_same_gradient():

@@ -66,6 +66,7 @@ from .predictors import (
 )
 from .sampling import (
     Budget as Budget,
+    GradientEstimator as GradientEstimator,
     QSampled as QSampled,
     plan_budget as plan_budget,
     run as run,
