@@ -9,6 +9,7 @@ from ._base import (
     require_model as require_model,
 )
 from ._boltzmann import BoltzmannMachine as BoltzmannMachine
+from ._clamped import Clamped as Clamped
 from ._data import (
     Data as Data,
     VisibleLaw as VisibleLaw,

@@ -269,7 +269,9 @@ def _scanned(scan: AbstractScan, redraws: Sequence[Redraw], units: int) -> Stepp
 
 
 def _layer(model: AbstractEnergyModel, layer: Literal["visible", "hidden"]) -> Redraw:
-    if type(model).sample_block is AbstractEnergyModel.sample_block:
+    closed = model.equivalent or model
+    draws = type(closed).sample_block is not AbstractEnergyModel.sample_block
+    if not draws and closed.interacts(layer):
         check_enumerable(
             model.n_visible if layer == "visible" else model.n_hidden,
             MAX_BLOCK,
