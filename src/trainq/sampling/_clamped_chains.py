@@ -4,6 +4,7 @@ from typing import SupportsIndex
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
