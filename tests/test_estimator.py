@@ -26,6 +26,7 @@ from helpers import (
 import trainq as tq
 from trainq import sampling
 from trainq._spins import spins
+from trainq.markov import AbstractKernel
 from trainq.models import data_phase
 from trainq.sampling import GradientEstimator
 from trainq.sampling._estimate import _jackknife, _trace_of_square, scatter
@@ -37,16 +38,21 @@ SAMPLES = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7, 6, 1, 1, 1])]
 TRIALS = 2000
 
 
-def estimates(estimator, model, data, n_chains, trials=TRIALS, seed=1):
+def estimates(estimator, model, data, n_chains, seed=1):
     """Many estimates, each of chains of its own, which start in the law of the model
     where the estimator has no start."""
+    keys = jr.split(jr.key(seed), TRIALS)
+    return _estimates(keys, estimator, model, data, n_chains)
 
+
+@eqx.filter_jit
+def _estimates(keys, estimator, model, data, n_chains):
     def one(key):
         start = estimator.start or tq.Stationary()
         state = sampling.start_chains(key, model, n_chains, start, data)
         return estimator(state, model, data)
 
-    return eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(seed), trials))
+    return eqx.filter_vmap(one)(keys)
 
 
 def flat(gradients):
@@ -65,16 +71,14 @@ CASES = [
     for start in ("persistent", *STARTS)
     for model in ("rbm", "biased rbm")
 ]
-FAST = [("alternating", "persistent", "rbm"), ("gibbs", "data", "biased rbm")]
+FAST = [("alternating", "data", "biased rbm")]
 
 
 @pytest.mark.parametrize(("kernel", "start", "model"), slow_except(CASES, *FAST))
 def test_bias_and_variance_are_those_of_the_exact_rung(kernel, start, model):
     model, data = (MODEL, DATA) if model == "rbm" else (BIASED, random_law(2))
     kernel, start = KERNELS[kernel], STARTS.get(start)
-    found = estimates(
-        GradientEstimator(kernel, 12, 3, start, n_chains=4), model, data, 4
-    )
+    found = estimates(GradientEstimator(kernel, 12, 3, start), model, data, 4)
     exact = tq.QOperational(kernel, 12, 3, start or tq.Stationary(), 4)(model, data)
     gradients = flat(found.gradient)
     mean = np.asarray(tq.kl_gradient(model, data) + exact.parameter_bias)
@@ -112,11 +116,11 @@ def test_two_calls_are_one_of_twice_the_steps_to_the_last_bit():
 
 
 def test_the_numbers_of_steps_wrap_as_those_of_a_run_do():
-    kernel = KERNELS["gibbs"]
-    state = sampling.start_chains(jr.key(0), MODEL, 3)
+    kernel = KERNELS["random"]
+    state = sampling.start_chains(jr.key(0), MODEL, 5)
     late = eqx.tree_at(lambda s: s.step, state, jnp.uint32(2**32 - 7))
-    found = GradientEstimator(kernel, 20)(late, MODEL, DATA).state
-    assert eqx.tree_equal(found, sampling.run(kernel, MODEL, late, 20).state)
+    found = GradientEstimator(kernel, 150, n_chains=5)(late, MODEL, DATA).state
+    assert eqx.tree_equal(found, sampling.run(kernel, MODEL, late, 150).state)
 
 
 def test_fresh_starts_differ_from_call_to_call_and_persistent_chains_go_on():
@@ -136,7 +140,7 @@ def test_fresh_starts_differ_from_call_to_call_and_persistent_chains_go_on():
 
 def test_contrastive_divergence_is_the_state_after_k_steps():
     kernel, k = KERNELS["alternating"], 2
-    estimator = GradientEstimator(kernel, 1, k, tq.FromData(), 4)
+    estimator = GradientEstimator(kernel, 1, k, tq.FromData())
     found = flat(estimates(estimator, BIASED, random_law(2), 4).gradient)
     pi = oracle.law(energies(BIASED))
     matrix = oracle.transition("alternating", pi, (range(2), range(2, 5)))
@@ -176,23 +180,24 @@ def test_a_batch_of_samples_is_part_of_the_noise():
 def test_weights_are_repetitions():
     weights = jnp.array([2.0, 3.0, 1.0, 1.0, 4.0, 1.0])
     few, many = SAMPLES[:6], jnp.repeat(SAMPLES[:6], weights.astype(int), axis=0)
-    state = sampling.start_chains(jr.key(0), MODEL, 4)
-    estimator = GradientEstimator(KERNELS["gibbs"], 5)
-    found = estimator(state, MODEL, few, 0.3 * weights)
-    expected = estimator(state, MODEL, many)
-    assert_close(found.gradient.weights, expected.gradient.weights, IDENTITY)
-    assert found.data_variance == 0
-    plain = estimator(state, MODEL, few)
-    assert np.max(abs(plain.gradient.weights - found.gradient.weights)) > 0.01
-    # As a batch, equal weights change nothing.
-    batch = GradientEstimator(KERNELS["gibbs"], 5, minibatch=True)
-    one, other = (batch(state, MODEL, few, w) for w in (None, jnp.full(6, 7.0)))
-    assert_close(other.data_variance, one.data_variance, IDENTITY)
+    state = sampling.start_chains(jr.key(0), MODEL, 2)
+    batch = GradientEstimator(KERNELS["gibbs"], 3, minibatch=True)
+    found, equal = (batch(state, MODEL, few, w) for w in (0.3 * weights, jnp.ones(6)))
+    # The chains are the same, and the data phases differ.
+    apart = found.gradient.weights - equal.gradient.weights
+    expected = data_phase(MODEL, many) - data_phase(MODEL, few)
+    assert_close(apart.ravel(), expected, IDENTITY)
+    # Equal weights are none, also in what they say of the noise.
+    plain = batch(state, MODEL, few)
+    assert_close(equal.data_variance, plain.data_variance, IDENTITY)
+    phases = np.asarray([data_phase(MODEL, v[None]) for v in few])
+    expected = np.sum(np.var(phases, axis=0, ddof=1)) / 6
+    assert_close(plain.data_variance, expected, IDENTITY)
 
 
 def test_the_scatter_of_weighted_values_is_unbiased():
     weights = jnp.array([0.5, 0.2, 0.2, 0.1])
-    values = jr.normal(jr.key(0), (20_000, 4, 1))
+    values = jr.normal(jr.key(0), (5000, 4, 1))
     found = jax.vmap(lambda x: jnp.sum(scatter(x, weights) ** 2))(values)
     assert abs(found.mean() - jnp.sum(weights**2)) < SIGMAS * error(found)
     equal = jnp.full(4, 0.25)
@@ -220,24 +225,18 @@ def test_the_interval_covers_as_often_as_it_says(kernel, start):
     assert abs(inside - 0.9) < SIGMAS * np.sqrt(0.09 / TRIALS) + 0.03
     # A negative control: half of it is covered less often.
     assert np.mean((low <= q / 2) & (q / 2 <= high)) < 0.8
+    # Spins are bounded, and scatter less than normal numbers of the same variance.
+    logs = np.log1p(np.asarray(found.q))
+    assert 0.85 < np.mean(found.log_error**2) / np.var(logs) < 1.5
 
 
 def test_an_interval_of_no_signal_begins_at_zero():
     data = tq.visible_distribution(MODEL)
-    found = estimates(GradientEstimator(KERNELS["alternating"], 20), MODEL, data, 16)
+    found = estimates(GradientEstimator(KERNELS["alternating"], 20), MODEL, data, 32)
     low, high = np.asarray(found.interval(0.9)).T
     assert np.mean(low == 0) > 0.9 and np.all(np.isfinite(high))
     assert np.mean(found.signal < 0) > 0.2
     assert np.all((np.asarray(found.q) > 0) == (np.asarray(found.signal) > 0))
-
-
-def test_the_error_of_q_is_the_scatter_of_q():
-    # For a signal that is told from zero.
-    far = tq.visible_distribution(rbm(3, 2, scale=1.5, seed=4))
-    found = estimates(GradientEstimator(KERNELS["alternating"], 40), MODEL, far, 64)
-    logs = np.log1p(np.asarray(found.q))
-    # Spins are bounded, and scatter less than normal numbers of the same variance.
-    assert 0.85 < np.mean(found.log_error**2) / np.var(logs) < 1.4
 
 
 def test_the_derivation_of_the_error_is_the_jackknife():
@@ -265,7 +264,7 @@ def test_the_derivation_of_the_error_is_the_jackknife():
 @pytest.mark.parametrize("n", [3, 8, 100])
 def test_the_trace_of_the_squared_covariance_is_unbiased(n):
     sizes = jnp.array([1.0, 0.5, 0.2, 0.1])
-    values = jr.normal(jr.key(0), (20_000, n, 4)) * jnp.sqrt(sizes)[None, None]
+    values = jr.normal(jr.key(0), (5000, n, 4)) * jnp.sqrt(sizes)[None, None]
     found = jax.vmap(lambda x: _trace_of_square(scatter(x)))(values) * n**2
     # What is kept between the bounds is no longer without bias, from very few; sums of
     # two lack 1 / 50 of their number, and not 1 / 100.
@@ -274,31 +273,26 @@ def test_the_trace_of_the_squared_covariance_is_unbiased(n):
 
 
 def test_the_window_is_long_against_what_it_can_see():
-    kernel = KERNELS["gibbs"]
+    kernel, state = KERNELS["gibbs"], sampling.start_chains(jr.key(0), MODEL, 100)
+    stationary, up = tq.Stationary(), tq.At(jnp.ones(5))
 
-    def asked(window, **plan):
-        estimator = GradientEstimator(kernel, window, n_chains=100, **plan)
-        state = estimator.init(jr.key(0), MODEL, start=tq.Stationary())
-        return estimator(state, MODEL, DATA)
+    def asked(window, start=stationary, model=MODEL):
+        return GradientEstimator(kernel, window, 0, start)(state, model, DATA)
 
-    assert asked(400).ok and asked(400).window_status == 0
+    long = asked(400)
+    assert long.ok and long.window_status == 0
     assert asked(4).window_status == 1 and asked(1).states == 1
     # Chains from one state have moved, but not far.
-    up = tq.At(jnp.ones(5))
-    near = GradientEstimator(kernel, 4, start=up, n_chains=100)
-    assert near(near.init(jr.key(0), MODEL), MODEL, DATA).window_status == 1
+    assert asked(4, up).window_status == 1
     # What it says that it cannot see: a well that no chain has been in, here three of
     # four.
     strong = tq.RBM(3 * jnp.array([[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]]))
-    cold = GradientEstimator(kernel, 400, start=up, n_chains=50)
-    assert cold(cold.init(jr.key(0), strong), strong, DATA).ok
+    assert asked(400, up, strong).ok
     # The time is that of the exact window, in the average of observables.
     exact = tq.QOperational(kernel, 400, start=tq.Stationary())(MODEL, DATA)
     variance = jnp.sum(1 - tq.mean_observables(MODEL) ** 2)
-    many = GradientEstimator(kernel, 400, n_chains=2000)
-    state = many.init(jr.key(1), MODEL, start=tq.Stationary())
-    time = many(state, MODEL, DATA).autocorrelation_time
-    assert_close(time, 400 * exact.variance / variance, 0.1)
+    # A variance from 100 chains is known to 14 %, of several parameters better.
+    assert_close(long.autocorrelation_time, 400 * exact.variance / variance, 0.3)
 
 
 def test_chains_that_are_frozen_are_told():
@@ -408,32 +402,34 @@ def test_under_vmap_each_is_what_it_is_alone():
         assert_close(many.interval()[i], one.interval(), DIRECT)
 
 
+class Counted(AbstractKernel):
+    """A kernel that counts the programs which it is compiled into."""
+
+    is_reversible = True
+    made: list = eqx.field(static=True)
+
+    def stepper(self, model):
+        self.made.append(model)
+        return KERNELS["gibbs"].stepper(model)
+
+    def chain(self, model):
+        raise NotImplementedError
+
+    def site_updates(self, model):
+        return 1
+
+
 def test_windows_are_data_and_may_be_traced():
-    traced = []
-
-    class Counted(tq.AbstractEnergyModel):
-        weights: jax.Array
-        n_visible: int = 3
-        n_hidden: int = 0
-
-        def energy(self, x):
-            traced.append(1)
-            return -x @ self.weights
-
-    model = Counted(jnp.array([0.1, 0.2, 0.3]))
-    state = sampling.start_chains(jr.key(0), model, 4)
+    kernel = Counted([])
+    state = sampling.start_chains(jr.key(0), MODEL, 2)
 
     def ask(window, burn_in=0, beta=1.0):
-        warm = eqx.tree_at(lambda m: m.weights, model, beta * model.weights)
-        estimator = GradientEstimator(KERNELS["gibbs"], window, burn_in)
-        return estimator(state, warm, SAMPLES)
+        estimator = GradientEstimator(kernel, window, burn_in)
+        return estimator(state, MODEL.tempered(beta), SAMPLES)
 
-    ask(10)
-    before = len(traced)
-    found = [ask(20), ask(10, 5), ask(np.int32(300)), ask(3, beta=0.5)]
-    # What is not compiled is the check of the data phase, which has no program.
-    assert len(traced) - before <= 4 * 2
-    assert [int(one.state.step) for one in found] == [20, 15, 300, 3]
+    found = [ask(10), ask(20), ask(10, 5), ask(np.int32(300)), ask(3, beta=0.5)]
+    assert len(kernel.made) == 1
+    assert [int(one.state.step) for one in found] == [10, 20, 15, 300, 3]
     many = eqx.filter_jit(jax.vmap(lambda w: ask(w).state.step))(jnp.arange(1, 5))
     assert many.tolist() == [1, 2, 3, 4]
     with pytest.raises(eqx.EquinoxRuntimeError, match="window is at least 1 kernel"):
@@ -454,9 +450,10 @@ def test_of_float32_the_gradient_is_in_float32():
     model = jax.tree.map(lambda x: x.astype(jnp.float32), MODEL)
     estimator = GradientEstimator(KERNELS["gibbs"], 50, n_chains=8)
     state = estimator.init(jr.key(0), model)
-    found = estimator(state, model, SAMPLES)
-    assert found.gradient.weights.dtype == jnp.float32
-    assert found.state.x.dtype == state.x.dtype
+    found = jax.eval_shape(estimator, state, model, SAMPLES.astype(jnp.float32))
+    assert found.gradient.weights.dtype == found.log_error.dtype == jnp.float32
+    same = jax.tree.map(lambda a, b: a.dtype == b.dtype, found.state, state)
+    assert all(jax.tree.leaves(same))
 
 
 def test_a_model_with_functions_in_it_has_a_gradient_for_optax():
@@ -493,7 +490,7 @@ def test_the_model_is_not_differentiated():
     assert_close(jax.grad(held)(MODEL.weights), np.ones((3, 2)), IDENTITY)
 
 
-@pytest.mark.parametrize("minibatch", [False, True])
+@pytest.mark.parametrize("minibatch", slow_except([False, True], False))
 def test_clamped_chains_estimate_the_data_phase_and_tell_their_noise(minibatch):
     model = machine(6, 3, biased=True)
     chains = sampling.ClampedChains(KERNELS["gibbs"], 8, 30, 3)
@@ -510,7 +507,7 @@ def test_clamped_chains_estimate_the_data_phase_and_tell_their_noise(minibatch):
         state = sampling.start_chains(second, model, 50, tq.Stationary())
         return estimator(state, model, data, None if minibatch else weights)
 
-    found = eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(3), 500))
+    found = eqx.filter_jit(eqx.filter_vmap(one))(jr.split(jr.key(3), 400))
     gradients = flat(found.gradient)
     shares = np.full(len(SAMPLES), 1 / 8) if minibatch else weights / weights.sum()
     phases = [np.asarray(data_phase(model, v[None])) for v in SAMPLES]
