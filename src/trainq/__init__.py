@@ -42,6 +42,7 @@ from .models import (
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    free_energy as free_energy,
     hopfield as hopfield,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
@@ -69,6 +70,7 @@ from .predictors import (
 )
 from .sampling import (
     Budget as Budget,
+    GradientEstimator as GradientEstimator,
     QSampled as QSampled,
     certify_sampler as certify_sampler,
     plan_budget as plan_budget,

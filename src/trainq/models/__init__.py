@@ -25,6 +25,7 @@ from ._data import (
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
     log_likelihood as log_likelihood,
+    require_data_phase as require_data_phase,
 )
 from ._devices import (
     clip as clip,
@@ -46,6 +47,7 @@ from ._laws import (
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    free_energy as free_energy,
     log_laws as log_laws,
     log_partition as log_partition,
     log_stationary as log_stationary,

@@ -171,7 +171,13 @@ class AbstractEnergyModel(eqx.Module):
             free = jax.vmap(energy_of(self))(x)
             free = free + jnp.sum(field - log_2cosh(field), axis=-1)
             return free.reshape(v.shape[:-1])
-        check_enumerable(self.n_hidden, MAX_BLOCK, "hidden units")
+        check_enumerable(
+            self.n_hidden,
+            MAX_BLOCK,
+            "interacting hidden units",
+            "`trainq.sampling.GradientEstimator` samples the data phase of such a "
+            "model by `ClampedChains`.",
+        )
         hidden = spins(self.n_hidden, self.dtype)
 
         def one(v):

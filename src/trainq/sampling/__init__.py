@@ -15,6 +15,7 @@ from ._budget import (
 )
 from ._calibrated_errors import calibrated_errors as calibrated_errors
 from ._certify_sampler import Step as Step, certify_sampler as certify_sampler
+from ._clamped_chains import ClampedChains as ClampedChains
 from ._effective_beta import (
     EffectiveBeta as EffectiveBeta,
     effective_beta as effective_beta,
@@ -25,6 +26,11 @@ from ._error_table import (
     ErrorTable as ErrorTable,
     TableJackknife as TableJackknife,
 )
+from ._estimate import (
+    WINDOW_STATUS as WINDOW_STATUS,
+    GradientEstimate as GradientEstimate,
+)
+from ._estimator import GradientEstimator as GradientEstimator
 from ._exact_errors import exact_errors as exact_errors
 from ._qsampled import QSampled as QSampled, SampledSNR as SampledSNR
 from ._run import (

@@ -21,6 +21,7 @@ from ..models import (
     checked,
     data_phase,
     data_variance,
+    require_data_phase,
     require_model,
     running,
 )
@@ -98,6 +99,7 @@ def calibrated_errors(
     if max_steps < 8:
         raise ValueError("A calibration takes at least 8 steps: raise max_steps.")
     data = check_data(data, model)
+    require_data_phase(model, data)
     times = np.append(0, time_grid(max_steps))
     run = _calibration_run(
         key, kernel, model, runs, data, start, times, replicates, progress

@@ -25,6 +25,7 @@ from ..models import (
     device_bias,
     draw_visible,
     gradient_of_kl,
+    require_data_phase,
     require_model,
     running,
 )
@@ -205,6 +206,7 @@ class QSampled(eqx.Module):
         require_model(model)
         runs = running(model, device)
         data = check_data(data, model)
+        require_data_phase(model, data)
         truth = true_gradient(gradient, model, data)
         if truth is None and device is not None:
             raise ValueError(
