@@ -20,12 +20,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs runaway published test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs digits runaway published foreign-sampler test test-all bench bench-all lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } \
-	  /^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	  /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 venv: $(VENV)/.installed-dev $(VENV)/.installed-docs ## set up the whole environment
 
@@ -35,11 +35,17 @@ exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
 three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled Q
 	$(BIN)/python examples/three_rungs.py --out results/three_rungs $(ARGS)
 
+digits: $(VENV)/.installed-examples ## does watching Q pay while an RBM trains?
+	$(BIN)/python examples/digits.py --out results/digits $(ARGS)
+
 runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
 	$(BIN)/python examples/runaway.py --out results/runaway $(ARGS)
 
 published: $(VENV)/.installed-examples ## recompute the published numbers of the field
 	$(BIN)/python examples/published.py --out results/published $(ARGS)
+
+foreign-sampler: $(VENV)/.installed-examples $(VENV)/.installed-thrml ## a sampler with stale weights, caught
+	$(BIN)/python examples/foreign_sampler.py --out results/foreign_sampler $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -49,7 +55,7 @@ test-all: $(VENV)/.installed-dev ## run every test
 
 SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
   thrml_chains large bottlenecks modes import_time accuracy
-LONG := scaling sharding coverage exp9_time
+LONG := scaling sharding coverage sampler_power estimator exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
 

@@ -293,6 +293,8 @@ class Run:
     checkpoints: dict[str, Checkpoint | None] = field(default_factory=dict)
     differences: list[float] | None = None
     curves: dict[str, np.ndarray] = field(default_factory=dict)
+    halted: str | None = None
+    failed: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -503,7 +505,7 @@ def pooled_structural_q(weights: np.ndarray, laws: np.ndarray, window: float) ->
 
 
 class Halt(RuntimeError):
-    """A student failed its certificate: nothing after this can be trusted."""
+    """A student failed its certificate: nothing after it in its run can be trusted."""
 
     def __init__(self, where: str, found: tq.markov.Certificate) -> None:
         self.failed = found.failed
@@ -615,6 +617,9 @@ def run_arm(
         except eqx.EquinoxRuntimeError as error:
             run.stopped = f"{name}, at step {step}: {reason(error)}"
             continue
+        except Halt as halt:
+            run.halted, run.failed = str(halt), halt.failed
+            break
         # Once per cell, on the verdict arm.
         if name == PROTOCOL.difference_checkpoint and run.weight == constants.primary:
             with clock("differences"):
@@ -627,7 +632,7 @@ def run_arm(
 
 # -------------------------------------------------------------------------------- gates
 #
-# Plain functions of what was recorded. A run that is missing (after a halt) and a
+# Plain functions of what was recorded. A run that is missing and a
 # checkpoint that was never reached are carried along as missing and counted as such:
 # they are never replaced by anything, and never quietly dropped. What the report prints
 # of a gate stands in its "found".
@@ -792,10 +797,10 @@ def compatibility(runs: list[Run], constants: Constants) -> Fields:
     }
 
 
-def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
+def diagnostics(runs: list[Run], constants: Constants) -> Fields:
     """P4: detailed balance, Cheeger margin and symmetry of every student.
 
-    A certificate that fails halts the experiment, so every one that is here has passed.
+    A certificate that fails halts its run, so every one that is here has passed.
     "verified" wants all of them, with all three checks; "incomplete" is without those
     of a checkpoint that was never reached.
     """
@@ -804,7 +809,8 @@ def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fie
     names = "detailed_balance", "symmetry", "gap", "cheeger_lower", "cheeger_upper"
     values = {name: known(one[name] for one in found) for name in names}
     expected = len(constants.arms) * len(constants.checkpoints) * constants.teachers
-    missing, failed = expected - len(found), int(halt is not None)
+    halted = [run for run in runs if run.halted]
+    missing, failed = expected - len(found), len(halted)
     applied = found and all(len(x) == len(found) for x in values.values())
     word = "incomplete" if missing else "verified"
     word = word if applied and not failed else "not verified"
@@ -812,14 +818,14 @@ def diagnostics(runs: list[Run], constants: Constants, halt: Halt | None) -> Fie
     return {
         "pass": word == "verified",
         "verdict": word,
-        "halted": str(halt) if halt else None,
+        "halted": "\n".join(str(run.halted) for run in halted) or None,
         "certified": len(found),
         "expected": expected,
         "missing": missing,
         "failed": failed,
         "worst_detailed_balance": worst(values["detailed_balance"]),
         "worst_symmetry": worst(values["symmetry"]),
-        "symmetry_failures": int(halt is not None and "symmetry" in halt.failed),
+        "symmetry_failures": sum("symmetry" in run.failed for run in halted),
         "smallest_cheeger_lower": smallest["cheeger_lower"],
         "smallest_cheeger_upper": smallest["cheeger_upper"],
         "smallest_gap": smallest["gap"],
@@ -883,11 +889,11 @@ def finals(runs: list[Run], constants: Constants) -> Fields:
     }
 
 
-def judge(runs: list[Run], constants: Constants, halt: Halt | None) -> Fields:
+def judge(runs: list[Run], constants: Constants) -> Fields:
     """All gates and the outcome, for the runs of one seed."""
     pairs = make_pairs(runs, constants)
     p1, p2 = feasibility(runs, constants), steering(pairs, constants)
-    p3, p4 = compatibility(runs, constants), diagnostics(runs, constants, halt)
+    p3, p4 = compatibility(runs, constants), diagnostics(runs, constants)
     # A certificate is "incomplete" only where a run stopped, for P1, or P3 fails.
     if not p1["pass"] or p4["verdict"] == "not verified":
         outcome = 1
@@ -1008,26 +1014,25 @@ def label(constants: Constants) -> str:
     return f"{kind}; {constants.teacher_family} teachers"
 
 
-def conclude(
-    out: Path, constants: Constants, runs: list[Run], clock: Clock, halt: Halt | None
-) -> Fields:
+def conclude(out: Path, constants: Constants, runs: list[Run], clock: Clock) -> Fields:
     """Judges the runs there are; writes `summary.json` and `trajectories.npz`.
 
     The top level of the summary is the verdict of the first seed.
     """
     seeds = dict.fromkeys(run.seed for run in runs)
     judged = {
-        seed: judge([run for run in runs if run.seed == seed], constants, halt)
+        seed: judge([run for run in runs if run.seed == seed], constants)
         for seed in seeds
     }
     spread = [
         {"seed": seed, "outcome": one["outcome"], "p3": one["p3"]["pass"]}
         | {key: one["p2"][key] for key in ("median", "above_one", "present", "largest")}
+        | {"halted": one["p4"]["failed"], "g_gamma": one["channels"]["median_g_gamma"]}
         | {"medians": {dose["weight"]: dose["median"] for dose in one["dose_response"]}}
         for seed, one in judged.items()
     ]
     summary = {
-        **(next(iter(judged.values()), None) or judge([], constants, halt)),
+        **(next(iter(judged.values()), None) or judge([], constants)),
         "label": label(constants),
         "definitions": DEFINITIONS,
         "constants": {**asdict(constants), "sha256": constants.sha256},
@@ -1196,25 +1201,26 @@ def show_seeds(seeds: list[Fields]) -> None:
 
 
 def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
-    """The whole report; after a halt, why there is none."""
+    """The whole report."""
     console.print()
-    if halted := summary["p4"]["halted"]:
-        console.print("[bold red]HALT.[/] A student failed its certificate, and")
-        console.print(f"nothing after it can be trusted:\n  {escape(halted)}")
-    else:
-        show_gates(summary)
-        show_published(summary, constants)
-        show_pairs(summary, constants)
-        show_channels(summary)
-        show_doses(summary)
-        if summary["seeds"]:
-            show_seeds(summary["seeds"])
-        parts = sorted(summary["timing"].items(), key=lambda part: -part[1])
-        parts.append(("rest", summary["wall_seconds"] - sum(x for _, x in parts)))
-        split = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
-        console.print(f"Wall time {summary['wall_seconds']:.1f} s: {split}")
+    show_gates(summary)
+    show_published(summary, constants)
+    show_pairs(summary, constants)
+    show_channels(summary)
+    show_doses(summary)
+    if summary["seeds"]:
+        show_seeds(summary["seeds"])
+    parts = sorted(summary["timing"].items(), key=lambda part: -part[1])
+    parts.append(("rest", summary["wall_seconds"] - sum(x for _, x in parts)))
+    split = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
+    console.print(f"Wall time {summary['wall_seconds']:.1f} s: {split}")
     for name, words in DEFINITIONS.items():
         console.print(f"{name}: {words}", style="dim")
+    if halted := summary["p4"]["halted"]:
+        console.print(
+            "[bold red]HALT.[/] A student failed its certificate, and nothing"
+        )
+        console.print(f"after it in its run can be trusted:\n  {escape(halted)}")
     colour = "green" if summary["label"].startswith("the protocol") else "yellow"
     console.print(f"[bold]{summary['verdict']}[/]\n[{colour}]({summary['label']})[/]")
     count = f"{summary['evaluations']:,} in-loop evaluations of Q with its gradient"
@@ -1434,13 +1440,12 @@ def run_protocol(
 ) -> tuple[Fields, list[Run]]:
     """All runs, in order; each is on disk as soon as it is finished.
 
-    A failed certificate ends them, and what there is up to then is judged.
+    A failed certificate ends its run, and the verdict of its seed is Outcome 1.
     """
     clock, folder = Clock(), runs_folder(out, constants)
     write_json(folder / "constants.json", asdict(constants))
     plan = list(product(constants.seeds[:n_seeds], constants.arms))
     runs: list[Run] = []
-    halt = None
     columns = "{task.description:24}", BarColumn(24), MofNCompleteColumn()
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True
@@ -1454,17 +1459,13 @@ def run_protocol(
                 clock.reused += run.seconds
             else:
                 bars.reset(this, description=run.name, total=constants.steps)
-                try:
-                    run_arm(clock, constants, run, partial(bars.advance, this))
-                except Halt as failure:
-                    halt = failure
-                    break
+                run_arm(clock, constants, run, partial(bars.advance, this))
                 save_run(path, run, constants)
                 source = f"{run.seconds:.1f} s"
             runs.append(run)
             bars.advance(every)
             console.print(progress_line(run, source), markup=False)
-    return conclude(out, constants, runs, clock, halt), runs
+    return conclude(out, constants, runs, clock), runs
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Constants]:
@@ -1513,11 +1514,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with threadpool_limits(1, user_api="blas"):
             summary, runs = run_protocol(constants, args.seeds, args.out, args.resume)
         files = [args.out / "summary.json", args.out / "trajectories.npz"]
-        halted = summary["p4"]["halted"] is not None
-        if not halted:
-            files += draw(args.out, summary, runs, constants)
+        files += draw(args.out, summary, runs, constants)
         show(summary, constants, files)
-        return int(halted)
+        return int(any(run.halted for run in runs))
     except KeyboardInterrupt:
         words = sys.orig_argv if argv is None else ["python", "examples/exp9.py", *argv]
         again = shlex.join([*words, *([] if args.resume else ["--resume"])])

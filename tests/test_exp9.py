@@ -136,13 +136,13 @@ def at(runs, weight, name):
 
 def test_channels_add_up_and_a_gain_is_genuine_if_modes_are_faster():
     runs = make_runs((1.1,) * 8)
-    found = exp9.judge(runs, PROTOCOL, None)["channels"]
+    found = exp9.judge(runs, PROTOCOL)["channels"]
     assert found["median_g_gamma"] is None and not found["genuine"]  # older runs
     for run in runs:
         for name in PROTOCOL.matched:
             one = run.checkpoints[name]
             one.mu, one.gamma_eff = 3.0 + run.weight, 0.01 * (1 + 2 * run.weight)
-    found = exp9.judge(runs, PROTOCOL, None)["channels"]
+    found = exp9.judge(runs, PROTOCOL)["channels"]
     for row in found["pairs"]:
         assert row["log_q"] == pytest.approx(np.log(1.1), abs=1e-12)
         assert row["mu"] == pytest.approx(np.log(3 / 3.1))
@@ -150,7 +150,7 @@ def test_channels_add_up_and_a_gain_is_genuine_if_modes_are_faster():
     assert found["median_g_gamma"] == pytest.approx(1 / 1.2) and found["genuine"]
     assert not found["in_verdict"] and found["bar"] == 0.9
     at(runs, 0.1, "c50").gamma_eff = None
-    rows = exp9.judge(runs, PROTOCOL, None)["channels"]["pairs"]
+    rows = exp9.judge(runs, PROTOCOL)["channels"]["pairs"]
     assert sum(row["g_gamma"] is None for row in rows) == 1
 
 
@@ -160,7 +160,7 @@ def test_steering_needs_the_median_and_the_count():
         ((1.6,) * 5 + (0.9,) * 3, 1.6, 5, 3),
         ((1.4, 1.4, 1.4, 1.4, 1.5, 9.0, 9.0, 9.0), 1.45, 8, 3),
     ):
-        found = exp9.judge(make_runs(ratios), PROTOCOL, None)
+        found = exp9.judge(make_runs(ratios), PROTOCOL)
         p2, row = found["p2"], found["decomposition"]["pairs"][0]
         assert p2["median"] == pytest.approx(median, rel=IDENTITY)
         assert (p2["above_one"], p2["present"], p2["expected"]) == (above_one, 8, 8)
@@ -179,7 +179,7 @@ def test_steering_needs_the_median_and_the_count():
 def test_a_missing_pair_is_reported_and_not_replaced(weight, missing):
     runs = make_runs((1.1, 1.2, 1.3, 1.4, 1.5, 9.9, 1.6, 1.7))
     exp9.find(runs, (5, 2), weight).checkpoints["c25"] = None
-    found = exp9.judge(runs, PROTOCOL, None)
+    found = exp9.judge(runs, PROTOCOL)
     p2, p3, p4, d11 = (found[key] for key in ("p2", "p3", "p4", "decomposition"))
     gaps = [row for row in d11["pairs"] if row["missing"] and row["weight"] == 0.1]
     assert [(row["cell"], row["missing"]) for row in gaps] == [((5, 2), missing)]
@@ -208,20 +208,20 @@ def test_what_is_not_shown_is_outcome_1():
     }.items():
         runs = make_runs((2.0,) * 8)
         spoil(runs)
-        found = exp9.judge(runs, PROTOCOL, None)
+        found = exp9.judge(runs, PROTOCOL)
         assert not found["p4" if name == "p4" else "p1"]["pass"], name
         exp9.find(runs, (5, 3), 0.0).checkpoints["c25"] = None
-        later = exp9.judge(runs, PROTOCOL, None)
+        later = exp9.judge(runs, PROTOCOL)
         assert found["outcome"] == later["outcome"] == 1, name
 
 
 def test_the_last_step_never_enters_the_verdict_but_a_relapse_is_told():
     runs = make_runs()
-    before = exp9.judge(runs, PROTOCOL, None)
+    before = exp9.judge(runs, PROTOCOL)
     for run in runs:
         run.checkpoints["final"].q *= 1e-12 if run.weight else 1e12
     at(runs, 0.1, "final").kl = 0.51  # of 2.0 at first
-    after = exp9.judge(runs, PROTOCOL, None)
+    after = exp9.judge(runs, PROTOCOL)
     assert before["p3"].pop("relapsed") == []
     assert after["p3"].pop("relapsed") == ["(4,3) λ = 0.1"] and after["p3"]["pass"]
     assert "KL 0.510" in after["p3"].pop("found") != before["p3"].pop("found")
@@ -240,7 +240,7 @@ def test_published_numbers_stand_beside_what_they_are_of(tmp_path, monkeypatch):
         runs[4].checkpoints = dict.fromkeys(PROTOCOL.checkpoints)
         runs[4].curves, runs[6].checkpoints["final"] = {"q_step": np.arange(0)}, None
         extra = {"wall_seconds": 1.0, "reused_seconds": 0.0, "timing": {}, "label": ""}
-        summary = exp9.judge(runs, constants, None) | extra | {"seeds": None}
+        summary = exp9.judge(runs, constants) | extra | {"seeds": None}
         exp9.show(summary, constants, [])
         if lambdas == (0.1, 0.3):
             exp9.draw(tmp_path, summary, runs, constants)

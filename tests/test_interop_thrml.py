@@ -173,7 +173,7 @@ def test_states_there_and_back():
 
 def test_what_cannot_be_taken_over_is_refused():
     ebm, blocks = ising()
-    with pytest.raises(ValueError, match="Clamped nodes are not supported"):
+    with pytest.raises(ValueError, match="free and the clamped blocks together hold"):
         from_thrml(ebm, blocks[:1])
     with pytest.raises(ValueError, match="units of one block interact"):
         from_thrml(ebm, [Block(list(ebm.nodes))])

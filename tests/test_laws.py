@@ -123,6 +123,17 @@ def test_log_partition_and_free_energy_are_those_of_enumeration(name):
     assert_close(results(name)["free_energy"], -np.log(visible), IDENTITY)
 
 
+def test_the_free_energy_of_given_states_is_theirs(name):
+    model = MODELS[name]
+    states = oracle.states(model.n_visible)
+    v = states[np.random.default_rng(0).integers(len(states), size=(2, 3))]
+    found = jax.jit(lambda v: tq.free_energy(model, v))(jnp.asarray(v))
+    weights = np.exp(-law_of(name)[0]).reshape(2**model.n_visible, -1).sum(axis=1)
+    up = (v > 0).astype(int)
+    index = up @ (1 << np.arange(model.n_visible)[::-1])
+    assert_close(found, -np.log(weights)[index], IDENTITY)
+
+
 def test_laws_and_entropy_are_those_of_enumeration(name):
     table, law = law_of(name)
     found = results(name)

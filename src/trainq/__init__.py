@@ -36,11 +36,13 @@ from .models import (
     Law as Law,
     Stationary as Stationary,
     Uniform as Uniform,
+    clip as clip,
     curie_weiss as curie_weiss,
     empirical_distribution as empirical_distribution,
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    free_energy as free_energy,
     hopfield as hopfield,
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
@@ -51,7 +53,9 @@ from .models import (
     observables as observables,
     paired_rbm as paired_rbm,
     planted_rbm as planted_rbm,
+    quantise as quantise,
     random_patterns as random_patterns,
+    scatter as scatter,
     sherrington_kirkpatrick as sherrington_kirkpatrick,
     visible_distribution as visible_distribution,
 )
@@ -66,7 +70,9 @@ from .predictors import (
 )
 from .sampling import (
     Budget as Budget,
+    GradientEstimator as GradientEstimator,
     QSampled as QSampled,
+    certify_sampler as certify_sampler,
     plan_budget as plan_budget,
     run as run,
     start_chains as start_chains,

@@ -96,6 +96,25 @@ def xor(f: Shaped[Array, "states *rest"], mask: int) -> Shaped[Array, "states *r
     return blocks[:, ::-1].reshape(f.shape)
 
 
+def neighbours(masks: Sequence[int], n: int) -> Int[Array, "masks n"]:
+    """`s ^ masks[i]` for every mask and state."""
+    # Scalars in place of an array: that would be a constant, and JAX 0.10 cannot map
+    # over those of a `custom_vmap` in the third derivative.
+    column = jnp.stack([jax.lax.full((1,), mask, int) for mask in masks])
+    return jnp.arange(n)[None, :] ^ column
+
+
+def at_neighbours(
+    f: Shaped[Array, " states"], masks: Sequence[int]
+) -> Shaped[Array, "masks states"]:
+    """The array `g[i, s] = f[s ^ masks[i]]`."""
+    n = f.shape[0]
+    if n <= 2**13 and jax.sharding.get_abstract_mesh().empty:
+        # One gather: as fast as so many reversals, and one kernel to compile.
+        return f.at[neighbours(masks, n)].get(mode="promise_in_bounds")
+    return jnp.stack([xor(f, mask) for mask in masks])
+
+
 def ends(
     f: Shaped[Array, "states *rest"], mask: int
 ) -> tuple[Shaped[Array, "half *rest"], Shaped[Array, "half *rest"]]:

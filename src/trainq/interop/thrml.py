@@ -4,16 +4,32 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Bool, Num
-from thrml import AbstractNode, Block, SpinNode
+from thrml import Block
 from thrml.models import IsingEBM
 
 from ..markov import AlternatingBlockGibbs
-from ..models import AbstractEnergyModel, BoltzmannMachine, Tempered
-
-
-SuperBlocks = Sequence[Block | tuple[Block, ...]]
+from ..models import AbstractEnergyModel
+from ._ising import (
+    SuperBlocks,
+    blocks_of,
+    ebm_of,
+    kernel_of,
+    machine_of,
+    model_of,
+    nodes_of,
+    spins_of,
+)
+from ._thrml_programs import (
+    ProgramCertificate as ProgramCertificate,
+    certify_program as certify_program,
+    program_step as program_step,
+)
+from ._training import (
+    TrainingPhases as TrainingPhases,
+    from_training_spec as from_training_spec,
+    to_training_spec as to_training_spec,
+)
 
 
 def from_thrml(
@@ -21,6 +37,8 @@ def from_thrml(
     free_blocks: SuperBlocks,
     n_visible: int | None = None,
     *,
+    clamped_blocks: Sequence[Block] = (),
+    clamped_values: Sequence[Bool[Array | np.ndarray, " block"]] = (),
     with_biases: bool = True,
 ) -> tuple[AbstractEnergyModel, AlternatingBlockGibbs]:
     """The model of an `IsingEBM`, and the kernel that thrml runs on it: the blocks in
@@ -36,57 +54,38 @@ def from_thrml(
     - `free_blocks`: what `IsingSamplingProgram` is given. Blocks in a tuple are one.
     - `n_visible`: how many of the units are visible, which come first in `ebm.nodes`.
         All, by default.
+    - `clamped_blocks`: what `IsingSamplingProgram` is given, if some nodes are clamped:
+        the model is then that of the free nodes, [clamped](../conditional.md) to these.
+    - `clamped_values`: their states, one array of booleans for each clamped block: what
+        thrml's samplers are given as `state_clamp`. They may be traced.
     - `with_biases`: whether the biases are parameters. An `IsingEBM` always has them;
         where all of them are zero, False makes a model without, so that their noise is
         no part of Q, and the model is symmetric under the global flip.
 
-    **Returns:** the model, a [`trainq.BoltzmannMachine`][] where `beta` is one, and a
-    [`trainq.AlternatingBlockGibbs`][].
+    **Returns:** the model, a [`trainq.BoltzmannMachine`][] where `beta` is one and no
+    node is clamped, and a [`trainq.AlternatingBlockGibbs`][] of its units.
 
-    **Raises:** `ValueError` if the blocks do not hold every node once (clamped nodes
-    are not supported), if nodes of a block interact, or for biases that are left out
-    and not zero.
+    **Raises:** `ValueError` if the blocks do not hold every node once, if nodes of a
+    block interact, for clamped blocks without their states, or for biases that are left
+    out and not zero.
     """
     if not isinstance(ebm, IsingEBM):
         raise ValueError(
             "ebm is an `IsingEBM`, and comes first, but a "
             f"{type(ebm).__name__} was given."
         )
-    unit = {node: i for i, node in enumerate(ebm.nodes)}
-    pairs = [[unit.get(node, -1) for node in edge] for edge in ebm.edges]
-    blocks = [
-        tuple(block) if isinstance(block, list | tuple) else (block,)
-        for block in free_blocks
-    ]
-    if not all(isinstance(part, Block) for block in blocks for part in block):
-        raise ValueError(
-            "free_blocks is a list of `thrml.Block`, or of tuples of them, as for "
-            "`IsingSamplingProgram`, but something else stands in it."
-        )
-    units = [[unit.get(node, -1) for b in block for node in b] for block in blocks]
-    if sorted(sum(units, [])) != list(range(len(unit))) or -1 in sum(pairs, []):
-        raise ValueError(
-            f"The free blocks hold each of the {len(unit)} nodes of the model once, "
-            f"and its edges join these, but blocks with {sum(map(len, units))} nodes, "
-            f"{sum(units, []).count(-1)} of them strange to it, were given. Clamped "
-            "nodes are not supported: add their fields to the biases of an `IsingEBM` "
-            "without them."
-        )
-    edges = np.asarray(pairs, int).reshape(-1, 2)
-    biases = ebm.biases if with_biases else None
-    if biases is None and (isinstance(ebm.biases, Tracer) or np.any(ebm.biases)):
-        raise ValueError(
-            "with_biases=False leaves biases out that are zero, but those of this "
-            "`IsingEBM` are not, or are traced."
-        )
-    model = BoltzmannMachine(
-        ebm.weights, biases, n_visible, edges=edges, n_units=len(unit)
-    )
-    kernel = AlternatingBlockGibbs(units)
+    free = nodes_of("free_blocks", free_blocks)
+    clamped = nodes_of("clamped_blocks", clamped_blocks)
+    nodes = list(ebm.nodes)
+    model = model_of(ebm, nodes, [*free, *clamped], n_visible, with_biases)
+    unit = {node: i for i, node in enumerate(nodes)}
+    held = {node: unit[node] for block in clamped for node in block}
+    if held:
+        values = spins_of(clamped, clamped_values)
+        model = model.clamp(list(held.values()), values)
+    kernel = kernel_of(free, [node for node in nodes if node not in held])
     kernel.stepper(model)  # which checks that the units of a block do not interact
-    if isinstance(ebm.beta, Tracer):
-        return model.tempered(ebm.beta), kernel
-    return (model if ebm.beta == 1 else Tempered(model, ebm.beta)), kernel
+    return model, kernel
 
 
 def to_thrml(
@@ -98,9 +97,13 @@ def to_thrml(
     always: a model without them comes back with biases of zero, which are parameters
     with gradients of their own, and without the symmetry of the global flip.
 
+    Of a clamped model it is the `IsingEBM` of all units, in order, and the blocks are
+    those of the free ones; [`trainq.interop.thrml.to_clamped`][] has the others.
+
     **Arguments:**
 
-    - `model`: a [`trainq.BoltzmannMachine`][], or one with a temperature.
+    - `model`: a [`trainq.BoltzmannMachine`][], or one with a temperature or with
+        clamped units.
     - `kernel`: the kernel.
 
     **Returns:** the model, whose weights are the couplings of ours, the same array, and
@@ -108,31 +111,55 @@ def to_thrml(
 
     **Raises:** `ValueError` for any other model, or a kernel with other units.
     """
-    machine, beta = model, 1.0
-    if isinstance(model, Tempered):
-        machine, beta = model.model, model.beta
-    if not isinstance(machine, BoltzmannMachine):
-        raise ValueError(
-            "thrml has Ising models: a `BoltzmannMachine` is needed, but a "
-            f"{type(machine).__name__} was given."
-        )
-    blocks = _blocks_of(kernel)
-    kernel.site_updates(machine)  # which checks the number of units
-    nodes: list[AbstractNode] = [SpinNode() for _ in range(machine.n_units)]
-    dtype = machine.couplings.dtype
-    bias = jnp.zeros(len(nodes), dtype) if machine.bias is None else machine.bias
-    edges = [(nodes[i], nodes[j]) for i, j in machine.edges]
-    ebm = IsingEBM(nodes, edges, bias, machine.couplings, jnp.asarray(beta, dtype))
-    return ebm, [Block([nodes[i] for i in block]) for block in blocks]
+    _, _, held = machine_of(model)
+    blocks = blocks_of(kernel)
+    kernel.site_updates(model)  # which checks the number of units
+    ebm = ebm_of(model)
+    free = ebm.nodes if held is None else [ebm.nodes[i] for i in held.free]
+    return ebm, [Block([free[i] for i in block]) for block in blocks]
 
 
-def _blocks_of(kernel: AlternatingBlockGibbs) -> tuple[tuple[int, ...], ...]:
-    if not isinstance(kernel, AlternatingBlockGibbs) or kernel.blocks is None:
-        raise ValueError(
-            "thrml scans blocks in a fixed order: `AlternatingBlockGibbs(blocks)` is "
-            f"needed, but {kernel!r} was given."
+def to_clamped(
+    model: AbstractEnergyModel, ebm: IsingEBM
+) -> tuple[list[Block], list[Bool[Array, " block"]]]:
+    """The clamped blocks of a model, and their states, for
+    `IsingSamplingProgram(ebm, free_blocks, clamped_blocks)` and for the `state_clamp`
+    of what runs it.
+
+    **Arguments:**
+
+    - `model`: what [`trainq.interop.thrml.to_thrml`][] was given.
+    - `ebm`: what it returned.
+
+    **Returns:** a list of one block and a list of its state; two empty lists where no
+    unit is clamped.
+
+    **Raises:** `ValueError` for another model.
+
+    !!! example
+
+        ```python
+        from trainq.interop.thrml import to_clamped, to_thrml
+
+        ring = tq.BoltzmannMachine(
+            jnp.ones(4), edges=[(0, 1), (1, 2), (2, 3), (3, 0)]
         )
-    return kernel.blocks
+        given = ring.clamp([1], [-1])
+        kernel = tq.AlternatingBlockGibbs(given.colouring())
+        ebm, free = to_thrml(given, kernel)
+        clamped, states = to_clamped(given, ebm)
+        assert clamped[0][0] is ebm.nodes[1] and not states[0].any()
+        ```
+    """
+    machine, _, held = machine_of(model)
+    if len(ebm.nodes) != machine.n_units:
+        raise ValueError(
+            f"The model has {machine.n_units} units, clamped ones included, but an "
+            f"`IsingEBM` with {len(ebm.nodes)} nodes was given. `to_thrml` makes one."
+        )
+    if held is None:
+        return [], []
+    return [Block([ebm.nodes[i] for i in held.units])], [held.values > 0]
 
 
 def to_blocks(
@@ -149,7 +176,7 @@ def to_blocks(
 
     **Raises:** `ValueError` for a kernel without blocks.
     """
-    return [x[..., np.asarray(block)] > 0 for block in _blocks_of(kernel)]
+    return [x[..., np.asarray(block)] > 0 for block in blocks_of(kernel)]
 
 
 def from_blocks(
@@ -166,7 +193,7 @@ def from_blocks(
 
     **Raises:** `ValueError` for a kernel without blocks.
     """
-    blocks = _blocks_of(kernel)
+    blocks = blocks_of(kernel)
     order = np.argsort(np.concatenate([np.asarray(block) for block in blocks]))
     up = jnp.concatenate(states, axis=-1)[..., order]
     return jnp.where(up, 1.0, -1.0)

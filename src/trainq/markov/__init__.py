@@ -3,6 +3,7 @@
 from ._absorption import Absorption as Absorption, absorption as absorption
 from ._basins import Basins as Basins, basins as basins
 from ._certificate import (
+    AbstractCertificate as AbstractCertificate,
     Certificate as Certificate,
     CertificateError as CertificateError,
     Check as Check,
@@ -117,6 +118,7 @@ from .kernels import (
     RandomScanMetropolis as RandomScanMetropolis,
     Swaps as Swaps,
     Symmetrised as Symmetrised,
+    Visit as Visit,
     checked_kernel as checked_kernel,
     first_law as first_law,
     first_states as first_states,

@@ -1,5 +1,7 @@
 """Certificates: every check of a chain in one place, with a verdict."""
 
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,6 @@ from jaxtyping import Array, Bool, Float
 from .._show import AbstractShown, Table
 from .._spins import check_enumerable
 from ..models import AbstractEnergyModel, require_model
-from ..solvers import Direct
 from ._conductance import CheegerMargins, margins
 from ._residuals import (
     detailed_balance_residual,
@@ -22,6 +23,15 @@ from .chains import AbstractChain, EnergyGradients, Sector
 from .kernels._base import AbstractKernel, checked_kernel
 
 
+# Pyright knows an abstract class variable only by the name of a concrete one.
+if TYPE_CHECKING:
+    from typing import ClassVar as AbstractClassVar
+else:
+    from equinox import AbstractClassVar
+
+
+_Certificate = TypeVar("_Certificate", bound="AbstractCertificate")
+
 # Up to so many units a chain has a matrix, and up to so many a certificate.
 _MAX_MATRIX = 13
 _MAX_UNITS = 20
@@ -29,18 +39,17 @@ _SMALLER = "Certify a smaller model of the same kind."
 
 
 class CertificateError(RuntimeError):
-    """A chain failed one of its checks."""
+    """A chain, or a sampler, failed one of its checks."""
 
 
 class Check(AbstractShown):
     """One check: a residual that should not exceed a tolerance.
 
-    A check that does not apply to the chain has a `reason`, and neither a residual nor
-    a verdict.
+    A check that does not apply has a `reason`, and neither a residual nor a verdict.
     """
 
     residual: Float[Array, "*batch"] | None
-    """How far the chain is from what it claims to be; None if it does not apply."""
+    """How far it is from what it claims to be; None if the check does not apply."""
     tolerance: float = eqx.field(static=True)
     """The largest residual that passes."""
     reason: str | None = eqx.field(static=True, default=None)
@@ -48,7 +57,7 @@ class Check(AbstractShown):
 
     @property
     def applicable(self) -> bool:
-        """Whether the check applies to this chain."""
+        """Whether the check applies."""
         return self.reason is None
 
     @property
@@ -57,7 +66,69 @@ class Check(AbstractShown):
         return None if self.residual is None else self.residual <= self.tolerance
 
 
-class Certificate(AbstractShown):
+class AbstractCertificate(AbstractShown):
+    """Checks by name, with a verdict each: what a certificate is, of whatever it is.
+
+    Another one needs `checks`, and says in `_trouble` what has failed and in `_causes`
+    why that is likely.
+    """
+
+    checks: eqx.AbstractVar[dict[str, Check]]
+    _trouble: AbstractClassVar[str]
+    _causes: AbstractClassVar[str]
+
+    @property
+    def ok(self) -> Bool[Array, "*batch"]:
+        """Whether every check that applies has passed."""
+        passed = [c.passed for c in self.checks.values() if c.passed is not None]
+        return jnp.all(jnp.stack(passed), axis=0)
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the checks that have failed, in a batch for any of its members.
+
+        For values: under `jit` look at `ok`.
+        """
+        return tuple(
+            name
+            for name, check in self.checks.items()
+            if check.passed is not None and not np.all(check.passed)
+        )
+
+    def require(self: _Certificate) -> _Certificate:
+        """Return the certificate if every check has passed.
+
+        **Raises:** `CertificateError`, with the whole table, if one has failed; under
+        `jit` a run-time error.
+        """
+        if isinstance(self.ok, Tracer):
+            return eqx.error_if(
+                self,
+                ~jnp.all(self.ok),
+                f"{self._trouble}: call `require` outside `jit` to see.",
+            )
+        if not np.all(self.ok):
+            raise CertificateError(
+                f"{self._trouble}.\n{self}\nThe likely causes, in order: "
+                f"{self._causes}."
+            )
+        return self
+
+    def _table(self, of: str, bar: str, digits: str) -> Table:
+        """One check a row; of a batch, its worst residual."""
+        rows: Table = [("check", of, bar, "verdict")]
+        for name, check in self.checks.items():
+            label = name.replace("_", " ")
+            if check.residual is None:
+                rows.append((label, "", "", f"does not apply: {check.reason}"))
+                continue
+            verdict = "passed" if np.all(check.passed) else "FAILED"
+            worst = f"{float(np.max(check.residual)):{digits}}"
+            rows.append((label, worst, f"{check.tolerance:{digits}}", verdict))
+        return rows
+
+
+class Certificate(AbstractCertificate):
     """What `trainq.certify` found: every check by name, and the numbers behind
     Cheeger's."""
 
@@ -68,58 +139,15 @@ class Certificate(AbstractShown):
     """Gap, conductance and both margins, in inverse kernel steps, as
     [`trainq.markov.CheegerMargins`][]; None for a chain that is not reversible, or too
     large for its cuts."""
-
-    @property
-    def ok(self) -> Bool[Array, "*batch"]:
-        """Whether every check that applies has passed."""
-        passed = [c.passed for c in self.checks.values() if c.passed is not None]
-        return jnp.all(jnp.stack(passed), axis=0)
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """The names of the checks that have failed, in a batch for any of its chains.
-
-        For values: under `jit` look at `ok`.
-        """
-        return tuple(
-            name
-            for name, check in self.checks.items()
-            if check.passed is not None and not np.all(check.passed)
-        )
-
-    def require(self) -> "Certificate":
-        """Return the certificate if every check has passed.
-
-        **Raises:** `CertificateError`, with the whole table, if one has failed; under
-        `jit` a run-time error.
-        """
-        if isinstance(self.ok, Tracer):
-            return eqx.error_if(
-                self,
-                ~jnp.all(self.ok),
-                "A chain failed its certificate: call `require` outside `jit` to see.",
-            )
-        if not np.all(self.ok):
-            raise CertificateError(
-                f"A chain failed its certificate.\n{self}\nThe likely causes, in "
-                "order: a step of a kernel of your own that does not leave the law "
-                "of the model invariant; a model whose `is_symmetric` is not true; "
-                "parameters so large that rounding matters (use float64)."
-            )
-        return self
+    _trouble: ClassVar[str] = "A chain failed its certificate"
+    _causes: ClassVar[str] = (
+        "a step of a kernel of your own that does not leave the law of the model "
+        "invariant; a model whose `is_symmetric` is not true; parameters so large that "
+        "rounding matters (use float64)"
+    )
 
     def _shown(self) -> list[str | Table]:
-        # One check a row; of a batch, its worst residual.
-        rows: Table = [("check", "residual", "tolerance", "verdict")]
-        for name, check in self.checks.items():
-            label = name.replace("_", " ")
-            if check.residual is None:
-                rows.append((label, "", "", f"does not apply: {check.reason}"))
-            else:
-                worst = float(np.max(check.residual))
-                verdict = "passed" if np.all(check.passed) else "FAILED"
-                rows.append((label, f"{worst:.1e}", f"{check.tolerance:.1e}", verdict))
-        return [rows]
+        return [self._table("residual", "tolerance", ".1e")]
 
 
 def certify(
@@ -214,7 +242,7 @@ def _certified(
     # within the tolerance.
     cheeger = None
     if whys["cheeger"] is None:
-        cheeger = margins(chain, Direct(throw=False), sector)
+        cheeger = margins(chain, sector, throw=False)
     residuals = {
         "row_sums": lambda: row_sum_residual(chain),
         "positivity": lambda: positivity_residual(chain),

@@ -9,7 +9,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Num
 
 from .._show import AbstractShown, Table, count
-from ..solvers import Direct
 from ._spectrum import find_slowest
 from .chains import (
     AbstractChain,
@@ -343,13 +342,13 @@ def cheeger_margins(
         processes*, Trans. Am. Math. Soc. 309, 557, 1988.
     """
     require_reversible(chain, "Cheeger margin")
-    return margins(chain, Direct(), sector)
+    return margins(chain, sector)
 
 
 def margins(
-    chain: AbstractChain, solver: Direct, sector: Sector | None = None
+    chain: AbstractChain, sector: Sector | None = None, *, throw: bool = True
 ) -> CheegerMargins:
-    slowest = find_slowest(chain, solver, sector)
+    slowest = find_slowest(chain, sector, throw=throw)
     return CheegerMargins(slowest.gap, _sweep(chain, slowest.mode, sector).conductance)
 
 
@@ -379,7 +378,7 @@ def _best_sweep_cut(
     if f is None:
         # The set is one of finitely many, and jumps where another gets better.
         fixed = jax.tree.map(lax.stop_gradient, chain)
-        return _sweep(chain, find_slowest(fixed, Direct(), sector).mode, sector)
+        return _sweep(chain, find_slowest(fixed, sector).mode, sector)
     values = jnp.asarray(f)
     if values.shape != (chain.n_states,):
         raise ValueError(

@@ -169,16 +169,19 @@ class Modes(AbstractShown):
     def level(self) -> Int[Array, " modes"]:
         """The number of the level of each mode. Gaps are one level if they differ by
         less than half of their digits."""
-        order, ids = self._ordered_levels()
-        return jnp.zeros_like(ids).at[order].set(ids)
+        return self._levels()[2]
 
-    def _ordered_levels(self) -> tuple[Array, Array]:
+    @eqx.filter_jit
+    def _levels(self) -> tuple[Array, Array, Array]:
+        """An order of the modes by levels, the levels in it, and those of the modes."""
         order = jnp.lexsort((self.gap, self.parity))
         gap, parity = self.gap[order], self.parity[order]
         near = float(jnp.finfo(gap.dtype).eps) ** 0.5
         new = (gap[1:] - gap[:-1] > near * gap[1:]) | (parity[1:] != parity[:-1])
-        return order, jnp.cumsum(jnp.append(jnp.zeros(1, int), new.astype(int)))
+        ids = jnp.cumsum(jnp.append(jnp.zeros(1, int), new.astype(int)))
+        return order, ids, jnp.zeros_like(ids).at[order].set(ids)
 
+    @eqx.filter_jit
     def over_level(self, x: Float[Array, " modes"]) -> Float[Array, " modes"]:
         """The sum of `x` over the level of each mode, which does not depend on the
         choice of functions in it."""
@@ -232,11 +235,18 @@ class Modes(AbstractShown):
                 f"factor is at least 1, so that the slowest mode is in the cluster, "
                 f"but {factor!r} was given."
             )
-        relevant = self.relevant(threshold)
+        # Numbers, so that another choice compiles nothing anew.
+        threshold = positive_number("threshold", threshold)
+        choice = (jnp.asarray(x, self.gap.dtype) for x in (factor, threshold))
+        return self._cluster(*choice)
+
+    @eqx.filter_jit
+    def _cluster(self, factor: Array, threshold: Array) -> Cluster:
+        relevant = self.over_level(self.share) > threshold
         slowest = _slowest(self.gap, relevant)
         # Modes of one level are all in it, or none is.
         near = 1 + float(jnp.finfo(self.gap.dtype).eps) ** 0.5
-        members = relevant & (self.gap <= float(factor) * near * slowest)
+        members = relevant & (self.gap <= factor * near * slowest)
         mu = jnp.sum(jnp.where(members, self.mu, 0))
         time = jnp.sum(jnp.where(members, self.time, 0))
         outside = jnp.where(members, 0, self.mu), jnp.where(members, 0, self.time)

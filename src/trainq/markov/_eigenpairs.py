@@ -21,7 +21,15 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from .._checks import require_concrete
 from .._spins import check_enumerable, fold, unfold
-from ..solvers import AbstractGenerator, Direct, LinearSolve, eigenpairs
+from ..solvers import (
+    MAX_ELIMINATED,
+    AbstractGenerator,
+    Direct,
+    LinearSolve,
+    eigenpairs,
+    one_by_one,
+    without_subtraction,
+)
 from .chains import AbstractChain, AbstractReduction, Sector
 
 
@@ -35,24 +43,12 @@ _SLOW = 1e-4
 _MAX_RESTARTS = 3000
 
 
-class Part(eqx.Module):
-    """One symmetry sector of a chain: a reduction, and the sign under the global flip
-    of the functions that are meant, if the reduction has both."""
+class Operator(eqx.Module):
+    """A symmetrised generator, on the functions of one sign under the global flip if it
+    has one, and otherwise on all."""
 
-    reduction: AbstractReduction
+    generator: AbstractGenerator
     sign: int | None = eqx.field(static=True)
-
-    @property
-    def generator(self) -> AbstractGenerator:
-        """The symmetrised generator."""
-        return self.reduction.generator
-
-    @property
-    def sector(self) -> Sector | None:
-        """The parity of its functions; None if they have both, or none."""
-        if self.sign is None:
-            return self.reduction.sector
-        return "even" if self.sign > 0 else "odd"
 
     @property
     def is_closed(self) -> bool:
@@ -65,6 +61,39 @@ class Part(eqx.Module):
         n = self.generator.n_states
         return n if self.sign is None else n // 2
 
+    def fold(self, f: Array) -> Array:
+        """The part of this sign, of functions as the generator takes them."""
+        return f if self.sign is None else fold(f, self.sign)
+
+    def unfold(self, f: Array) -> Array:
+        """The inverse of `fold`."""
+        return f if self.sign is None else unfold(f, self.sign)
+
+
+class Part(eqx.Module):
+    """One symmetry sector of a chain: a reduction, and the sign under the global flip
+    of the functions that are meant, if the reduction has both."""
+
+    reduction: AbstractReduction
+    sign: int | None = eqx.field(static=True)
+
+    @property
+    def operator(self) -> Operator:
+        """What has its modes."""
+        return Operator(self.reduction.generator, self.sign)
+
+    @property
+    def sector(self) -> Sector | None:
+        """The parity of its functions; None if they have both, or none."""
+        if self.sign is None:
+            return self.reduction.sector
+        return "even" if self.sign > 0 else "odd"
+
+    @property
+    def n_modes(self) -> int:
+        """How many modes it has, without constants."""
+        return self.operator.size - int(self.operator.is_closed)
+
     @property
     def is_dense(self) -> bool:
         """Whether there are few enough for a dense eigenproblem."""
@@ -72,21 +101,14 @@ class Part(eqx.Module):
 
     @property
     def _n_whole(self) -> int:
-        return self.generator.n_states * (1 if self.reduction.sector is None else 2)
+        n_states = self.reduction.generator.n_states
+        return n_states * (1 if self.reduction.sector is None else 2)
 
     def check_size(self) -> None:
         """Raise a `ValueError` if there are too many states for Lanczos' iteration."""
         check_enumerable(
             (self._n_whole - 1).bit_length(), _MAX_UNITS, "modes", _INSTEAD
         )
-
-    def fold(self, f: Array) -> Array:
-        """The part of the sector, of functions as the generator takes them."""
-        return f if self.sign is None else fold(f, self.sign)
-
-    def unfold(self, f: Array) -> Array:
-        """The inverse of `fold`."""
-        return f if self.sign is None else unfold(f, self.sign)
 
 
 _INSTEAD = (
@@ -120,35 +142,26 @@ class Eigenpairs(NamedTuple):
     known: Array
 
 
-def resolvent_matrix(
-    generator: AbstractGenerator, solver: Direct
-) -> tuple[Float[Array, "n n"], Array]:
-    """`L⁺`, symmetric, and whether it is known."""
-    identity = jnp.eye(generator.n_states, dtype=generator.log_law.dtype)
-    null = generator.null
-    others = identity if null is None else identity - jnp.outer(null, null)
-    inverse, stats, _ = LinearSolve(generator, solver, len(others))(others)
-    inverse = inverse if null is None else others @ inverse
-    return (inverse + inverse.T) / 2, stats.ok
-
-
-def all_pairs(part: Part, solver: Direct) -> Eigenpairs:
+def dense_pairs(operator: Operator) -> Eigenpairs:
     """All of them, from dense matrices. No derivative."""
-    part = jax.tree.map(lax.stop_gradient, part)
-    generator, n_constants = part.generator, int(part.is_closed)
+    return _dense_pairs(jax.tree.map(lax.stop_gradient, operator))
+
+
+@one_by_one
+def _dense_pairs(operator: Operator) -> Eigenpairs:
+    generator, r = operator.generator, operator.size - int(operator.is_closed)
     null = generator.null
     matrix = generator.matrix()
     if null is not None:  # no eigenvalue of L is above 2
         matrix = matrix + 4 * jnp.outer(null, null)
 
     def folded(matrix):
-        return part.fold(part.fold(matrix).T)
+        return operator.fold(operator.fold(matrix).T)
 
     values, vectors = eigenpairs(folded(matrix))
-    r = part.size - n_constants
     values, vectors = values[:r], vectors[:, :r]
     if r == 0:
-        return Eigenpairs(values, part.unfold(vectors), jnp.asarray(True))
+        return Eigenpairs(values, operator.unfold(vectors), jnp.asarray(True))
 
     def refined(values, vectors):
         # One over the j-th eigenvalue of the resolvent is known to ε γ_j / γ_1, that of
@@ -156,7 +169,7 @@ def all_pairs(part: Part, solver: Direct) -> Eigenpairs:
         # wrong in more than half of the digits. The set of those that are
         # taken from the resolvent ends at the widest step between two, so that it is
         # known as a set either way.
-        inverse, known = resolvent_matrix(generator, solver)
+        inverse, known = _resolvent_matrix(generator)
         slowness, others = eigenpairs(folded(inverse))
         slowness, others = slowness[::-1][:r], others[:, ::-1][:, :r]
         some = slowness > 0.25  # no rate is above two
@@ -171,29 +184,47 @@ def all_pairs(part: Part, solver: Direct) -> Eigenpairs:
         values = jnp.where(taken, slow, values)
         return values, jnp.where(taken[None], others, vectors), known
 
+    # NaN is slow as well, and not known then.
     values, vectors, known = lax.cond(
-        values[0] < _SLOW,
-        refined,
+        values[0] >= _SLOW,
         lambda values, vectors: (values, vectors, jnp.asarray(True)),
+        refined,
         *(values, vectors),
     )
-    return Eigenpairs(values, part.unfold(vectors), known)
+    return Eigenpairs(values, operator.unfold(vectors), known)
+
+
+def _resolvent_matrix(
+    generator: AbstractGenerator,
+) -> tuple[Float[Array, "n n"], Array]:
+    """`L⁺`, symmetric, of a slow chain, and whether it is known."""
+    identity = jnp.eye(generator.n_states, dtype=generator.log_law.dtype)
+    null = generator.null
+    others = identity if null is None else identity - jnp.outer(null, null)
+    if generator.n_states <= MAX_ELIMINATED:
+        inverse, known = without_subtraction(generator, others)
+    else:
+        solve = LinearSolve(generator, Direct(throw=False), len(others))
+        inverse, stats, _ = solve(others)
+        known = stats.ok
+    inverse = inverse if null is None else others @ inverse
+    return (inverse + inverse.T) / 2, known
 
 
 @eqx.filter_jit
-def _product(part: Part, y: Float[Array, " n"]) -> Float[Array, " n"]:
+def _product(operator: Operator, y: Float[Array, " n"]) -> Float[Array, " n"]:
     """`L y`, with constants moved out of the way, to the upper end."""
-    y = part.unfold(y[:, None])
-    out, null = part.generator.mv(y), part.generator.null
+    y = operator.unfold(y[:, None])
+    out, null = operator.generator.mv(y), operator.generator.null
     if null is not None:
         out = out + 2 * null[:, None] * (null @ y)[None]
-    return part.fold(out)[:, 0]
+    return operator.fold(out)[:, 0]
 
 
 @eqx.filter_jit
-def _rayleigh_ritz(part: Part, y: Float[Array, "n r"]) -> tuple[Array, Array]:
+def _rayleigh_ritz(operator: Operator, y: Float[Array, "n r"]) -> tuple[Array, Array]:
     """Eigenvalues and eigenvectors in the span of columns, from the Dirichlet form."""
-    generator, y = part.generator, part.unfold(y)
+    generator, y = operator.generator, operator.unfold(y)
     null = generator.null
     y = y if null is None else y - jnp.outer(null, null @ y)
     y = jnp.linalg.qr(y)[0]
@@ -202,18 +233,18 @@ def _rayleigh_ritz(part: Part, y: Float[Array, "n r"]) -> tuple[Array, Array]:
     return values, y @ turn
 
 
-def lowest_pairs(part: Part, k: int) -> Eigenpairs:
+def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
     """The smallest ones, by Lanczos' iteration, which is SciPy's and takes numbers."""
-    require_concrete("A spectrum found by Lanczos' iteration", chain=part)
-    n = part.size
-    generator = part.generator
+    require_concrete("A spectrum found by Lanczos' iteration", chain=operator)
+    n = operator.size
+    generator = operator.generator
     start = np.random.default_rng(0).normal(size=n)
     dtype = np.dtype(generator.log_law.dtype)
 
     def product(y):
-        return np.asarray(_product(part, jnp.asarray(y, dtype).reshape(-1)))
+        return np.asarray(_product(operator, jnp.asarray(y, dtype).reshape(-1)))
 
-    k = min(k, n - 1 - int(part.is_closed))
+    k = min(k, n - 1 - int(operator.is_closed))
     # SciPy's types know neither the arguments of an operator nor a tolerance between
     # whole numbers.
     make: Any = LinearOperator
@@ -235,5 +266,5 @@ def lowest_pairs(part: Part, k: int) -> Eigenpairs:
             "to each other: ask for fewer, raise the temperature, or use a two-layer "
             "kernel."
         ) from None
-    values, vectors = _rayleigh_ritz(part, jnp.asarray(vectors))
+    values, vectors = _rayleigh_ritz(operator, jnp.asarray(vectors))
     return Eigenpairs(values, vectors, jnp.asarray(True))

@@ -201,7 +201,8 @@ def _energy_variance(model: AbstractEnergyModel, beta: Array) -> Float[Array, ""
 def _log_partition_at(
     model: AbstractEnergyModel,
 ) -> Callable[[Float[Array, ""]], Float[Array, ""]]:
-    """`log Z(β)`, which can be differentiated by `β`."""
+    """`log Z(β)`, which can be differentiated by `β`, but for the `β offset` of an
+    equivalent: it is linear in `β`, and no part of the variance."""
     linear = model.equivalent or model
     if not linear.is_linear:
         energies = model.energies()

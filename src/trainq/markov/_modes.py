@@ -9,9 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import whole_number
-from ..solvers import Auto, Direct, Form, columns_in, inverse_root
+from ..solvers import Auto, Form, columns_in, inverse_root
 from ._decomposition import Modes
-from ._eigenpairs import Eigenpairs, Part, all_pairs, lowest_pairs, parts_of
+from ._eigenpairs import (
+    Eigenpairs,
+    Operator,
+    Part,
+    dense_pairs,
+    lowest_pairs,
+    parts_of,
+)
 from ._resolvent import resolvent_form
 from ._spectrum import no_derivative
 from .chains import (
@@ -88,18 +95,19 @@ def modes(
     parts = parts_of(chain, sector)
     found = []
     for part in parts:
-        if part.is_dense and (k is None or part.size <= _FEW):
-            pairs = _all_pairs(part)
+        operator = part.operator
+        if part.is_dense and (k is None or operator.size <= _FEW):
+            pairs = _all_pairs(operator)
             found.append(pairs if k is None else _first(pairs, k))
         else:
-            found.append(lowest_pairs(part, _SOME if k is None else k))
+            found.append(lowest_pairs(operator, _SOME if k is None else k))
     return _modes(chain, f, parts, found, sector, functions)
 
 
 @eqx.filter_jit
-def _all_pairs(part: Part) -> Eigenpairs:
-    pairs = all_pairs(part, Direct())
-    lost = ~jnp.all(pairs.values > 0)
+def _all_pairs(operator: Operator) -> Eigenpairs:
+    pairs = dense_pairs(operator)
+    lost = ~(pairs.known & jnp.all(pairs.values > 0))
     values = eqx.error_if(
         pairs.values,
         lost,
@@ -187,10 +195,7 @@ def _rest(
 ) -> tuple[Array, Array, bool]:
     """What the modes leave out of each variance and each `⟨f̃, R f̃⟩`, and whether it is
     nothing but what one step annihilates."""
-    missing = [
-        count < part.size - int(part.is_closed)
-        for part, count in zip(parts, counts, strict=True)
-    ]
+    missing = [count < part.n_modes for part, count in zip(parts, counts, strict=True)]
     kinds = {part.reduction.rest_gap for part in parts}
     if not any(missing) and kinds == {math.inf}:
         return jnp.zeros_like(variance), jnp.zeros_like(variance), True

@@ -10,16 +10,27 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._show import AbstractShown
-from .._spins import global_flip
 from ..solvers import (
-    AbstractGenerator,
     Direct,
-    eigenpairs,
     form_derivative,
     inverse_root,
 )
-from ._eigenpairs import Eigenpairs, Part, lowest_pairs, parts_of, resolvent_matrix
+from ._eigenpairs import (
+    Eigenpairs,
+    Operator,
+    Part,
+    dense_pairs,
+    lowest_pairs,
+    parts_of,
+)
 from .chains import AbstractChain, Sector, require_reversible
+
+
+_LOST = (
+    "The gap is lost in rounding: the chain is reducible in floating point, or one of "
+    "your own that falls apart into several. Lower beta or the weights, use float64, "
+    "or a block kernel."
+)
 
 
 class SlowestMode(AbstractShown):
@@ -67,7 +78,7 @@ def spectral_gap(
     sector is asked for, too large, or traced and too large for a dense eigenproblem.
     """
     require_reversible(chain, "spectral gap")
-    return find_gap(chain, Direct(), sector)
+    return find_gap(chain, sector)
 
 
 def parity_gaps(chain: AbstractChain) -> ParityGaps:
@@ -99,25 +110,27 @@ def slowest_mode(chain: AbstractChain, sector: Sector | None = None) -> SlowestM
     **Raises:** as `trainq.markov.spectral_gap`.
     """
     require_reversible(chain, "slowest mode")
-    return find_slowest(chain, Direct(), sector)
+    return find_slowest(chain, sector)
 
 
-def find_gap(chain: AbstractChain, solver: Direct, sector: Sector | None) -> Array:
+def find_gap(chain: AbstractChain, sector: Sector | None) -> Array:
     parts = parts_of(chain, sector)
-    return jnp.min(jnp.stack([_slowest_of(part, solver)[0] for part in parts]))
+    return jnp.min(jnp.stack([_slowest_of(part, True)[0] for part in parts]))
 
 
 def find_slowest(
-    chain: AbstractChain, solver: Direct, sector: Sector | None = None
+    chain: AbstractChain, sector: Sector | None = None, *, throw: bool = True
 ) -> SlowestMode:
-    parts = [p for p in parts_of(chain, sector) if p.size > int(p.is_closed)]
+    """The slowest mode; if it is lost in rounding and nothing is to be thrown, its gap
+    is NaN."""
+    parts = [p for p in parts_of(chain, sector) if p.n_modes]
     if not parts:
         raise ValueError(
             f"The {sector} sector of this chain has no mode on the smaller of its "
             "layers, which has no such function but the constant. What the other "
             "layer has is forgotten in a step or two: `spectral_gap` says how fast."
         )
-    found = [_slowest_of(part, solver) for part in parts]
+    found = [_slowest_of(part, throw) for part in parts]
     is_odd = [part.sector == "odd" for part in parts]
     return _normalised(chain, found, is_odd)
 
@@ -136,12 +149,12 @@ def _normalised(
 
 
 def _slowest_of(
-    part: Part, solver: Direct
+    part: Part, throw: bool
 ) -> tuple[Float[Array, ""], Float[Array, " states"]]:
     """The smallest gap of one sector, and `√π ψ` up to a factor."""
     if part.is_dense:
-        return _slowest_of_dense(part, solver)
-    return _slowest_of_large(part, lowest_pairs(part, 1))
+        return _slowest_of_dense(part, throw)
+    return _slowest_of_large(part, lowest_pairs(part.operator, 1))
 
 
 @eqx.filter_jit
@@ -151,64 +164,62 @@ def _slowest_of_large(part: Part, found: Eigenpairs) -> tuple[Array, Array]:
 
 
 @eqx.filter_jit
-def _slowest_of_dense(part: Part, solver: Direct) -> tuple[Array, Array]:
-    found: Any = _slowest(part.generator, solver, part.sign)
-    slowness, y, known = found
-    # No rate is above two, and of constants alone there is none.
-    some = slowness > 0.25
-    value = 1 / jnp.where(some, slowness, 1)
-    gap, columns = part.reduction.modes(value[None], y[:, None])
-    alone = part.reduction.least_rest_gap  # constants are the only mode
-    gap = jnp.where(known, jnp.where(some, gap[0], alone), jnp.nan)
+def _slowest_of_dense(part: Part, throw: bool) -> tuple[Array, Array]:
+    law = part.reduction.generator.log_law
+    if part.n_modes:
+        found: Any = _slowest(part.operator)
+        slowness, y, known = found
+    else:  # constants are the only mode
+        slowness, y, known = jnp.ones_like(law[0]), jnp.zeros_like(law), True
+    if throw:
+        slowness = eqx.error_if(slowness, ~jnp.asarray(known), _LOST)
+    gap, columns = part.reduction.modes((1 / slowness)[None], y[:, None])
+    gap = jnp.where(known, gap[0], jnp.nan)
+    if not part.n_modes:
+        gap = jnp.asarray(part.reduction.least_rest_gap, gap.dtype)
     columns = lax.stop_gradient(columns[:, :1])
     return gap, lax.stop_gradient(part.reduction.densities(columns)[:, 0])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _slowest(
-    generator: AbstractGenerator, solver: Direct, sign: int | None
-) -> tuple[Array, ...]:
-    """The largest eigenvalue of the resolvent `L⁺`, which is one over the smallest of
-    `L`, its eigenvector, and whether they are known. With a sign, on functions of this
-    parity alone."""
-    return _slowest_fwd(generator, solver, sign)[0]
+@jax.custom_vjp
+def _slowest(operator: Operator) -> tuple[Array, ...]:
+    """One over the smallest eigenvalue, which is the largest one of the resolvent `L⁺`,
+    its eigenvector, and whether they are known."""
+    return _slowest_fwd(operator)[0]
 
 
-def _slowest_fwd(generator, solver, sign):
-    # An eigenvalue of L itself would be known up to an absolute error of ε, and a gap
-    # of that size not at all.
+def _slowest_fwd(operator):
     def fix(x):
         return no_derivative("derivative of a spectral gap", x)
 
-    fixed = jax.tree.map(fix, generator)
-    inverse, known = resolvent_matrix(fixed, solver)
-    if sign is not None:
-        inverse = (inverse + sign * global_flip(inverse)) / 2
-        inverse = (inverse + sign * global_flip(inverse.T)) / 2
-    y, null = eigenpairs(inverse)[1][:, -1], fixed.null
-    y = y if null is None else y - null * (null @ y)
-    solution = inverse @ y
-    slowness = y @ solution
+    found = dense_pairs(jax.tree.map(fix, operator))
+    y, slowness, null = (
+        found.vectors[:, 0],
+        1 / found.values[0],
+        operator.generator.null,
+    )
+    y = y if null is None else y - lax.stop_gradient(null * (null @ y))
     # Never differentiate eigh: its derivative divides by differences of eigenvalues.
     # The first derivative of the form at a fixed eigenvector is that of the eigenvalue
     # (Hellmann and Feynman), and the smallest one of L is concave in the matrix.
-    return (slowness, y, known), (generator, y, solution, slowness)
+    return (slowness, y, found.known), (operator, y, slowness)
 
 
-def _slowest_bwd(solver, sign, residuals, cotangents):
-    del sign
-    generator, y, solution, slowness = residuals
+def _slowest_bwd(residuals, cotangents):
+    operator, y, slowness = residuals
     # As in `_forms`: the derivative of a very slow one is lost in rounding.
-    lost = float(jnp.finfo(y.dtype).eps) ** 2 * slowness > solver.tolerance(y.dtype)
+    eps = float(jnp.finfo(y.dtype).eps)
     cotangent = eqx.error_if(
         cotangents[0],
-        lost,
+        eps**2 * slowness > Direct().tolerance(y.dtype),
         "The chain is so slow that the derivative of its gap is lost in rounding. "
         "Lower beta or the weights, or use float64.",
     )
-    u, y = y[:, None], solution[:, None]
-    moved = form_derivative(generator, u, None, y, None, "diagonal")
-    return moved(cotangent[None])[:1]
+    u = y[:, None]
+    y = slowness * u
+    moved = form_derivative(operator.generator, u, None, y, None, "diagonal")
+    moved, *_ = moved(cotangent[None])
+    return (Operator(moved, operator.sign),)
 
 
 _slowest.defvjp(_slowest_fwd, _slowest_bwd)

@@ -9,6 +9,7 @@ from ._base import (
     require_model as require_model,
 )
 from ._boltzmann import BoltzmannMachine as BoltzmannMachine
+from ._clamped import Clamped as Clamped
 from ._data import (
     Data as Data,
     SampleWeights as SampleWeights,
@@ -24,6 +25,14 @@ from ._data import (
     kl_divergence as kl_divergence,
     kl_gradient as kl_gradient,
     log_likelihood as log_likelihood,
+    require_data_phase as require_data_phase,
+)
+from ._devices import (
+    clip as clip,
+    device_bias as device_bias,
+    quantise as quantise,
+    running as running,
+    scatter as scatter,
 )
 from ._families import (
     curie_weiss as curie_weiss,
@@ -38,6 +47,7 @@ from ._laws import (
     entropy as entropy,
     expectation as expectation,
     free_energies as free_energies,
+    free_energy as free_energy,
     log_laws as log_laws,
     log_partition as log_partition,
     log_stationary as log_stationary,

@@ -1,7 +1,8 @@
 """The interface of an energy-based model."""
 
 import abc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -19,6 +20,7 @@ from .._spins import (
     MAX_BLOCK,
     as_spins,
     check_enumerable,
+    draw_spins,
     draw_states,
     map_states,
     merge,
@@ -40,17 +42,38 @@ _T = TypeVar("_T")
 
 
 def _in_closed_form(
-    default: Callable[Concatenate[_Model, _P], _T],
-) -> Callable[Concatenate[_Model, _P], _T]:
-    """A method that asks the model's equivalent, if it has one."""
+    offset: Literal[-1, 0, 1] = 0,
+) -> Callable[
+    [Callable[Concatenate[_Model, _P], _T]], Callable[Concatenate[_Model, _P], _T]
+]:
+    """A method that asks the model's equivalent, if it has one. What it returns grows
+    by so many offsets: by one where it is an energy."""
 
-    @wraps(default)
-    def method(self: _Model, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        if self.equivalent is None:
-            return default(self, *args, **kwargs)
-        return getattr(self.equivalent, default.__name__)(*args, **kwargs)
+    def closed(
+        default: Callable[Concatenate[_Model, _P], _T],
+    ) -> Callable[Concatenate[_Model, _P], _T]:
+        @wraps(default)
+        def method(self: _Model, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+            if self.equivalent is None:
+                return default(self, *args, **kwargs)
+            found = getattr(self.equivalent, default.__name__)(*args, **kwargs)
+            constant = self.offset if offset else None
+            return found if constant is None else found + offset * constant
 
-    return method
+        return method
+
+    return closed
+
+
+def log_2cosh(field: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`log(2 cosh(field))`: minus the free energy of a spin in a field."""
+    # For a sign s = ±1 it is s x + log(1 + exp(-2 s x)), an identity in x, so that its
+    # derivatives of every order hold with s kept constant: also at 0, where those of
+    # |x| do not. With s that of x nothing overflows, and the curvature, which is
+    # 4u/(1+u) - 4u²/(1+u)² with u = exp(-2 |x|), loses no digits in a strong field.
+    # (`jnp.logaddexp` has a `custom_jvp`, which JAX cannot trace in several threads.)
+    sign = jnp.where(field < 0, -1, 1).astype(field.dtype)
+    return sign * field + jnp.log1p(jnp.exp(-2 * sign * field))
 
 
 class AbstractEnergyModel(eqx.Module):
@@ -110,6 +133,12 @@ class AbstractEnergyModel(eqx.Module):
         return None
 
     @property
+    def offset(self) -> Float[Array, ""] | None:
+        """What our energies are above those of the equivalent: one number, the same for
+        every state, though parameters may change it. None, for nothing, by default."""
+        return None
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether `E(-x) = E(x)` for every value of the parameters."""
         return self.equivalent is not None and self.equivalent.is_symmetric
@@ -126,26 +155,40 @@ class AbstractEnergyModel(eqx.Module):
         leaves = jax.tree.leaves(parameters(self))
         return jnp.result_type(*leaves) if leaves else jnp.result_type(float)
 
-    @_in_closed_form
+    @_in_closed_form(1)
     def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
         """`F(v) = -log Σ_h exp(-E(v, h))` of some visible states, nats.
 
-        The default enumerates the states of the hidden units, at most 20 of them.
+        The default enumerates the states of the hidden units, at most 20 of them, but
+        where these are known not to interact.
         """
         v = as_spins(v, self.n_visible, self.dtype)
-        check_enumerable(self.n_hidden, MAX_BLOCK, "hidden units")
+        flat = v.reshape(math.prod(v.shape[:-1]), self.n_visible)
+        if not self.interacts("hidden"):
+            # E(v, h) = E(v, 1) + Σ_j φ_j (1 - h_j), with the fields φ of the units.
+            x = merge((flat, jnp.ones(self.n_hidden, self.dtype)), self.dtype)
+            field = self.local_fields(x, jnp.arange(self.n_visible, self.n_units))
+            free = jax.vmap(energy_of(self))(x)
+            free = free + jnp.sum(field - log_2cosh(field), axis=-1)
+            return free.reshape(v.shape[:-1])
+        check_enumerable(
+            self.n_hidden,
+            MAX_BLOCK,
+            "interacting hidden units",
+            "`trainq.sampling.GradientEstimator` samples the data phase of such a "
+            "model by `ClampedChains`.",
+        )
         hidden = spins(self.n_hidden, self.dtype)
 
         def one(v):
             states = merge((v, hidden), self.dtype)
             return -jax.nn.logsumexp(-jax.vmap(energy_of(self))(states))
 
-        flat = jax.vmap(one)(v.reshape(-1, self.n_visible))
-        return flat.reshape(v.shape[:-1])
+        return jax.vmap(one)(flat).reshape(v.shape[:-1])
 
     # What follows has closed forms in the models that know them.
 
-    @_in_closed_form
+    @_in_closed_form(1)
     def energies(self) -> Float[Array, " states"]:
         """The energies of all `2**n_units` states, in order."""
         energies = map_states(energy_of(self), self.n_units, self.dtype)
@@ -156,13 +199,15 @@ class AbstractEnergyModel(eqx.Module):
             "state needs one: for a forbidden state use a large number.",
         )
 
-    @_in_closed_form
+    @_in_closed_form(1)
     def free_energies(self) -> Float[Array, " visible_states"]:
         """`-log Σ_h exp(-E(v, h))` for every visible state, nats."""
+        if self.n_hidden and not self.interacts("hidden"):
+            return self.free_energy(spins(self.n_visible, self.dtype))
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
         return -jax.nn.logsumexp(-table, axis=1)
 
-    @_in_closed_form
+    @_in_closed_form(1)
     def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
         """`-log Σ_v exp(-E(v, h))` for every hidden state, nats."""
         table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
@@ -176,12 +221,12 @@ class AbstractEnergyModel(eqx.Module):
         of units."""
         return self.n_units if self.equivalent is None else self.equivalent.n_enumerated
 
-    @_in_closed_form
+    @_in_closed_form(-1)
     def log_partition(self) -> Float[Array, ""]:
         """`log Σ_x exp(-E(x))`, nats."""
         return jax.nn.logsumexp(-self.free_energies())
 
-    @_in_closed_form
+    @_in_closed_form()
     def draw(
         self, key: Key[Array, ""], n_states: int
     ) -> Num[Array, "n_states n_units"]:
@@ -219,7 +264,7 @@ class AbstractEnergyModel(eqx.Module):
         flat = jax.vmap(one)(x.reshape(-1, x.shape[-1]))
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
-    @_in_closed_form
+    @_in_closed_form()
     def local_fields(
         self, x: Num[Array, "*batch n_units"], units: Int[Array, " some"]
     ) -> Float[Array, "*batch some"]:
@@ -237,13 +282,13 @@ class AbstractEnergyModel(eqx.Module):
         fields = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(flat, units)
         return fields.reshape(*x.shape[:-1], units.shape[0])
 
-    @_in_closed_form
+    @_in_closed_form()
     def colouring(self) -> tuple[np.ndarray, ...]:
         """Units in blocks of one colour: units of the same colour do not interact, and
         can be redrawn at once. One unit a block unless the model knows better."""
         return tuple(np.arange(self.n_units).reshape(-1, 1))
 
-    @_in_closed_form
+    @_in_closed_form()
     def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
         """Two units of the same colour that interact, or None if there are none: any
         two of the same colour unless the model knows better."""
@@ -253,6 +298,16 @@ class AbstractEnergyModel(eqx.Module):
             return None
         return int(order[same[0]]), int(order[same[0] + 1])
 
+    def interacts(self, layer: Block) -> bool:
+        """Whether two units of a layer interact, as far as the model knows."""
+        colours = np.arange(self.n_units)
+        start, end = {
+            "visible": (0, self.n_visible),
+            "hidden": (self.n_visible, self.n_units),
+        }[layer]
+        colours[start:end] = start
+        return self.conflict(colours) is not None
+
     @property
     def is_batch(self) -> bool:
         """Whether this is many models in one, by `eqx.filter_vmap`: a model that can
@@ -260,13 +315,14 @@ class AbstractEnergyModel(eqx.Module):
         shape."""
         return False
 
-    @_in_closed_form
+    @_in_closed_form()
     def sample_block(
         self, key: Key[Array, ""], x: Num[Array, "*batch n_units"], block: Block
     ) -> Num[Array, "*batch n_units"]:
         """Draw one block of units from its law given the other block.
 
-        The default enumerates the `2**size` states of the block.
+        The default enumerates the `2**size` states of the block, but where its units
+        are known not to interact.
 
         **Arguments:**
 
@@ -281,6 +337,11 @@ class AbstractEnergyModel(eqx.Module):
         x = as_spins(x, self.n_units)
         m = self.n_visible
         size = m if block == "visible" else self.n_hidden
+        if not self.interacts(block):
+            start = 0 if block == "visible" else m
+            units = jnp.arange(start, start + size)
+            new = draw_spins(key, self.local_fields(x, units)).astype(x.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(x, new, start, axis=-1)
         check_enumerable(size, MAX_BLOCK, f"{block} block", COLOURS_INSTEAD)
         states = spins(size, x.dtype)
 
@@ -305,6 +366,58 @@ class AbstractEnergyModel(eqx.Module):
         error if it is traced and not finite.
         """
         return Tempered(self, beta)
+
+    def given(
+        self, units: Int[np.ndarray, " some"], values: Float[Array, " some"]
+    ) -> "tuple[AbstractEnergyModel, Float[Array, '']] | None":
+        """The closed form of a clamped model: the model of the other units, and the
+        `offset` that its energies lack. None if there is none."""
+        del units, values
+        return None
+
+    def clamp(
+        self,
+        units: Sequence[int] | Int[np.ndarray, " some"],
+        values: Sequence[int] | Num[Array | np.ndarray, " some"],
+    ) -> "AbstractEnergyModel":
+        """The model of the other units, given these: its law is `π(rest | values)`.
+
+        It keeps the parameters of the whole model, and so its observables: `f_a(x)` is
+        taken at the whole state, with the clamped units filled in, and Q is that of the
+        whole gradient. The other units keep their order, and those of them that are
+        visible stay visible. Its `log_partition` is `log Σ_rest exp(-E(rest, values))`:
+        with all visible units clamped to `v` that is minus their free energy.
+
+        Clamping shifts the fields of an `RBM` and of a `BoltzmannMachine`, and what is
+        left is one with fewer units. Of any other energy the clamped units are filled
+        in.
+
+        **Arguments:**
+
+        - `units`: the units to clamp, each once, by number: structure, which is
+            compiled in.
+        - `values`: their spins ±1, in that order. They may be traced: others compile
+            nothing anew. For several conditions use `eqx.filter_vmap`.
+
+        **Returns:** a [`trainq.models.Clamped`][]; the model itself if no unit is
+        clamped.
+
+        **Raises:** `ValueError` for units that are traced, not there or given twice,
+        if none is left, and for values of another shape, or derivatives by them; a
+        run-time error for another value than ±1.
+
+        !!! example
+
+            ```python
+            v = jnp.array([1, -1, 1])
+            hidden = model.clamp([0, 1, 2], v)
+            free = model.free_energy(v)
+            assert jnp.allclose(hidden.log_partition(), -free)
+            ```
+        """
+        from ._clamped import clamped  # which is made of what is here
+
+        return clamped(self, units, values)
 
 
 class Tempered(AbstractEnergyModel):
@@ -361,6 +474,18 @@ class Tempered(AbstractEnergyModel):
         # What scales its parameters, and is no `Tempered` itself.
         other = (self.model.equivalent or self.model).tempered(self.beta)
         return None if isinstance(other, Tempered) else other
+
+    @property
+    def offset(self) -> Float[Array, ""] | None:
+        other = self.model.offset
+        return None if other is None else self._scale(other)
+
+    def clamp(
+        self,
+        units: Sequence[int] | Int[np.ndarray, " some"],
+        values: Sequence[int] | Num[Array | np.ndarray, " some"],
+    ) -> AbstractEnergyModel:
+        return Tempered(self.model.clamp(units, values), self.beta)
 
     def _scale(self, values: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
         # An integer would make one of the temperature.
@@ -447,6 +572,14 @@ def check_drawn(model: AbstractEnergyModel) -> None:
         "states that an exact draw chooses from",
         "Start chains from `Uniform()`, and burn in.",
     )
+
+
+def made(cls: type[_Model], **fields: Any) -> _Model:
+    """A model with fields that are known to fit, which no constructor judges."""
+    model = object.__new__(cls)
+    for name, value in fields.items():
+        object.__setattr__(model, name, value)
+    return model
 
 
 def energy_of(

@@ -29,8 +29,9 @@ from ._base import (
     Block,
     check_drawn,
     inverse_temperature,
+    made,
 )
-from ._graph import Graph, colour_graph
+from ._graph import Graph, colour_graph, without
 from ._rbm import as_parameter, shift
 from ._summed import Summed
 
@@ -336,6 +337,33 @@ class BoltzmannMachine(AbstractEnergyModel):
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
         beta = inverse_temperature(beta)
         return jax.tree.map(lambda p: p * beta.astype(p.dtype), self)
+
+    def given(
+        self, units: Int[np.ndarray, " some"], values: Float[Array, " some"]
+    ) -> "tuple[BoltzmannMachine, Float[Array, '']]":
+        free, graph, inside, across, outside = without(
+            self.graph, tuple(units.tolist())
+        )
+        bias = None if self.bias is None else self.bias[free]
+        if across.edge.size:
+            # Only then do clamped units make fields, and break the symmetry.
+            bias = jnp.zeros(free.size, self.dtype) if bias is None else bias
+            fields = self.couplings[across.edge] * values[across.second]
+            bias = bias.at[across.first].add(fields)
+        pairs = values[outside.first] * values[outside.second]
+        offset = -pairs @ self.couplings[outside.edge]
+        if self.bias is not None:
+            offset = offset - values @ self.bias[units]
+        n_visible = int(np.sum(free < self.n_visible))
+        rest = made(
+            BoltzmannMachine,
+            couplings=self.couplings[inside],
+            bias=bias,
+            graph=graph,
+            n_visible=n_visible,
+            n_hidden=free.size - n_visible,
+        )
+        return rest, offset
 
 
 def _checked_pairs(edges: Any) -> Int[np.ndarray, "n_edges 2"]:

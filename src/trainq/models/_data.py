@@ -302,6 +302,18 @@ def data_phase(
     return ravel_pytree(jax.grad(mean)(params))[0]
 
 
+def require_data_phase(model: AbstractEnergyModel, data: Data) -> None:
+    """Raise at once what `data_phase` would, before other work is done: a `ValueError`
+    for more interacting hidden units than can be enumerated.
+
+    **Arguments:**
+
+    - `model`: the model.
+    - `data`: what [`trainq.models.check_data`][] returns.
+    """
+    eqx.filter_eval_shape(data_phase, model, data)
+
+
 @eqx.filter_jit
 def data_variance(
     model: AbstractEnergyModel, data: Float[Array, "..."]

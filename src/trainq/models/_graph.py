@@ -1,7 +1,7 @@
 """Graphs of interactions: neighbours, sums over them, and colourings."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
@@ -139,6 +139,53 @@ class Graph:
             return None
         first, second = self.edges[np.argmax(same)].tolist()
         return first, second
+
+
+class Ends(NamedTuple):
+    """Some edges, by number, with places of their ends among the units that are free or
+    among those that are clamped."""
+
+    edge: Int[np.ndarray, " some"]
+    first: Int[np.ndarray, " some"]
+    second: Int[np.ndarray, " some"]
+
+
+class Without(NamedTuple):
+    """A graph without some of its units."""
+
+    free: Int[np.ndarray, " n_free"]
+    """The units that are left."""
+    graph: Graph
+    """The edges between these, by their places among them."""
+    inside: Int[np.ndarray, " some"]
+    """The numbers of those edges."""
+    across: Ends
+    """The edges from a unit that is left, first, to one that is not."""
+    outside: Ends
+    """The edges between units that are not."""
+
+
+@lru_cache(maxsize=64)  # a program asks for the same one in many places
+def without(graph: Graph, units: tuple[int, ...]) -> Without:
+    """A graph without some units, which are sorted."""
+    clamped = np.zeros(graph.n_units, bool)
+    clamped[list(units)] = True
+    # Of every unit its place among those of its kind.
+    place = np.where(clamped, np.cumsum(clamped), np.cumsum(~clamped)) - 1
+    # The free end first, if there is one.
+    edges = np.take_along_axis(
+        graph.edges, np.argsort(clamped[graph.edges], axis=1, kind="stable"), axis=1
+    )
+    n_clamped = clamped[edges].sum(axis=1)
+
+    def ends(k: int) -> Ends:
+        edge = np.flatnonzero(n_clamped == k)
+        return Ends(edge, *place[edges[edge]].T)
+
+    inside, across, outside = map(ends, range(3))
+    free = np.flatnonzero(~clamped)
+    pairs = np.stack([inside.first, inside.second], axis=1)
+    return Without(free, Graph.of(pairs, free.size), inside.edge, across, outside)
 
 
 def colour_graph(edges: np.ndarray, n_units: int) -> tuple[np.ndarray, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
-from .._spins import check_enumerable, map_states, shard, spins
-from ._base import AbstractEnergyModel, exactly
+from .._spins import check_enumerable, check_spins, map_states, shard, spins
+from ._base import AbstractEnergyModel, checked, exactly
 
 
 @eqx.filter_jit
@@ -43,6 +43,37 @@ def free_energies(model: AbstractEnergyModel) -> Float[Array, " visible_states"]
         ```
     """
     return exactly(model).free_energies()
+
+
+@eqx.filter_jit
+def free_energy(
+    model: AbstractEnergyModel, v: Num[Array | np.ndarray, "*batch n_visible"]
+) -> Float[Array, "*batch"]:
+    """`F(v) = -log Σ_h exp(-E(v, h))` of some visible states, nats.
+
+    The log-likelihood of `v` is `-F(v) - log Z`. Its last term is the same for all
+    states: differences of free energies compare them, for models of any size.
+
+    **Arguments:**
+
+    - `model`: the model, with hidden units that do not interact, such as an RBM; or at
+        most 20 of them.
+    - `v`: ±1 spins of any leading shape.
+
+    **Returns:** a number for each of them.
+
+    **Raises:** `ValueError` for a wrong shape, or more interacting hidden units; a
+    run-time error for another value than ±1, or if a parameter is not finite.
+
+    !!! example
+
+        ```python
+        v = jax.random.rademacher(key, (100, 3))
+        mean = -tq.free_energy(model, v).mean() - tq.log_partition(model)
+        print(mean)  # log-likelihood of a sample, nats
+        ```
+    """
+    return checked(model).free_energy(check_spins(jnp.asarray(v), model.n_visible))
 
 
 @eqx.filter_jit

@@ -19,18 +19,14 @@ from .._spins import (
     spins,
     state_spins,
 )
-from ._base import AbstractEnergyModel, Block, check_drawn, inverse_temperature
-
-
-def log_2cosh(field: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """`log(2 cosh(field))`: minus the free energy of a spin in a field."""
-    # For a sign s = ±1 it is s x + log(1 + exp(-2 s x)), an identity in x, so that its
-    # derivatives of every order hold with s kept constant: also at 0, where those of
-    # |x| do not. With s that of x nothing overflows, and the curvature, which is
-    # 4u/(1+u) - 4u²/(1+u)² with u = exp(-2 |x|), loses no digits in a strong field.
-    # (`jnp.logaddexp` has a `custom_jvp`, which JAX cannot trace in several threads.)
-    sign = jnp.where(field < 0, -1, 1).astype(field.dtype)
-    return sign * field + jnp.log1p(jnp.exp(-2 * sign * field))
+from ._base import (
+    AbstractEnergyModel,
+    Block,
+    check_drawn,
+    inverse_temperature,
+    log_2cosh,
+    made,
+)
 
 
 class RBM(AbstractEnergyModel):
@@ -92,7 +88,7 @@ class RBM(AbstractEnergyModel):
 
     @property
     def _swapped(self) -> "RBM":
-        return RBM(self.weights.T, self.hidden_bias, self.visible_bias)
+        return _rbm(self.weights.T, self.hidden_bias, self.visible_bias)
 
     def _split(self, x: Num[Array, "*batch n_units"]) -> tuple[Array, Array]:
         x = as_spins(x, self.n_units, self.dtype)
@@ -172,6 +168,10 @@ class RBM(AbstractEnergyModel):
     ) -> Float[Array, "*batch some"]:
         # Of a unit in either layer: a row of the weights, and a column.
         v, h = self._split(x)
+        if 0 in self.weights.shape:  # no unit is opposite to any other
+            bias = self.hidden_bias if self.n_visible == 0 else self.visible_bias
+            zeros = jnp.zeros((*x.shape[:-1], units.shape[0]), self.dtype)
+            return shift(zeros, _some(bias, units))
         i = jnp.minimum(units, self.n_visible - 1)
         j = jnp.maximum(units - self.n_visible, 0)
         visible, hidden = h @ self.weights[i].T, v @ self.weights[:, j]
@@ -186,7 +186,8 @@ class RBM(AbstractEnergyModel):
 
     def colouring(self) -> tuple[np.ndarray, ...]:
         """The two layers."""
-        return tuple(np.split(np.arange(self.n_units), [self.n_visible]))
+        layers = np.split(np.arange(self.n_units), [self.n_visible])
+        return tuple(layer for layer in layers if layer.size)
 
     def conflict(self, colours: Int[np.ndarray, " n_units"]) -> tuple[int, int] | None:
         visible, hidden = np.split(colours, [self.n_visible])
@@ -206,6 +207,33 @@ class RBM(AbstractEnergyModel):
         """The machine at inverse temperature `beta`: every parameter times `beta`."""
         beta = inverse_temperature(beta)
         return jax.tree.map(lambda p: p * beta.astype(p.dtype), self)
+
+    def given(
+        self, units: Int[np.ndarray, " some"], values: Float[Array, " some"]
+    ) -> "tuple[RBM, Float[Array, '']]":
+        m, n = self.weights.shape
+        v, h = np.split(units, [np.searchsorted(units, m)])
+        x, y = values[: v.size], values[v.size :]
+        h = h - m
+        i, j = np.delete(np.arange(m), v), np.delete(np.arange(n), h)
+        # A layer gets fields from what is clamped of the other one.
+        visible, hidden = _some(self.visible_bias, i), _some(self.hidden_bias, j)
+        if h.size:
+            visible = _sum(self.weights[np.ix_(i, h)] @ y, visible)
+        if v.size:
+            hidden = _sum(x @ self.weights[np.ix_(v, j)], hidden)
+        offset = -x @ self.weights[np.ix_(v, h)] @ y
+        offset = offset - _dot(x, _some(self.visible_bias, v))
+        offset = offset - _dot(y, _some(self.hidden_bias, h))
+        return _rbm(self.weights[np.ix_(i, j)], visible, hidden), offset
+
+
+def _rbm(weights: Array, visible_bias: Array | None, hidden_bias: Array | None) -> RBM:
+    """A machine of what is known to fit. One of its layers may be empty: the units of
+    the other are then independent."""
+    return made(
+        RBM, weights=weights, visible_bias=visible_bias, hidden_bias=hidden_bias
+    )
 
 
 def as_parameter(name: str, values: Any) -> Array:
@@ -233,6 +261,14 @@ def shift(field: Array, bias: Array | None) -> Array:
     return (
         field if bias is None else field + bias.reshape((1,) * (field.ndim - 1) + (-1,))
     )
+
+
+def _some(bias: Array | None, units: np.ndarray | Array) -> Array | None:
+    return None if bias is None else bias[units]
+
+
+def _sum(field: Array, bias: Array | None) -> Array:
+    return field if bias is None else field + bias
 
 
 def _dot(x: Array, bias: Array | None) -> Array:

@@ -126,6 +126,11 @@ def _logs(
             "Channels are those of a structural prediction, which knows T_O, but the "
             "error of an actual estimate was given. Use `QStruct`."
         )
+    if snr.parameter_device_bias is not None:
+        raise ValueError(
+            "Channels split a Q that is all signal and variance, but that of a device "
+            "has its bias too. Give the prediction of the device for itself."
+        )
     cluster = found.cluster(factor, threshold)
     t_o, size = snr.t_o, jnp.sum(cluster.members)
     # One is solved for, the other a sum over modes.

@@ -23,9 +23,12 @@ from ..models import (
     VisibleLaw,
     check_law,
     check_start,
+    checked,
     data_variance,
+    device_bias,
     gradient_of_kl,
     require_model,
+    running,
 )
 from ..solvers import Window
 from ._snr import GradientSNR
@@ -97,22 +100,28 @@ class QOperational(eqx.Module):
         self,
         model: AbstractEnergyModel,
         data: VisibleLaw,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> GradientSNR:
         """**Arguments:**
 
         - `model`: the model. Use `eqx.filter_vmap` for a batch.
         - `data`: `(2**n_visible,)`, the law of the data.
+        - `device`: the model that runs, if it is another one, as for
+            [`trainq.QStruct`][]. Chains also start as the start says for the device.
 
         **Returns:** a [`trainq.GradientSNR`][], with the squared error in its parts.
 
-        **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error
-        if `data` or the law of the start is not a law, or a parameter is not finite.
+        **Raises:** `ValueError` for a wrong shape, a device with other units, or too
+        many states; a run-time error if `data` or the law of the start is not a law, or
+        a parameter is not finite.
         """
         require_model(model)
-        gradient, bias, variance, of_data = _parts(
+        gradient, bias, of_device, variance, of_data = _parts(
             self.kernel,
             model,
             data,
+            device,
             self.start,
             Window.of(self.window, model.dtype),
             Steps.of(self.burn_in),
@@ -125,6 +134,7 @@ class QOperational(eqx.Module):
             parameter_data_variance=of_data / float(self.batch or 1),
             window=self.window,
             n_chains=self.n_chains,
+            parameter_device_bias=of_device,
         )
 
 
@@ -133,14 +143,18 @@ def _parts(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
     data: VisibleLaw,
+    device: AbstractEnergyModel | None,
     start: AbstractStart,
     window: Window,
     burn_in: Steps,
     from_samples: bool,
-) -> tuple[Array, Array, Array, Array]:
-    """The gradient, the bias of its estimate, and the variances that come from one
-    chain and from one sample of the data: from none, if the data phase is exact."""
-    chain = kernel.chain(model)  # which checks the model
+) -> tuple[Array, Array, Array | None, Array, Array]:
+    """The gradient, the bias of its estimate and that part of it which the device has,
+    and the variances that come from one chain and from one sample of the data: from
+    none, if the data phase is exact."""
+    runs = running(model, device)
+    chain = kernel.chain(runs)  # which checks it
+    model = checked(model)
     data = check_law(data, model)
     f = EnergyGradients(model)
     if start.is_stationary:
@@ -148,7 +162,7 @@ def _parts(
         variance = window_variance(chain, f, window, sector)
         bias = jnp.zeros_like(variance)
     else:
-        law = first_law(kernel, start, model, data)
+        law = first_law(kernel, start, runs, data)
         bias, variance = moments_from_law(chain, f, window, law, burn_in)
     eps = float(jnp.finfo(variance.dtype).eps)
     least = -(eps**0.5) * jnp.max(jnp.abs(variance), initial=0) - 1e3 * eps
@@ -162,4 +176,8 @@ def _parts(
     gradient = gradient_of_kl(model, data)
     of_data = data_variance(model, data) if from_samples else jnp.zeros_like(gradient)
     # A model phase that is too large makes the gradient too small.
-    return gradient, -bias, variance, of_data
+    bias = -bias
+    if device is None:
+        return gradient, bias, None, variance, of_data
+    of_device = device_bias(model, device)
+    return gradient, bias + of_device, of_device, variance, of_data

@@ -22,8 +22,11 @@ from ..models import (
     AbstractEnergyModel,
     VisibleLaw,
     check_law,
+    checked,
+    device_bias,
     gradient_of_kl,
     kl_gradient,
+    running,
 )
 from ..solvers import AbstractSolver, SolverStats, checked_solver
 from ._snr import GradientSNR, RandomisedSNR, structural
@@ -80,19 +83,25 @@ class QStruct(eqx.Module):
         self,
         model: AbstractEnergyModel,
         data: VisibleLaw,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> GradientSNR:
         """**Arguments:**
 
         - `model`: the model. Use `eqx.filter_vmap` for a batch.
         - `data`: `(2**n_visible,)`, the law of the data.
+        - `device`: the model that runs, if it is another one, as from
+            [`trainq.quantise`][] or `model.tempered(0.8)`. The chain is then that of
+            the device, and its law; the gradient, its observables and the data phase
+            are those of the model. The bias that comes of it is part of the error.
 
         **Returns:** a [`trainq.GradientSNR`][].
 
-        **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error
-        if `data` is not a law, a parameter is not finite, or the chain is reducible in
-        floating point.
+        **Raises:** `ValueError` for a wrong shape, a device with other units, or too
+        many states; a run-time error if `data` is not a law, a parameter is not finite,
+        or the chain is reducible in floating point.
         """
-        return self._snr(model, data)[0]
+        return self._snr(model, data, device)[0]
 
     def along(
         self,
@@ -100,6 +109,8 @@ class QStruct(eqx.Module):
         data: VisibleLaw,
         directions: Float[Array | np.ndarray, "n_directions n_parameters"]
         | None = None,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> GradientSNR:
         """The signal and the noise of projections of the gradient, one right-hand side
         each in place of one for every parameter.
@@ -111,6 +122,7 @@ class QStruct(eqx.Module):
             [`trainq.observables`][], with signals `(d · g)²` and noises
             `E(d · (ĝ - g))²`. By default the direction of the gradient itself,
             `g / ‖g‖`, held fixed under differentiation: how well its length is known.
+        - `device`: as above.
 
         **Returns:** a [`trainq.GradientSNR`][], with directions for parameters.
 
@@ -127,7 +139,7 @@ class QStruct(eqx.Module):
                 f"parameter, but {directions.shape} was given."
             )
         directions = jnp.asarray(directions, model.dtype)
-        return self._snr(model, data, directions)[0]
+        return self._snr(model, data, device, directions)[0]
 
     def randomised(
         self,
@@ -135,6 +147,8 @@ class QStruct(eqx.Module):
         model: AbstractEnergyModel,
         data: VisibleLaw,
         n_probes: SupportsIndex = 16,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> RandomisedSNR:
         """An unbiased estimate of the noise from a few random combinations of the
         observables, for models with so many parameters that a right-hand side for each
@@ -152,6 +166,7 @@ class QStruct(eqx.Module):
         - `model`, `data`: as above.
         - `n_probes`: number of combinations, at least 2. The relative standard error is
             at most `√(2 / n_probes)`.
+        - `device`: as above.
 
         **Returns:** a [`trainq.predictors.RandomisedSNR`][].
 
@@ -165,12 +180,17 @@ class QStruct(eqx.Module):
         n_probes = whole_number("n_probes", n_probes, 2)
         gradient = kl_gradient(model, data)  # which checks both
         signs = jax.random.rademacher(key, (n_probes, gradient.size), gradient.dtype)
-        probes, _ = self._snr(model, data, signs)
+        probes, _ = self._snr(model, data, device, signs)
+        noise, bias = probes.parameter_variance, None
+        if device is not None:
+            bias = _bias_of(model, device)
+            noise = noise + jnp.sum(bias**2)
         return RandomisedSNR(
             parameter_signal=gradient**2,
-            probe_mse=probes.parameter_mse,
+            probe_mse=noise,
             window=self.window,
             stats=probes.stats,
+            parameter_device_bias=bias,
         )
 
     def from_guess(
@@ -178,6 +198,8 @@ class QStruct(eqx.Module):
         model: AbstractEnergyModel,
         data: VisibleLaw,
         guess: PyTree = None,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> tuple[GradientSNR, PyTree]:
         """As a call, from an initial guess of the solutions, such as those for the last
         model of a training loop: conjugate gradients then need fewer iterations. A
@@ -190,38 +212,45 @@ class QStruct(eqx.Module):
         - `guess`: what this returned for the other model, in the same shapes; None to
             start from zero. `zero_guess` makes one to start a loop with: it is compiled
             once, and `jax.lax.scan` needs it.
+        - `device`: as above.
 
         **Returns:** a [`trainq.GradientSNR`][], and the guess for the next call.
         """
-        return self._snr(model, data, guess=guess)
+        return self._snr(model, data, device, guess=guess)
 
     def zero_guess(
         self,
         model: AbstractEnergyModel,
         data: VisibleLaw,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> PyTree:
         """The guess to start `from_guess` with: zeros.
 
         **Arguments:**
 
-        - `model`, `data`: as above.
+        - `model`, `data`, `device`: as above.
 
         **Returns:** a tree of arrays, whose shapes are all that the model decides.
         """
-        _, shapes = eqx.filter_eval_shape(self.from_guess, model, data)
+        ask = eqx.Partial(self.from_guess, device=device)
+        _, shapes = eqx.filter_eval_shape(ask, model, data)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def _snr(
         self,
         model: AbstractEnergyModel,
         data: VisibleLaw,
+        device: AbstractEnergyModel | None,
         directions: Array | None = None,
         guess: PyTree = None,
     ) -> tuple[GradientSNR, PyTree]:
-        gradient, t_o, stats, guess = _gradient_and_time(
-            self.kernel, model, data, self.convention, self.solver, directions, guess
+        found = _gradient_and_time(
+            *(self.kernel, model, data, device),
+            *(self.convention, self.solver, directions, guess),
         )
-        return structural(gradient, t_o, self.window, stats), guess
+        gradient, t_o, bias, stats, guess = found
+        return structural(gradient, t_o, self.window, stats, bias), guess
 
 
 @eqx.filter_jit
@@ -229,14 +258,16 @@ def _gradient_and_time(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
     data: VisibleLaw,
+    device: AbstractEnergyModel | None,
     convention: Convention,
     solver: AbstractSolver,
     directions: Array | None,
     guess: PyTree,
-) -> tuple[Array, Array, SolverStats | None, PyTree]:
-    """The gradient and `T_O` by parameters or directions, how well they were solved,
-    and the guess for another model. No window: it would be compiled for each."""
-    chain = kernel.chain(model)
+) -> tuple[Array, Array, Array | None, SolverStats | None, PyTree]:
+    """The gradient, `T_O` and the bias of the device by parameters or directions, how
+    well they were solved, and the guess for another model. No window: it would be
+    compiled for each."""
+    chain = kernel.chain(running(model, device))
     f = EnergyGradients(model, directions)
     # The observables of a symmetric model are even at every value of its parameters.
     sector = "even" if model.is_symmetric and chain.is_symmetric else None
@@ -244,8 +275,13 @@ def _gradient_and_time(
     t_o = form.value
     if convention == "sokal":
         t_o = jnp.maximum(2 * t_o - variance(chain, f), 0) / 2
-    # The chain has checked the model.
-    gradient = gradient_of_kl(model, check_law(data, model))
+    # The chain has checked the model, or its device.
+    gradient = gradient_of_kl(checked(model), check_law(data, model))
+    bias = None if device is None else device_bias(model, device)
     if directions is not None:
         gradient = directions @ gradient
-    return gradient, t_o, form.stats, form.guess
+        bias = None if bias is None else directions @ bias
+    return gradient, t_o, bias, form.stats, form.guess
+
+
+_bias_of = eqx.filter_jit(device_bias)

@@ -16,7 +16,15 @@ from ..markov import (
     modes,
     slowest_mode,
 )
-from ..models import AbstractEnergyModel, VisibleLaw, kl_gradient, observables
+from ..models import (
+    AbstractEnergyModel,
+    VisibleLaw,
+    checked,
+    device_bias,
+    kl_gradient,
+    observables,
+    running,
+)
 from ._snr import GradientSNR, structural
 
 
@@ -81,46 +89,50 @@ class SingleGap(eqx.Module):
         self,
         model: AbstractEnergyModel,
         data: VisibleLaw,
+        *,
+        device: AbstractEnergyModel | None = None,
     ) -> GradientSNR:
         """**Arguments:**
 
-        - `model`, `data`: as for [`trainq.QStruct`][].
+        - `model`, `data`, `device`: as for [`trainq.QStruct`][].
 
         **Returns:** a [`trainq.GradientSNR`][].
 
         **Raises:** as [`trainq.QStruct`][]; also `ValueError` if the kernel is not
         reversible.
         """
-        gradient, t_o = _gradient_and_time(self.kernel, model, data, self.noise)
-        return structural(gradient, t_o, self.window)
+        chain, gradient, bias = _chain_and_gradient(self.kernel, model, data, device)
+        t_o = _time(chain, model, self.noise)
+        return structural(gradient, t_o, self.window, bias=bias)
 
 
-def _gradient_and_time(
-    kernel: AbstractKernel,
-    model: AbstractEnergyModel,
-    data: VisibleLaw,
-    noise: SingleNoise,
-) -> tuple[Array, Array]:
-    """The gradient, and for each parameter what stands for `T_O`."""
-    chain, gradient = _chain_and_gradient(kernel, model, data)
+def _time(
+    chain: AbstractChain, model: AbstractEnergyModel, noise: SingleNoise
+) -> Array:
+    """For each parameter what stands for `T_O`."""
     if noise == "slowest mode":
-        return gradient, _time_of(slowest_mode(chain), chain, model)
+        return _time_of(slowest_mode(chain), chain, model)
     # The observables of a symmetric model are even.
     sector = "even" if model.is_symmetric and chain.is_symmetric else None
     found = modes(chain, EnergyGradients(model), sector=sector)
     gap = found.relevant_gap()
     if noise == "relevant gap":
-        return gradient, found.observable_variance / gap
+        return found.observable_variance / gap
     members = found.cluster(factor=1).members
     weight = jnp.sum(jnp.where(members[:, None], found.weight, 0), axis=0)
-    return gradient, jnp.where(jnp.any(members), weight, found.rest_weight) / gap
+    return jnp.where(jnp.any(members), weight, found.rest_weight) / gap
 
 
 @eqx.filter_jit
 def _chain_and_gradient(
-    kernel: AbstractKernel, model: AbstractEnergyModel, data: VisibleLaw
-) -> tuple[AbstractChain, Array]:
-    return kernel.chain(model), kl_gradient(model, data)
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    data: VisibleLaw,
+    device: AbstractEnergyModel | None,
+) -> tuple[AbstractChain, Array, Array | None]:
+    chain, gradient = kernel.chain(running(model, device)), kl_gradient(model, data)
+    bias = None if device is None else device_bias(checked(model), device)
+    return chain, gradient, bias
 
 
 @eqx.filter_jit

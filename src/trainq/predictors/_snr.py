@@ -14,10 +14,12 @@ from ..solvers import SolverStats
 class AbstractSNR(AbstractShown):
     """The signal and the noise of an estimated gradient: `Q = ‖g‖² / E‖ĝ - g‖²`.
 
-    Another way to find these needs `signal`, `mse` and `window`.
+    Another way to find these needs `signal`, `mse`, `window` and
+    `parameter_device_bias`, which is None where the model itself runs.
     """
 
     window: eqx.AbstractVar[int | float]
+    parameter_device_bias: eqx.AbstractVar[Float[Array, "*batch n_parameters"] | None]
 
     @property
     @abc.abstractmethod
@@ -52,11 +54,31 @@ class AbstractSNR(AbstractShown):
             "`trainq.QStruct` and `trainq.QOperational` find `parameter_q`."
         )
 
+    @property
+    def device_bias2(self) -> Float[Array, "*batch"]:
+        """The part of `E‖ĝ - g‖²` that no window, burn-in or number of chains takes
+        away, because what runs is not the model: zero without a device."""
+        if self.parameter_device_bias is None:
+            return jnp.zeros_like(self.signal)
+        return jnp.sum(self.parameter_device_bias**2, axis=-1)
+
+    @property
+    def q_limit(self) -> Float[Array, "*batch"]:
+        """What `Q` tends to for endless chains on this device, and cannot exceed from
+        its stationary law: `signal / device_bias2`, infinite without a device. A start
+        that errs to the other side may cancel some of the bias, by luck, in a short
+        window."""
+        return _ratio(self.signal, self.device_bias2)
+
     def _shown(self) -> list[str | Table]:
         text = f"Q = {number(self.q)}: signal {number(self.signal)}"
         text += f" over noise {number(self.mse)}"
         window = f"window of {self.window} steps"
-        return [", ".join([text, window, *self._remarks()])]
+        parts = [text, window, *self._remarks()]
+        if self.parameter_device_bias is not None:
+            limit = number(self.q_limit)
+            parts.append(f"on this device Q cannot exceed {limit} in the long run")
+        return [", ".join(parts)]
 
     @abc.abstractmethod
     def _remarks(self) -> list[str]:
@@ -73,13 +95,15 @@ class GradientSNR(AbstractSNR):
     by `eqx.filter_vmap`, has leading axes.
 
     A structural predictor, of one chain from its stationary law and of an exact data
-    phase, has all of its error in the variance. Its result has the time `t_o` as well.
+    phase, has all of its error in the variance, but for that of a device which is not
+    the model. Its result has the time `t_o` as well.
     """
 
     parameter_signal: Float[Array, "*batch n_parameters"]
     """`g_a²`."""
     parameter_bias: Float[Array, "*batch n_parameters"]
-    """`E ĝ_a - g_a`, which no number of chains takes away."""
+    """`E ĝ_a - g_a`, which no number of chains takes away; that of the device is part
+    of it."""
     parameter_variance: Float[Array, "*batch n_parameters"]
     """`Var ĝ_a` from the chains: that of one, over their number."""
     parameter_data_variance: Float[Array, "*batch n_parameters"]
@@ -92,6 +116,9 @@ class GradientSNR(AbstractSNR):
     """How well the system of each parameter was solved, if any was."""
     parameter_t_o: Float[Array, "*batch n_parameters"] | None = None
     """Of a structural predictor, what each parameter contributes to `t_o`."""
+    parameter_device_bias: Float[Array, "*batch n_parameters"] | None = None
+    """The part of the bias that no window takes away either, `E_π[f_a] - E_device[f_a]`
+    in the laws of the model and of the device; None where the model itself runs."""
 
     @property
     def signal(self) -> Float[Array, "*batch"]:
@@ -131,9 +158,10 @@ class GradientSNR(AbstractSNR):
 
     @property
     def t_o(self) -> Float[Array, "*batch"]:
-        """`T_O` in kernel steps, so that `Q = (K/2) ‖g‖² / T_O`: of a structural
-        predictor alone. `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of
-        the variances less in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`.
+        """`T_O` in kernel steps, so that the variance is `2 T_O / K`, and without a
+        device `Q = (K/2) ‖g‖² / T_O`: of a structural predictor alone.
+        `Σ_a ⟨f̃_a, R f̃_a⟩_π` in the resolvent convention, and half of the variances
+        less in that of Sokal, `Σ_a Var f_a (½ + Σ_t ρ_a(t))`.
 
         **Raises:** `AttributeError` for the error of an actual estimate.
         """
@@ -161,18 +189,21 @@ def structural(
     t_o: Float[Array, " n_parameters"],
     window: int | float,
     stats: SolverStats | None = None,
+    bias: Float[Array, " n_parameters"] | None = None,
 ) -> GradientSNR:
-    """The result of a structural predictor, whose error is `2 T_O / K`."""
+    """The result of a structural predictor, whose error is `2 T_O / K`, and the squared
+    bias of its device if there is one."""
     nothing = jnp.zeros_like(t_o)
     return GradientSNR(
         parameter_signal=gradient**2,
-        parameter_bias=nothing,
+        parameter_bias=nothing if bias is None else bias,
         parameter_variance=2 * t_o / float(window),
         parameter_data_variance=nothing,
         window=window,
         n_chains=1,
         stats=stats,
         parameter_t_o=t_o,
+        parameter_device_bias=bias,
     )
 
 
@@ -193,11 +224,14 @@ class RandomisedSNR(AbstractSNR):
     parameter_signal: Float[Array, "*batch n_parameters"]
     """`g_a²`, exact."""
     probe_mse: Float[Array, "*batch n_probes"]
-    """The estimate of `E‖ĝ - g‖²` from each probe."""
+    """The estimate of `E‖ĝ - g‖²` from each probe. The squared bias of a device, which
+    is part of it, is exact."""
     window: int | float = eqx.field(static=True)
     """Kernel steps that the chain averages over."""
     stats: SolverStats | None = None
     """How well the system of each probe was solved, if any was."""
+    parameter_device_bias: Float[Array, "*batch n_parameters"] | None = None
+    """As that of a [`trainq.GradientSNR`][], exact."""
 
     @property
     def signal(self) -> Float[Array, "*batch"]:
@@ -217,8 +251,9 @@ class RandomisedSNR(AbstractSNR):
 
     @property
     def t_o(self) -> Float[Array, "*batch"]:
-        """The estimate of `T_O = window · mse / 2`, in kernel steps."""
-        return self.window * self.mse / 2
+        """The estimate of `T_O`, which is `window / 2` times the variance, in kernel
+        steps."""
+        return self.window * (self.mse - self.device_bias2) / 2
 
     @property
     def t_o_error(self) -> Float[Array, "*batch"]:
@@ -257,6 +292,8 @@ def pool(snr: GradientSNR) -> GradientSNR:
     def total(x):
         return jnp.sum(x.reshape(-1, n_parameters), axis=0)
 
+    of_device = snr.parameter_device_bias
+
     return GradientSNR(
         parameter_signal=total(snr.parameter_signal),
         parameter_bias=_root(total(snr.parameter_bias**2)),
@@ -265,6 +302,7 @@ def pool(snr: GradientSNR) -> GradientSNR:
         window=snr.window,
         n_chains=snr.n_chains,
         parameter_t_o=None if snr.parameter_t_o is None else total(snr.parameter_t_o),
+        parameter_device_bias=None if of_device is None else _root(total(of_device**2)),
     )
 
 

@@ -21,12 +21,23 @@ from ._budget import (
     plan_budget as plan_budget,
 )
 from ._calibrated_errors import calibrated_errors as calibrated_errors
+from ._certify_sampler import Step as Step, certify_sampler as certify_sampler
+from ._clamped_chains import ClampedChains as ClampedChains
+from ._effective_beta import (
+    EffectiveBeta as EffectiveBeta,
+    effective_beta as effective_beta,
+)
 from ._error_table import (
     Budget as Budget,
     BudgetError as BudgetError,
     ErrorTable as ErrorTable,
     TableJackknife as TableJackknife,
 )
+from ._estimate import (
+    WINDOW_STATUS as WINDOW_STATUS,
+    GradientEstimate as GradientEstimate,
+)
+from ._estimator import GradientEstimator as GradientEstimator
 from ._exact_errors import exact_errors as exact_errors
 from ._qsampled import QSampled as QSampled, SampledSNR as SampledSNR
 from ._run import (
@@ -37,6 +48,7 @@ from ._run import (
     start_chains as start_chains,
 )
 from ._sampled_time import SampledTime as SampledTime, sampled_time as sampled_time
+from ._sampler_certificate import SamplerCertificate as SamplerCertificate
 from ._swaps import (
     SwapStatistics as SwapStatistics,
     swap_statistics as swap_statistics,

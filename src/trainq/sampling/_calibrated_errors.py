@@ -21,7 +21,9 @@ from ..models import (
     checked,
     data_phase,
     data_variance,
+    require_data_phase,
     require_model,
+    running,
 )
 from ._error_table import (
     BudgetError,
@@ -51,6 +53,7 @@ def calibrated_errors(
     max_steps: SupportsIndex = 10_000,
     replicates: SupportsIndex = 256,
     gradient: Truth = None,
+    device: AbstractEnergyModel | None = None,
     progress: bool = False,
 ) -> ErrorTable:
     """The error of the gradient of any model for burn-ins and windows of up to
@@ -74,6 +77,9 @@ def calibrated_errors(
     - `replicates`: the number of chains, at least 8.
     - `gradient`: the true gradient, or `"sampled"` to take that of the run in any case,
         as for `QSampled`.
+    - `device`: the model that runs, if it is another one, as for
+        [`trainq.QOperational`][]. Where the true gradient is not known it is then that
+        of the second half of a run of the model itself, which takes as long once more.
     - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
@@ -86,18 +92,38 @@ def calibrated_errors(
     start = check_start(start)
     max_steps, batch = checked_sizes(max_steps, batch)
     replicates = whole_number("replicates", replicates, least=8)
-    require_concrete("A table of errors", key=key, model=model, data=data, start=start)
+    given = {"model": model, "data": data, "start": start, "device": device}
+    require_concrete("A table of errors", key=key, **given)
     check_key(key)
+    runs = running(model, device)
     if max_steps < 8:
         raise ValueError("A calibration takes at least 8 steps: raise max_steps.")
     data = check_data(data, model)
+    require_data_phase(model, data)
     times = np.append(0, time_grid(max_steps))
-    run = _calibration_run(key, kernel, model, data, start, times, replicates, progress)
-    known = true_gradient(gradient, model, data)
-    truth = _truth(run, kernel, start.is_stationary or known is not None)
+    run = _calibration_run(
+        key, kernel, model, runs, data, start, times, replicates, progress
+    )
+    known, own = true_gradient(gradient, model, data), None
     if known is not None:
-        mean = data_phase(model, data) - known
-        truth = _Truth(mean, jnp.zeros_like(truth.scatter))
+        scatter = jnp.zeros((replicates, known.size), known.dtype)
+        own = _Truth(data_phase(model, data) - known, scatter)
+    elif device is not None:
+        # Replicate r is one of the device and one of the model: their differences are
+        # independent, and so one jackknife does for both.
+        key = jr.fold_in(key, 1)
+        again = _calibration_run(
+            key, kernel, model, model, data, start, times, replicates, progress
+        )
+        own = _truth(again, kernel, start.is_stationary)
+    # Whether chains move is asked of the run in any case; whether they have forgotten
+    # their start, where it tells a mean.
+    is_mixed = start.is_stationary or (own is not None and device is None)
+    of_run = _truth(run, kernel, is_mixed)
+    truth, device_bias2 = own or of_run, 0.0
+    if device is not None:
+        apart = squared_mean(of_run.mean - truth.mean, of_run.scatter - truth.scatter)
+        device_bias2 = max(float(apart.unbiased.whole), 0.0)
     signal = squared_mean(data_phase(model, data) - truth.mean, -truth.scatter).unbiased
 
     pairs = [(i, j) for i in range(len(times)) for j in range(i + 1, len(times))]
@@ -122,6 +148,7 @@ def calibrated_errors(
             variance=variance.without,
             signal=np.asarray(signal.without),
         ),
+        device_bias2=device_bias2,
     )
 
 
@@ -151,20 +178,23 @@ def _calibration_run(
     key: Array,
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
+    runs: AbstractEnergyModel,
     data: Array,
     start: AbstractStart,
     times: np.ndarray,
     replicates: int,
     progress: bool,
 ) -> _Run:
+    """A run of `runs`, with the observables of `model`."""
     start_key, key = jr.split(key)
-    x = first_states(start_key, kernel, start, model, data, replicates)
+    x = first_states(start_key, kernel, start, runs, data, replicates)
     shape = jax.eval_shape(model.observables, observed(x)).shape
     sums = [jnp.zeros(shape, model.dtype)]
     with bar(int(times[-1]), progress) as advance:
         for first, last in zip(times[:-1], times[1:], strict=True):
             x, more = _segment(
-                kernel, model, x, key, jnp.asarray(first), jnp.asarray(last)
+                *(kernel, model, runs, x, key),
+                *(jnp.asarray(first), jnp.asarray(last)),
             )
             sums.append(sums[-1] + more)
             if progress:
@@ -253,14 +283,16 @@ def _require_mixed(
 def _segment(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
+    runs: AbstractEnergyModel,
     x: Array,
     key: Array,
     first: Array,
     last: Array,
 ) -> tuple[Array, Array]:
-    """The states after some steps, and the sums of the observables before each."""
+    """The states of `runs` after some steps, and the sums of the observables of `model`
+    before each."""
     model = checked(model)
-    move = kernel.stepper(model)
+    move = kernel.stepper(checked(runs))
 
     def body(step, carry):
         x, sums, lost = carry

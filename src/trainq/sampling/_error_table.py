@@ -80,7 +80,7 @@ class ErrorTable(AbstractShown):
     window: Int[np.ndarray, " candidates"]
     """Kernel steps that are averaged over."""
     bias2: Float[np.ndarray, " candidates"]
-    """The squared bias of the start."""
+    """The squared bias of the start, and of the device if there is one."""
     variance: Float[np.ndarray, " candidates"]
     """The variance from one chain."""
     signal: float
@@ -99,15 +99,30 @@ class ErrorTable(AbstractShown):
     `(windows,)` kernel steps in increasing order."""
     jackknife: TableJackknife | None = None
     """Of a calibration, what gives the errors of its entries."""
+    device_bias2: float = 0.0
+    """The squared bias that no burn-in and no window takes away, because what runs is
+    not the model; of a calibration an estimate without bias, or zero where that is
+    negative."""
+
+    @property
+    def q_limit(self) -> float:
+        """What `Q` cannot exceed in the long run, because of the device: infinite
+        without one."""
+        return self.signal / self.device_bias2 if self.device_bias2 else math.inf
 
     def _shown(self) -> list[str | Table]:
         how = "exact" if self.jackknife is None else "from a calibration"
-        return [
+        text = (
             f"errors for {len(self.steps)} pairs of burn-in and window of up to "
             f"{self.steps.max()} steps, {how}: signal {self.signal:.4g}, variance of "
             f"the data {self.data_variance:.4g}; of one chain squared bias "
             f"{number(self.bias2)}, variance {number(self.variance)}"
-        ]
+        )
+        if self.device_bias2:
+            about = "" if self.jackknife is None else "about "
+            text += f"; on this device Q cannot exceed {about}{self.q_limit:.4g}"
+            text += " in the long run"
+        return [text]
 
     @property
     def steps(self) -> Int[np.ndarray, " candidates"]:
@@ -152,6 +167,14 @@ class ErrorTable(AbstractShown):
         chains = self._needed(target_q)
         if np.isinf(chains).all():
             low = self._lower(np.full(len(self.steps), np.inf))
+            if self.signal <= target_q * (self.device_bias2 + self.data_variance):
+                raise BudgetError(
+                    "The device is not the model: its bias limits Q to "
+                    f"{self.q_limit:.4g} in the long run, and Q = {target_q:.4g} is "
+                    f"out of reach within {self.steps.max()} steps. No window and no "
+                    "number of chains helps: mend the device, or ask for less."
+                    + self._advice
+                )
             raise BudgetError(
                 f"The bias of the start limits Q to {low.max():.4g} within "
                 f"{self.steps.max()} steps, below {target_q:.4g}, and more chains do "

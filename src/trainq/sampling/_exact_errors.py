@@ -17,10 +17,13 @@ from ..models import (
     VisibleLaw,
     check_law,
     check_start,
+    checked,
     data_variance,
+    device_bias,
     gradient_of_kl,
     observables,
     require_model,
+    running,
 )
 from ._error_table import ErrorTable, checked_sizes, time_grid
 
@@ -36,6 +39,7 @@ def exact_errors(
     start: AbstractStart = Uniform(),
     batch: SupportsIndex | None = None,
     max_steps: SupportsIndex = 10_000,
+    device: AbstractEnergyModel | None = None,
 ) -> ErrorTable:
     """The exact error of the gradient for burn-ins and windows of up to `max_steps`
     steps in all, on a grid of times that grow by a third.
@@ -48,6 +52,8 @@ def exact_errors(
 
     - `kernel`, `model`, `data`, `start`, `batch`: as for [`trainq.QOperational`][].
     - `max_steps`: the largest number of steps of one chain.
+    - `device`: the model that runs, if it is another one, as for
+        [`trainq.QOperational`][]. Its bias is part of that of every entry.
 
     **Returns:** a [`trainq.sampling.ErrorTable`][].
 
@@ -58,8 +64,11 @@ def exact_errors(
     require_model(model)
     max_steps, batch = checked_sizes(max_steps, batch)
     start = check_start(start)
-    require_concrete("A table of errors", model=model, data=data, start=start)
-    n_units = sum(one.n_units for one in kernel.replicas(model))
+    require_concrete(
+        "A table of errors", model=model, data=data, start=start, device=device
+    )
+    runs = running(model, device)
+    n_units = sum(one.n_units for one in kernel.replicas(runs))
     if n_units > _MAX_UNITS:
         what = "replicas have" if n_units > model.n_units else "model has"
         raise ValueError(
@@ -68,7 +77,7 @@ def exact_errors(
         )
     data = jnp.asarray(data)
     windows = time_grid(max_steps)
-    tabulate = _Tabulate(kernel, model, data, start, batch, max_steps)
+    tabulate = _Tabulate(kernel, model, device, data, start, batch, max_steps)
     return tabulate(np.append(0, windows), windows)
 
 
@@ -77,6 +86,7 @@ class _Tabulate(eqx.Module):
 
     kernel: AbstractKernel
     model: AbstractEnergyModel
+    device: AbstractEnergyModel | None
     data: Float[Array, " visible_states"]
     start: AbstractStart
     batch: int | None = eqx.field(static=True)
@@ -94,13 +104,14 @@ class _Tabulate(eqx.Module):
         errors = _pass(
             self.kernel,
             self.model,
+            self.device,
             self.data,
             self.start,
             jnp.asarray(burn_ins),
             jnp.asarray(windows),
             self.batch is not None,
         )
-        bias2, variance, signal, of_data = jax.tree.map(np.asarray, errors)
+        bias2, variance, signal, of_data, of_device = jax.tree.map(np.asarray, errors)
         burn_in, window = np.meshgrid(burn_ins, windows, indexing="ij")
         allowed = burn_in + window <= self.max_steps
         return ErrorTable(
@@ -112,6 +123,7 @@ class _Tabulate(eqx.Module):
             data_variance=float(of_data) / (self.batch or 1),
             site_updates=float(self.kernel.site_updates(self.model)),
             finer=self,
+            device_bias2=float(of_device),
         )
 
 
@@ -119,18 +131,22 @@ class _Tabulate(eqx.Module):
 def _pass(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
+    device: AbstractEnergyModel | None,
     data: Array,
     start: AbstractStart,
     burn_ins: Int[Array, " burn_ins"],
     windows: Int[Array, " windows"],
     from_samples: bool,
-) -> tuple[Array, Array, Array, Array]:
-    """Squared bias and variance of one chain for all pairs, the signal, and the data
-    variance of one sample: none, if the data phase is exact."""
-    chain = kernel.chain(model)
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Squared bias and variance of one chain for all pairs, the signal, the data
+    variance of one sample, which is none if the data phase is exact, and the squared
+    bias of the device."""
+    runs = running(model, device)
+    chain = kernel.chain(runs)
+    model = checked(model)
     data = check_law(data, model)
     f = chain.centre(observables(model))
-    law = first_law(kernel, start, model, data)
+    law = first_law(kernel, start, runs, data)
     step = chain.operator()
     back = jax.linear_transpose(step, law)
 
@@ -161,12 +177,16 @@ def _pass(
 
     first = (zero, (jnp.zeros_like(f), jnp.zeros_like(law)))
     _, (means, squares) = jax.lax.scan(grow, first, windows)
-    bias2 = jnp.sum(means**2, axis=-1).T
-    variance = jnp.maximum(squares.T - bias2, 0)
+    variance = jnp.maximum(squares - jnp.sum(means**2, axis=-1), 0).T
+    # These are means about that of the device, and the truth is that of the model.
+    offset = jnp.zeros_like(means[0, 0])
+    if device is not None:
+        offset = device_bias(model, device)
+    bias2 = jnp.sum((means - offset[None, None]) ** 2, axis=-1).T
     signal = jnp.sum(gradient_of_kl(model, data) ** 2)
     # What rounding leaves of a gradient that is zero is no signal.
     rounding = 64 * jnp.finfo(f.dtype).eps
     size = jnp.sum(jnp.max(observables(model) ** 2, axis=0))
     signal = jnp.where(signal > rounding**2 * size, signal, 0)
     of_data = jnp.sum(data_variance(model, data)) if from_samples else zero
-    return bias2, variance, signal, of_data
+    return bias2, variance, signal, of_data, jnp.sum(offset**2)

@@ -22,9 +22,12 @@ from ..models import (
     check_start,
     checked,
     data_phase,
+    device_bias,
     draw_visible,
     gradient_of_kl,
+    require_data_phase,
     require_model,
+    running,
 )
 from ..predictors import AbstractSNR
 from ._run import ChainState, run
@@ -61,6 +64,9 @@ class SampledSNR(AbstractSNR):
     """The number of independent chains of a replicate."""
     knows_bias: bool = eqx.field(static=True)
     """Whether the bias of the start is part of the error."""
+    parameter_device_bias: Float[Array, " n_parameters"] | None = None
+    """As that of a [`trainq.GradientSNR`][], exact; None where the model itself runs,
+    or where it cannot be enumerated."""
 
     @property
     def signal(self) -> Float[Array, ""]:
@@ -171,6 +177,7 @@ class QSampled(eqx.Module):
         data: Data,
         *,
         gradient: Truth = None,
+        device: AbstractEnergyModel | None = None,
         progress: bool = False,
     ) -> SampledSNR:
         """**Arguments:**
@@ -183,32 +190,54 @@ class QSampled(eqx.Module):
             about. By default it is found by enumeration, where `model.n_enumerated` is
             at most 20; if it is more, or with `"sampled"`, it is the mean of the
             replicates, and the bias of the start is left out.
+        - `device`: the model that runs, if it is another one, as for
+            [`trainq.QOperational`][]. Errors about its own mean would not see that it
+            is another one: it takes the gradient of the model.
         - `progress`: show a line of progress, from compiling on; needs `tqdm`.
 
         **Returns:** a [`trainq.sampling.SampledSNR`][].
 
-        **Raises:** `ValueError` for a wrong shape or type, or an exact start of a model
-        with an `n_enumerated` of more than 20; a run-time error if `data` is not a law,
-        or a parameter or `gradient` is not finite.
+        **Raises:** `ValueError` for a wrong shape or type, a device with other units or
+        without a gradient, or an exact start of a model with an `n_enumerated` of more
+        than 20; a run-time error if `data` is not a law, or a parameter or `gradient`
+        is not finite.
         """
         check_key(key)
         require_model(model)
+        runs = running(model, device)
         data = check_data(data, model)
+        require_data_phase(model, data)
         truth = true_gradient(gradient, model, data)
+        if truth is None and device is not None:
+            raise ValueError(
+                "What a device costs is told by the gradient of the model, but none is "
+                "known. Give it by `gradient`, or use `calibrated_errors`, which runs "
+                "the model beside its device."
+            )
+        of_device = None
+        if device is not None and model.n_units <= _MAX_EXACT_UNITS:
+            of_device = _exact_device_bias(model, device)
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.n_chains
-        x = first_states(starts, self.kernel, self.start, model, data, n_chains)
+        x = first_states(starts, self.kernel, self.start, runs, data, n_chains)
         state = ChainState.begin(x, chain_key)
         if self.burn_in:
             state = run(
                 self.kernel,
-                model,
+                runs,
                 state,
                 self.burn_in,
                 functions=_nothing,
                 progress=progress,
             ).state
-        found = run(self.kernel, model, state, self.window, progress=progress)
+        found = run(
+            self.kernel,
+            runs,
+            state,
+            self.window,
+            functions=None if device is None else model.observables,
+            progress=progress,
+        )
         means = found.moments.mean.reshape(self.replicates, self.n_chains, -1)
         means = jnp.mean(means, axis=1)
         phases = _data_phases(data_key, model, data, self.replicates, self.batch)
@@ -220,6 +249,7 @@ class QSampled(eqx.Module):
             window=self.window,
             n_chains=self.n_chains,
             knows_bias=truth is not None or self.start.is_stationary,
+            parameter_device_bias=of_device,
         )
 
 
@@ -303,3 +333,10 @@ def _exact_gradient(
     model: AbstractEnergyModel, data: Array
 ) -> Float[Array, " n_parameters"]:
     return gradient_of_kl(checked(model), data)
+
+
+@eqx.filter_jit
+def _exact_device_bias(
+    model: AbstractEnergyModel, device: AbstractEnergyModel
+) -> Float[Array, " n_parameters"]:
+    return device_bias(checked(model), checked(device))

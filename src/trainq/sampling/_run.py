@@ -501,16 +501,19 @@ def _checked_moments(moments: Moments, wrong: Array, message: str) -> Moments:
     return Moments(count, moments.totals, moments.recent)
 
 
-def step_keys(state: ChainState, n_steps: int) -> tuple[Array, Array, Array]:
+def step_keys(
+    state: ChainState, n_steps: int, taken: Int[Array, ""] | None = None
+) -> tuple[Array, Array, Array]:
     """The keys of the next steps, and the `key_data` and the `step` of the state after
-    them."""
+    as many of them as are taken, all by default."""
     # All at once: a key made alone costs as much as a thousand random numbers.
     numbers = state.step + jnp.arange(n_steps, dtype=jnp.uint32)
     # A step has one word in the random numbers, and past the last one comes a new key.
     both = jnp.stack([state.key_data, jr.key_data(_key_after(state.key))])
     era = (numbers < state.step).astype(int)
     keys = jr.wrap_key_data(both[era], impl=state.key_impl)
-    number = numbers[-1] + 1
+    count = jnp.uint32(n_steps) if taken is None else taken.astype(jnp.uint32)
+    number = state.step + count
     key_data = both[(number < state.step).astype(int)]
     return jax.vmap(jr.fold_in)(keys, numbers), key_data, number
 

@@ -39,8 +39,9 @@ from ._generators import (
     GramGenerator as GramGenerator,
     inverse_root as inverse_root,
     ratio_scaled as ratio_scaled,
+    without_subtraction as without_subtraction,
 )
-from ._lapack import eigenpairs as eigenpairs
+from ._lapack import eigenpairs as eigenpairs, one_by_one as one_by_one
 from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,

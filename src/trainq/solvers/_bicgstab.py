@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ._base import SolveOptions
-from ._iteration import AbstractIteration, check_iteration
+from ._iteration import AbstractIteration
 from ._systems import AbstractSystem
 
 
@@ -39,38 +38,6 @@ class BiCGStab(AbstractIteration):
         the solution of nonsymmetric linear systems*, SIAM J. Sci. Stat. Comput. 13,
         631, 1992.
     """
-
-    rtol: float = eqx.field(static=True)
-    atol: float = eqx.field(static=True)
-    max_steps: int = eqx.field(static=True)
-    block: int | None = eqx.field(static=True)
-    memory: float = eqx.field(static=True)
-    throw: bool = eqx.field(static=True)
-
-    def __init__(
-        self,
-        rtol: float = 1e-11,
-        atol: float = 0.0,
-        max_steps: int = 10_000,
-        *,
-        block: int | None = None,
-        memory: float = 4.0,
-        throw: bool = True,
-    ):
-        """**Arguments:**
-
-        - `rtol`, `atol`, `max_steps`, `block`, `memory`, `throw`: as for
-            [`trainq.ConjugateGradient`][].
-
-        **Raises:** `ValueError` for a value out of range.
-        """
-        check_iteration(self, rtol, atol, max_steps, block, memory)
-        self.rtol = rtol
-        self.atol = atol
-        self.max_steps = max_steps
-        self.block = block
-        self.memory = memory
-        self.throw = throw
 
     def init(self, system: AbstractSystem) -> AbstractSystem:
         return system
@@ -113,6 +80,15 @@ class BiCGStab(AbstractIteration):
             unfinished, again, at(x, none, jnp.full_like(target, jnp.inf))
         )
         return found.x, found.iterations
+
+
+BiCGStab.__init__.__doc__ = """**Arguments:**
+
+- `rtol`, `atol`, `max_steps`, `block`, `memory`, `throw`: as for
+    [`trainq.ConjugateGradient`][].
+
+**Raises:** `ValueError` for a value out of range.
+"""
 
 
 class _Round(NamedTuple):

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ._base import SolveOptions
-from ._iteration import AbstractIteration, check_iteration
+from ._iteration import AbstractIteration
 from ._systems import AbstractSystem
 
 
@@ -39,50 +39,12 @@ class ConjugateGradient(AbstractIteration):
         1990.
     """
 
-    rtol: float = eqx.field(static=True)
-    atol: float = eqx.field(static=True)
-    max_steps: int = eqx.field(static=True)
-    block: int | None = eqx.field(static=True)
-    memory: float = eqx.field(static=True)
-    throw: bool = eqx.field(static=True)
-    inner_dtype: Any = eqx.field(static=True)
-
-    def __init__(
-        self,
-        rtol: float = 1e-11,
-        atol: float = 0.0,
-        max_steps: int = 10_000,
-        *,
-        block: int | None = None,
-        memory: float = 4.0,
-        throw: bool = True,
-        inner_dtype: Any = None,
-    ):
-        """**Arguments:**
-
-        - `rtol`, `atol`: stop when the residual is below `rtol ‖b‖` or `atol`, in the
-            norm of the scaled system. The error of a noise `⟨u, L⁺u⟩` is of second
-            order in it, that of a gradient of first order. No residual below 32 times
-            the machine epsilon is asked for.
-        - `max_steps`: largest number of iterations; a right-hand side that takes as
-            many counts as failed. With `inner_dtype`, of each inner solve.
-        - `block`: how many right-hand sides to solve at once; by default as many as fit
-            in the memory, and at most 64.
-        - `memory`: GiB that the vectors of one block may take.
-        - `throw`: raise if a right-hand side is not solved.
-        - `inner_dtype`: `jnp.float32` to iterate in single precision and refine in
-            double, which moves half as many bytes.
-
-        **Raises:** `ValueError` for a value out of range.
-        """
-        check_iteration(self, rtol, atol, max_steps, block, memory)
-        self.rtol = rtol
-        self.atol = atol
-        self.max_steps = max_steps
-        self.block = block
-        self.memory = memory
-        self.throw = throw
-        self.inner_dtype = None if inner_dtype is None else jnp.dtype(inner_dtype)
+    inner_dtype: Any = eqx.field(
+        static=True,
+        default=None,
+        kw_only=True,
+        converter=lambda dtype: None if dtype is None else jnp.dtype(dtype),
+    )
 
     def init(self, system: AbstractSystem) -> AbstractSystem:
         if not system.is_self_adjoint:
@@ -140,6 +102,25 @@ class ConjugateGradient(AbstractIteration):
         # What the inner precision could not do, if anything.
         rest, more = _iterate(system.mv, found.residual, None, target, self.max_steps)
         return found.x + rest, found.iterations + more
+
+
+ConjugateGradient.__init__.__doc__ = """**Arguments:**
+
+- `rtol`, `atol`: stop when the residual is below `rtol ‖b‖` or `atol`, in the norm of
+    the scaled system. The error of a noise `⟨u, L⁺u⟩` is of second order in it, that of
+    a gradient of first order. No residual below 32 times the machine epsilon is asked
+    for.
+- `max_steps`: largest number of iterations; a right-hand side that takes as many counts
+    as failed. With `inner_dtype`, of each inner solve.
+- `block`: how many right-hand sides to solve at once; by default as many as fit in the
+    memory, and at most 64.
+- `memory`: GiB that the vectors of one block may take.
+- `throw`: raise if a right-hand side is not solved.
+- `inner_dtype`: `jnp.float32` to iterate in single precision and refine in double,
+    which moves half as many bytes.
+
+**Raises:** `ValueError` for a value out of range.
+"""
 
 
 class _Refined(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._spins import ends, fold, unfold, xor
+from .._spins import at_neighbours, fold, neighbours, unfold, xor
 from ._elimination import eliminate, solve_eliminated
 from ._systems import (
     AbstractSystem,
@@ -17,7 +17,6 @@ from ._systems import (
     Pairing,
     flip_system,
     hop,
-    neighbours,
     pair,
 )
 
@@ -168,7 +167,7 @@ class FlipGenerator(AbstractReversible):
 
     def rates(self):
         law = self.log_law
-        towards = jnp.stack([xor(law, mask) for mask in self.masks])
+        towards = at_neighbours(law, self.masks)
         moves = ratio_scaled(jnp.abs(self.hops), (towards - law[None]) / 2)
         if not self.is_odd:
             return self._scattered(moves), self.leak
@@ -177,17 +176,13 @@ class FlipGenerator(AbstractReversible):
         return _both_sheets(same, self._scattered(jnp.where(positive, 0, moves))), None
 
     def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
-        root, parts = self.root, []
-        for i, (hops, mask) in enumerate(zip(self.hops, self.masks, strict=True)):
+        # Every pair of states twice, in all of them at once: fewer kernels than halves.
+        flows = self.hops * self.root[None] * at_neighbours(self.root, self.masks) / 2
+        parts = []
+        for i, (flow, mask) in enumerate(zip(flows, self.masks, strict=True)):
             sign = -1 if self.is_odd and i == 0 else 1
-            if mask == 0:  # the class of one pair of states, which is its own neighbour
-                flow, share = sign * hops * root * root / 2, 1 - sign
-                parts.append(pair(share * z, (flow * share)[:, None] * x, pairing))
-                continue
-            (here, there), (weight, _) = ends(root, mask), ends(hops, mask)
-            step_z, step_x = (f - sign * g for f, g in (ends(z, mask), ends(x, mask)))
-            flow = sign * weight * here * there
-            parts.append(pair(step_z, flow[:, None] * step_x, pairing))
+            step_z, step_x = (f - sign * xor(f, mask) for f in (z, x))
+            parts.append(pair(step_z, (sign * flow)[:, None] * step_x, pairing))
         return sum(parts[1:], parts[0])
 
 

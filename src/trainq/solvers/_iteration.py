@@ -13,11 +13,31 @@ from ._base import AbstractSolver, SolveOptions, columns_in
 class AbstractIteration(AbstractSolver):
     """A solver that iterates until the residual of every right-hand side is small."""
 
-    rtol: eqx.AbstractVar[float]
-    atol: eqx.AbstractVar[float]
-    max_steps: eqx.AbstractVar[int]
-    block: eqx.AbstractVar[int | None]
-    memory: eqx.AbstractVar[float]
+    rtol: float = eqx.field(static=True, default=1e-11)
+    atol: float = eqx.field(static=True, default=0.0)
+    max_steps: int = eqx.field(static=True, default=10_000)
+    block: int | None = eqx.field(static=True, default=None, kw_only=True)
+    memory: float = eqx.field(static=True, default=4.0, kw_only=True)
+    throw: bool = eqx.field(static=True, default=True, kw_only=True)
+
+    def __check_init__(self):
+        kind, block = type(self).__name__, 1 if self.block is None else self.block
+        for name, value, low in (
+            ("rtol", self.rtol, 0),
+            ("atol", self.atol, 0),
+            ("max_steps", self.max_steps, 1),
+            ("block", block, 1),
+            ("memory", self.memory, 0),
+        ):
+            if not (math.isfinite(value) and value >= low):
+                raise ValueError(
+                    f"{name} of a `{kind}` is a finite number of at least {low}, but "
+                    f"{value!r} was given."
+                )
+        if self.rtol == self.atol == 0:
+            raise ValueError(
+                f"A `{kind}` with rtol = 0 and atol = 0 never stops: give one of them."
+            )
 
     def target(
         self, b: Float[Array, "n k"], options: SolveOptions
@@ -47,31 +67,3 @@ class AbstractIteration(AbstractSolver):
         if self.block is not None:
             return min(self.block, n_columns)
         return columns_in(self.memory, n_states, n_columns, dtype)
-
-
-def check_iteration(
-    solver: AbstractSolver,
-    rtol: float,
-    atol: float,
-    max_steps: int,
-    block: int | None,
-    memory: float,
-) -> None:
-    """Raise a `ValueError` for an argument of an iteration that is out of range."""
-    kind = type(solver).__name__
-    for name, value, low in (
-        ("rtol", rtol, 0),
-        ("atol", atol, 0),
-        ("max_steps", max_steps, 1),
-        ("block", 1 if block is None else block, 1),
-        ("memory", memory, 0),
-    ):
-        if not (math.isfinite(value) and value >= low):
-            raise ValueError(
-                f"{name} of a `{kind}` is a finite number of at least "
-                f"{low}, but {value!r} was given."
-            )
-    if rtol == atol == 0:
-        raise ValueError(
-            f"A `{kind}` with rtol = 0 and atol = 0 never stops: give one of them."
-        )

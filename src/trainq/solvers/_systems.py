@@ -7,9 +7,9 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from .._spins import parity, shard, xor
+from .._spins import at_neighbours, neighbours, parity, shard, xor
 
 
 Pairing = Literal["diagonal", "gram"]
@@ -269,7 +269,7 @@ def flip_system(
     """The system of `L = diag(diagonal) - Σ_i hops_i X_i`, with `X_i` the exclusive or
     by `masks[i]`."""
     root = jnp.sqrt(diagonal)
-    towards = jnp.stack([xor(root, mask) for mask in masks])
+    towards = at_neighbours(root, masks)
     hops = shard(hops / (root[None, :] * towards), axis=1)
     n_bits = diagonal.shape[0].bit_length() - 1
     if not n_bits or not all(mask.bit_count() % 2 for mask in masks):
@@ -287,13 +287,6 @@ def hop(
     for weights, mask in zip(hops, masks, strict=True):
         total = total + weights[:, None] * xor(y, mask)
     return total
-
-
-def neighbours(masks: tuple[int, ...], n: int) -> Int[Array, "masks n"]:
-    """`s ^ masks[i]` for every mask and state."""
-    # Mask by mask: an array of them would be a constant, and JAX 0.10 cannot map over
-    # those of a `custom_vmap` in the third derivative.
-    return jnp.stack([jnp.arange(n) ^ mask for mask in masks])
 
 
 def split(y: Float[Array, "..."], axis: int = 0) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ they are not found by adding what enters and subtracting what leaves, and a set 
 states whose mass has underflowed is one like any other.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
@@ -41,25 +42,25 @@ def log_sums_across(
     empty = jnp.full((max(n_levels, 1), size), -jnp.inf, weights.dtype)
     sums, _ = lax.scan(add, empty, (partners, weights))
 
-    def join(one, other):
-        (_, left), (begins, right) = one, other
-        both = jnp.where(begins, right, jnp.logaddexp(left, right))
-        return one[0] | begins, both
+    # Right halves are turned round, so that all sums are from the left. One loop over
+    # the places has a sum for each level: few operations, which are compiled fast.
+    levels = jnp.arange(len(sums))[:, None]
+    last, place = (1 << levels) - 1, place[None]
+    is_right = (place >> levels) & 1 == 1
+    turned = jnp.where(is_right, place ^ last, place)
+    begins = place & last == 0
 
-    def across(total, level):
-        k, parts = level
-        is_right = (place >> k) & 1 == 1
-        last = (1 << k) - 1
-        # Right halves are turned round, so that all sums are from the left.
-        turned = jnp.where(is_right, place ^ last, place)
-        begins = place & last == 0
-        _, until = lax.associative_scan(join, (begins, parts[turned]))
-        before = jnp.where(begins, -jnp.inf, jnp.roll(until, 1))
-        found = jnp.where(is_right, before, until)[turned]
-        return jnp.logaddexp(total, found), None
+    def go(until, here):
+        begins, part = here
+        until = jnp.where(begins, part, jnp.logaddexp(until, part))
+        return until, until
 
-    levels = (jnp.arange(len(sums)), sums)
-    return lax.scan(across, jnp.full(size, -jnp.inf, weights.dtype), levels)[0]
+    parts = jnp.take_along_axis(sums, turned, axis=1)
+    _, until = lax.scan(go, jnp.full_like(parts[:, 0], -jnp.inf), (begins.T, parts.T))
+    until = until.T
+    before = jnp.where(begins, -jnp.inf, jnp.roll(until, 1, axis=1))
+    found = jnp.take_along_axis(jnp.where(is_right, before, until), turned, axis=1)
+    return jax.nn.logsumexp(found, axis=0)
 
 
 def log_where(holds: Array, x: Array) -> Array:

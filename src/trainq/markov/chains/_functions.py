@@ -125,7 +125,9 @@ class EnergyGradients(AbstractFunctions):
     def covariance_given_visible(
         self, layers: Layers, given_visible: Array, pairing: Pairing
     ) -> Array:
-        linear = self.model.equivalent or self.model
+        linear = self.model
+        if not linear.is_linear:
+            linear = self.model.equivalent or self.model
         closed = layers.order is None and pairing == "diagonal"
         if not closed or not linear.is_linear:
             return Table(self.table()).covariance_given_visible(
@@ -142,7 +144,8 @@ class EnergyGradients(AbstractFunctions):
                     return eqx.combine(w, static).free_energies()
 
                 w = parameters(model.equivalent)
-                return jax.jvp(free_energies, (here,), (w,))[1]
+                mean = jax.jvp(free_energies, (here,), (w,))[1]
+                return mean if model.offset is None else mean + model.offset
 
             curvature = curvature - self._along(mean_energies, order=2)
         return -jnp.exp(layers.log_visible) @ curvature

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ..._spins import shard, unit_mask, xor
+from ..._spins import at_neighbours, shard, unit_mask, xor
 from ...solvers import FlipGenerator, Flips
 from ._base import AbstractChain, largest
 from ._cuts import log_sums_across, log_total, log_where
@@ -39,8 +39,8 @@ class SingleFlipChain(AbstractChain):
     def flip_probabilities(self) -> Float[Array, "n_units states"]:
         """`P(x, xⁱ)` for every unit and state."""
         log_law = self.log_stationary
-        deltas = [xor(log_law, mask) - log_law for mask in self._masks]
-        return self.rule.acceptance(jnp.stack(deltas)) / self.n_units
+        delta = at_neighbours(log_law, self._masks) - log_law[None]
+        return self.rule.acceptance(delta) / self.n_units
 
     def jumps(self) -> tuple[Float[Array, " states"], Callable[[Array], Array]]:
         flips, masks = self.flip_probabilities(), self._masks
@@ -81,7 +81,7 @@ class SingleFlipChain(AbstractChain):
             log_law = log_law[:half]
             masks[0] = half - 1
         log_law = shard(log_law)
-        delta = jnp.stack([xor(log_law, mask) - log_law for mask in masks])
+        delta = at_neighbours(log_law, masks) - log_law[None]
         hops = shard(self.rule.symmetrised(delta) / n, axis=1)
         if sector == "odd":
             hops = hops.at[0].multiply(-1)
@@ -126,10 +126,10 @@ class SingleFlipChain(AbstractChain):
         return jnp.where(jnp.all(jnp.isfinite(flips)), least, jnp.nan)
 
     def imbalance(self) -> Float[Array, ""]:
-        back = [
-            xor(c, mask) for c, mask in zip(self._flows(), self._masks, strict=True)
-        ]
-        return largest(self._flows() - jnp.stack(back))
+        law, masks = self.log_stationary, self._masks
+        delta = law[None] - at_neighbours(law, masks)
+        back = at_neighbours(self.stationary, masks) * self.rule.acceptance(delta)
+        return largest(self._flows() - back / self.n_units)
 
     def asymmetry(self) -> Float[Array, ""]:
         flips = self.flip_probabilities()
@@ -139,22 +139,22 @@ class SingleFlipChain(AbstractChain):
         """`log π(x) P(x, xⁱ)`, which is the same at both ends."""
         # Out of the rarer of the two states: that rate does not underflow.
         law = self.log_stationary
-        there = jnp.stack([xor(law, mask) for mask in self._masks])
+        there = at_neighbours(law, self._masks)
         rate = self.rule.acceptance(jnp.abs(there - law[None])) / self.n_units
         return jnp.minimum(there, law[None]) + log_where(rate > 0, rate)
 
     def log_cut_flow(self, members: Bool[Array, " states"]) -> Float[Array, ""]:
-        leaves = jnp.stack([members & ~xor(members, mask) for mask in self._masks])
+        leaves = members[None] & ~at_neighbours(members, self._masks)
         return log_total(jnp.where(leaves, self._log_flows(), -jnp.inf))
 
     def log_cut_flows(self, order: Int[Array, " states"]) -> Float[Array, " cuts"]:
         rank = jnp.zeros_like(order).at[order].set(jnp.arange(self.n_states))
-        partners = jnp.stack([xor(rank, mask)[order] for mask in self._masks])
+        partners = at_neighbours(rank, self._masks)[:, order]
         return log_sums_across(partners, self._log_flows()[:, order])[:-1]
 
     def killed_generator(self, target: Bool[Array, " states"]) -> FlipGenerator:
         whole = self.generator()
-        inside = jnp.stack([xor(target, mask) for mask in self._masks])
+        inside = at_neighbours(target, self._masks)
         into = jnp.where(inside, self.flip_probabilities(), 0)
         return FlipGenerator(
             diagonal=jnp.where(target, 1, whole.diagonal),

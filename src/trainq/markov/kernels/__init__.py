@@ -37,3 +37,4 @@ from ._tempering import (
     ParallelTempering as ParallelTempering,
     checked_betas as checked_betas,
 )
+from ._visits import Visit as Visit

@@ -14,6 +14,7 @@ from ..._checks import positive_number
 from ..._spins import check_spins
 from ...models import AbstractEnergyModel, checked
 from ..chains import AbstractChain, AbstractScan
+from ._visits import Visit
 
 
 # Pyright knows an abstract class variable only by the name of a concrete one.
@@ -107,6 +108,21 @@ class AbstractKernel(eqx.Module):
         **Returns:** a kernel, or None.
         """
         del change
+        return None
+
+    def visits(self, model: AbstractEnergyModel) -> tuple[Visit, ...] | None:
+        """What one step shows of its redraws: the units that are drawn from their law
+        given all others, and which of these were new by then. What a sampler that
+        claims to be this kernel is held to, by [`trainq.certify_sampler`][].
+
+        **Arguments:**
+
+        - `model`: the model.
+
+        **Returns:** a [`trainq.markov.Visit`][] for every such block; None if the
+        states before and after a step do not tell.
+        """
+        del model
         return None
 
     def replicas(self, model: AbstractEnergyModel) -> tuple[AbstractEnergyModel, ...]:

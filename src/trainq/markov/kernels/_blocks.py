@@ -24,6 +24,7 @@ from ..chains import (
     TwoLayerChain,
 )
 from ._base import AbstractKernel, Stepper, on_any_mesh
+from ._visits import Visit, visits_of
 
 
 Blocks = tuple[tuple[int, ...], ...]
@@ -89,6 +90,17 @@ class AbstractBlockGibbs(AbstractKernel):
         if isinstance(partition, Layers) and reduced is not None:
             return TwoLayerChain(partition, reduced, model.is_symmetric)
         return ScanChain(partition, self.scan, model.is_symmetric)
+
+    def visits(self, model: AbstractEnergyModel) -> tuple[Visit, ...] | None:
+        blocks = self.blocks
+        if blocks is None:
+            m, n = model.n_visible, model.n_units
+            blocks = tuple(tuple(b) for b in (range(m), range(m, n)) if b)
+        check_size(blocks, model)
+        # Units that interact within a block are not drawn independently.
+        if model.conflict(_colours(blocks)) is not None or len(blocks) < self.n_blocks:
+            return None
+        return visits_of(self.scan.checked_orders(self.n_blocks), blocks)
 
     def adjoint(self) -> AbstractKernel:
         if self.is_reversible:
@@ -269,7 +281,9 @@ def _scanned(scan: AbstractScan, redraws: Sequence[Redraw], units: int) -> Stepp
 
 
 def _layer(model: AbstractEnergyModel, layer: Literal["visible", "hidden"]) -> Redraw:
-    if type(model).sample_block is AbstractEnergyModel.sample_block:
+    closed = model.equivalent or model
+    draws = type(closed).sample_block is not AbstractEnergyModel.sample_block
+    if not draws and closed.interacts(layer):
         check_enumerable(
             model.n_visible if layer == "visible" else model.n_hidden,
             MAX_BLOCK,
@@ -365,13 +379,18 @@ def check_size(blocks: Blocks, model: AbstractEnergyModel) -> None:
 def check_blocks(blocks: Blocks, model: AbstractEnergyModel) -> None:
     """Raise a `ValueError` if two units of a block interact."""
     check_size(blocks, model)
-    colours = np.empty(model.n_units, int)
-    for colour, block in enumerate(blocks):
-        colours[list(block)] = colour
-    conflict = model.conflict(colours)
+    conflict = model.conflict(_colours(blocks))
     if conflict is not None:
         raise ValueError(
             f"Two units of one block interact, {conflict[0]} and {conflict[1]}: "
             "they cannot be redrawn at once. Blocks that can are those of "
             "`model.colouring()`."
         )
+
+
+def _colours(blocks: Blocks) -> Int[np.ndarray, " n_units"]:
+    """The number of the block of every unit."""
+    colours = np.empty(sum(map(len, blocks)), int)
+    for colour, block in enumerate(blocks):
+        colours[list(block)] = colour
+    return colours

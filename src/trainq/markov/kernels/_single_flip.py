@@ -11,6 +11,7 @@ from ..._spins import happens
 from ...models import AbstractEnergyModel, log_stationary
 from ..chains import AbstractFlipRule, HeatBath, Metropolis, SingleFlipChain
 from ._base import AbstractKernel, Stepper, on_any_mesh
+from ._visits import Visit
 
 
 class AbstractSingleFlipKernel(AbstractKernel):
@@ -61,6 +62,9 @@ class RandomScanGibbs(AbstractSingleFlipKernel):
     """
 
     rule: ClassVar[AbstractFlipRule] = HeatBath()
+
+    def visits(self, model: AbstractEnergyModel) -> tuple[Visit, ...]:
+        return tuple(Visit((i,), 1 / model.n_units, ()) for i in range(model.n_units))
 
 
 class RandomScanMetropolis(AbstractSingleFlipKernel):

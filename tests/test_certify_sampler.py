@@ -1,0 +1,505 @@
+"""Samplers that are not trainq's: sound ones pass, and planted faults are told."""
+
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import oracle
+import pytest
+from helpers import (
+    DIRECT,
+    KERNELS,
+    SIGMAS,
+    assert_close,
+    central_difference,
+    energies,
+    grid,
+    machine,
+    neural,
+    rbm,
+)
+from scipy import stats
+
+import trainq as tq
+from trainq import sampling
+from trainq.markov import Visit
+from trainq.sampling._redraws import (
+    Redraws,
+    _negative_log_likelihood,
+    alike,
+    as_redraws,
+    bernstein,
+    deviations,
+    fit_fields,
+    fit_temperature,
+    redraws,
+)
+from trainq.sampling._state_tests import flows, law_deviations, moved_moments
+
+
+MODEL = rbm(4, 3, biased=True, scale=0.6)
+LAYERS = KERNELS["alternating"]
+KEY = jr.key(7)
+
+
+def stepper(kernel, model):
+    return lambda key, x: kernel.step(key, model, x)
+
+
+def certified(kernel, device, claim, model=MODEL, **options):
+    options = {"estimates": False} | options
+    return tq.certify_sampler(
+        KEY, stepper(kernel, device), model, kernel=claim, **options
+    )
+
+
+# What a step shows.
+
+
+def test_what_a_step_shows_of_its_redraws():
+    v, h = tuple(range(4)), tuple(range(4, 7))
+    shown = {
+        "gibbs": tuple(Visit((i,), 1 / 7, ()) for i in range(7)),
+        "metropolis": None,
+        "random": (Visit(v, 0.5, ()), Visit(h, 0.5, ())),
+        "palindromic": (Visit(v, 1.0, h),),
+        "alternating": (Visit(v, 1.0, ()), Visit(h, 1.0, v)),
+    }
+    assert {name: KERNELS[name].visits(MODEL) for name in KERNELS} == shown
+    assert tq.Symmetrised(LAYERS).visits(MODEL) is None
+    assert tq.Power(LAYERS, 2).visits(MODEL) is None
+    three = tq.AlternatingBlockGibbs([[0, 1], [4, 5, 6], [2, 3]])
+    assert three.visits(MODEL) == (
+        Visit((0, 1), 1.0, ()),
+        Visit((4, 5, 6), 1.0, (0, 1)),
+        Visit((2, 3), 1.0, (0, 1, 4, 5, 6)),
+    )
+    # Units that interact within a layer are not drawn independently.
+    assert KERNELS["random"].visits(machine(5, 3)) is None
+    assert KERNELS["alternating"].visits(machine(4)) is None
+
+
+@pytest.mark.parametrize("name", ["gibbs", "random", "palindromic", "alternating"])
+def test_a_visit_has_the_probability_of_a_flip_that_the_chain_has(name):
+    # From the matrix of the oracle: P(unit i flips and the others become y), against
+    # p σ(-2 s F) given what the visit says that the unit was given.
+    model = rbm(2, 2, biased=True)
+    pi = oracle.law(energies(model))
+    matrix = oracle.transition(name, pi, (range(2), range(2, 4)))
+    states = oracle.states(4)
+    for visit in KERNELS[name].visits(model):
+        for place, unit in enumerate(visit.units):
+            told, flipped, expected = {}, {}, {}
+            for x, before in enumerate(states):
+                after = np.asarray(states)
+                seen = redraws(
+                    *(model, visit, jnp.asarray(np.tile(before, (16, 1)))),
+                    jnp.asarray(after),
+                )
+                _, _, a = seen.parts()
+                given = np.asarray(seen.others)[:, :-1].copy()
+                given[:, unit] = before[unit]
+                for y in range(16):
+                    one = tuple(given[y])
+                    weight = pi[x] * matrix[x, y]
+                    told[one] = told.get(one, 0) + weight
+                    flips = weight * bool(seen.flipped[y, place])
+                    flipped[one] = flipped.get(one, 0) + flips
+                    expected[one] = visit.probability * float(a[y, place])
+            for one, total in told.items():
+                assert abs(flipped[one] / total - expected[one]) < DIRECT
+
+
+def test_visits_alike_are_looked_at_together():
+    visits = KERNELS["gibbs"].visits(MODEL)
+    ((together, numbers),) = alike(visits)
+    assert together == Visit(tuple(range(7)), 1 / 7, ()) and numbers == tuple(range(7))
+    assert len(alike(LAYERS.visits(MODEL))) == 2
+
+
+# The statistics, by themselves.
+
+
+def test_bernstein_bounds_the_tail_of_rare_and_of_many_flips():
+    # The exact binomial tail of a sum of n centred flips, against 2 exp(-d²/2).
+    for n, p in ((20, 0.5), (1000, 0.3), (1000, 1e-3), (10, 1e-4), (10_000, 0.01)):
+        counts = np.arange(n + 1)
+        total = counts - n * p
+        spread = jnp.full(n + 1, n * p * (1 - p))
+        d = np.asarray(bernstein(jnp.asarray(total), spread))
+        order = np.argsort(-d)
+        tail = np.cumsum(stats.binom.pmf(counts, n, p)[order])
+        bound = 2 * np.exp(-(d[order] ** 2) / 2)
+        last = np.append(np.diff(d[order]) < 0, True)  # with all that are as far out
+        assert (tail[last] <= bound[last] * (1 + 1e-9)).all()
+    assert abs(bernstein(jnp.array(30.0), jnp.array(1e6)) - 0.03) < 1e-3
+
+
+def test_deviations_have_the_mean_and_variance_that_they_divide_by():
+    # Scores over runs of a sound sampler: mean zero, variance one. Of 400 runs a
+    # variance is known to √(2/400) = 7 %, and Bernstein's term takes up to 5 %.
+    for kernel in ("gibbs", "alternating", "random"):
+        visits = KERNELS[kernel].visits(MODEL)
+
+        def one(key, kernel=kernel, visits=visits):
+            start, key = jr.split(key)
+            x = jr.rademacher(start, (3000, 7), float)  # no matter where they start
+            new = KERNELS[kernel].stepper(MODEL)(key, x)
+            return deviations(MODEL, visits, x, new)
+
+        each, along = jax.jit(jax.vmap(one))(jr.split(KEY, 400))
+        square = np.mean(np.asarray(each) ** 2, axis=0)
+        assert 0.7 < square.min() and square.max() < 1.35
+        assert 0.7 < np.mean(np.asarray(along) ** 2) < 1.3
+
+
+def test_the_law_and_the_moments_have_theirs():
+    law = jnp.exp(tq.log_stationary(MODEL))
+
+    def one(key):
+        states = tq.Law(law).draw(key, MODEL, None, 1000).reshape(2, 500, 7)
+        each, along = law_deviations(MODEL, states[1], 500)
+        return each, along
+
+    each, along = jax.jit(jax.vmap(one))(jr.split(KEY, 400))
+    square = np.mean(np.asarray(each) ** 2, axis=0)
+    off = ~np.eye(7, 8, dtype=bool)
+    assert 0.7 < square[off].min() and square[off].max() < 1.35
+    assert np.all(square[~off] == 0)
+    # The squares of the units of one state add up to more or less than the model's.
+    assert 0.5 < np.mean(np.asarray(along) ** 2) < 1.3
+
+
+def test_sums_over_groups_are_those_of_the_groups():
+    states = jr.rademacher(KEY, (3, 12, 7), float)
+    found = moved_moments(MODEL, states, 4)
+    x = np.asarray(states)
+    energy = np.asarray([[MODEL.energy(y) for y in row] for row in states])
+    f = np.concatenate([np.asarray(MODEL.observables(states)), energy[..., None]], -1)
+    d = (f[-1] - f[0]).reshape(4, 3, -1).sum(axis=1)
+    np.testing.assert_allclose(found, abs(d.sum(0)) / np.sqrt((d**2).sum(0)))
+    assert (found <= 2 + 1e-12).all()  # the root of the number of groups
+    flow = np.einsum("tdi,tdj->dij", x[:-1], x[1:]).reshape(4, 3, 7, 7).sum(axis=1)
+    flow = flow - flow.transpose(0, 2, 1)
+    expected = abs(flow.sum(0)) / np.sqrt(np.maximum((flow**2).sum(0), 1))
+    np.testing.assert_allclose(flows(states, 4), expected[np.triu_indices(7, 1)])
+
+
+# Sound samplers pass, and name the temperature and the fields.
+
+SOUND = {
+    "layers": (LAYERS, LAYERS, MODEL),
+    "one unit": (KERNELS["gibbs"], KERNELS["gibbs"], MODEL),
+    "layers at random": (KERNELS["random"], KERNELS["random"], MODEL),
+    "there and back": (KERNELS["palindromic"], KERNELS["palindromic"], MODEL),
+    "Metropolis": (KERNELS["metropolis"], KERNELS["metropolis"], MODEL),
+    "nothing claimed": (LAYERS, None, MODEL),
+    "any energy": (KERNELS["gibbs"], KERNELS["gibbs"], neural(3, 2)),
+    "three colours": (
+        tq.AlternatingBlockGibbs([[0, 4, 2], [1], [3, 5]]),
+        tq.AlternatingBlockGibbs([[0, 4, 2], [1], [3, 5]]),
+        grid(),
+    ),
+    "frozen": (LAYERS, LAYERS, rbm(3, 2, scale=6.0)),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_sampler_passes(name):
+    kernel, claim, model = SOUND[name]
+    found = certified(kernel, model, claim, model)
+    assert found.ok and found.require() is found, found
+    applies = found.checks["reversibility"].applicable
+    assert applies == (claim is not None and claim.is_reversible)
+
+
+def test_beta_and_the_fields_are_those_of_the_sampler():
+    sampler = eqx.tree_at(lambda m: m.weights, MODEL, MODEL.weights.at[1, 2].add(0.3))
+    for claim, kernel in ((LAYERS, LAYERS), (KERNELS["gibbs"],) * 2, (None, LAYERS)):
+        found = certified(kernel, sampler, claim, estimates=True)
+        assert "fields" in found.failed or claim is not LAYERS
+        expected = np.zeros((7, 8))
+        expected[1, 6] = expected[6, 1] = 0.3
+        known = np.isfinite(found.excess_error)
+        z = (found.excess - expected)[known] / found.excess_error[known]
+        assert abs(z).max() < SIGMAS and 0.5 < z.std() < 1.5
+        assert known.all() == (claim is not None)
+    found = certified(LAYERS, sampler, LAYERS, estimates=True)
+    assert set(found.worst) == {1, 6}
+    assert "by unit" in str(found) and "effective beta" in str(found)
+    # All fields on one line, another temperature is nothing else.
+    found = certified(LAYERS, MODEL.tempered(1.2), LAYERS, estimates=True)
+    assert abs(found.beta - 1.2) < SIGMAS * found.beta_error < 0.05
+
+
+# Faults, and which checks tell them.
+
+
+def at_once(key, model, x):
+    """Every unit redrawn given the old ones."""
+    field = model.local_fields(x, jnp.arange(model.n_units))
+    up = jr.uniform(key, x.shape) < jax.nn.sigmoid(2 * field)
+    return jnp.where(up, 1.0, -1.0)
+
+
+def without(i, j):
+    return eqx.tree_at(lambda m: m.weights, MODEL, MODEL.weights.at[i, j].set(0))
+
+
+def lazy(key, x):
+    """Now and then a step does nothing: sound, and no heat bath."""
+    first, second = jr.split(key)
+    stays = jr.uniform(first, (len(x), 1)) < 0.1
+    return jnp.where(stays, x, LAYERS.step(second, MODEL, x))
+
+
+STALE = tq.scatter(jr.key(3), MODEL, offset=0.1)
+SWEEP = stepper(LAYERS, MODEL)
+FAULTS = {
+    "stale, declared": (stepper(LAYERS, STALE), LAYERS, {"fields"}),
+    "stale, not declared": (stepper(LAYERS, STALE), None, set()),
+    "sign, declared": (
+        stepper(LAYERS, MODEL.tempered(-1)),
+        LAYERS,
+        {"fields", "temperature", "moments"},
+    ),
+    "sign, not declared": (
+        stepper(LAYERS, MODEL.tempered(-1)),
+        None,
+        {"fields", "temperature", "moments"},
+    ),
+    "beta, declared": (stepper(LAYERS, MODEL.tempered(1.05)), LAYERS, {"temperature"}),
+    "one edge": (stepper(LAYERS, without(1, 2)), LAYERS, {"fields"}),
+    "one edge, not declared": (stepper(LAYERS, without(1, 2)), None, {"fields"}),
+    "at once": (lambda key, x: at_once(key, MODEL, x), LAYERS, {"fields"}),
+    "at once, not declared": (lambda key, x: at_once(key, MODEL, x), None, {"moments"}),
+    "lazy": (lazy, LAYERS, {"fields"}),
+    "not what it claims": (SWEEP, KERNELS["gibbs"], {"fields", "reversibility"}),
+    "bits for spins": (stepper(LAYERS, MODEL.tempered(0.5)), LAYERS, {"temperature"}),
+    "nothing": (lambda key, x: x, None, {"motion"}),
+    "nothing, declared": (lambda key, x: x, LAYERS, {"motion", "fields"}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_told(fault):
+    step, claim, expected = FAULTS[fault]
+    found = tq.certify_sampler(KEY, step, MODEL, kernel=claim, estimates=False)
+    assert not found.ok and expected <= set(found.failed), found
+    with pytest.raises(tq.markov.CertificateError, match="A sampler failed its certif"):
+        found.require()
+
+
+def test_a_lazy_sampler_passes_where_nothing_is_claimed():
+    assert tq.certify_sampler(KEY, lazy, MODEL, estimates=False).ok
+    found = tq.certify_sampler(KEY, lazy, MODEL, kernel=LAYERS)
+    unit, column = found.worst
+    assert unit == column and "by its own last value" in str(found)
+
+
+def test_a_scan_in_order_is_not_reversible():
+    sound = tq.certify_sampler(KEY, SWEEP, MODEL, reversible=False, estimates=False)
+    found = tq.certify_sampler(KEY, SWEEP, MODEL, reversible=True, estimates=False)
+    assert sound.ok and found.failed == ("reversibility",)
+    backwards = tq.Symmetrised(LAYERS, shared=False)
+    found = certified(backwards, MODEL, backwards)
+    assert found.ok and found.checks["reversibility"].applicable
+
+
+# Starts.
+
+
+def test_redraws_are_compared_from_anywhere():
+    found = tq.certify_sampler(
+        KEY, SWEEP, MODEL, tq.Uniform(), kernel=LAYERS, n_steps=1, estimates=False
+    )
+    assert found.ok and not found.checks["moments"].applicable
+    assert "do not start from the law" in str(found)
+    fault = stepper(LAYERS, MODEL.tempered(1.1))
+    found = tq.certify_sampler(
+        KEY, fault, MODEL, tq.Uniform(), kernel=LAYERS, n_steps=1, estimates=False
+    )
+    assert "temperature" in found.failed
+    with pytest.raises(
+        ValueError, match="show nothing but their redraws, and those of"
+    ):
+        tq.certify_sampler(KEY, SWEEP, MODEL, tq.Uniform())
+
+
+def test_long_runs_of_few_chains_are_taken_as_they_are():
+    state = tq.start_chains(KEY, MODEL, 200, tq.Stationary())
+    kept = tq.run(
+        *(KERNELS["gibbs"], MODEL, state, 40),
+        functions=lambda x: x,
+        keep=True,  # correlated: a tenth of the units are redrawn between two
+    ).values
+    sound = tq.certify_sampler(KEY, SWEEP, MODEL, kept, estimates=False)
+    assert sound.ok and sound.n_starts == 200 * 40
+    fault = stepper(LAYERS, without(1, 2))
+    assert not tq.certify_sampler(KEY, fault, MODEL, kept, estimates=False).ok
+    with pytest.raises(ValueError, match="Of 20 independent states or chains no devia"):
+        tq.certify_sampler(KEY, SWEEP, MODEL, kept[:20])
+    # Taken as independent, they would raise a false alarm in time.
+    few = np.asarray(kept[:, :1])
+    assert tq.certify_sampler(KEY, SWEEP, MODEL, few, estimates=False).n_starts == 200
+
+
+def test_a_step_of_numpy_is_as_good():
+    weights = np.asarray(MODEL.weights)
+    a, b = np.asarray(MODEL.visible_bias), np.asarray(MODEL.hidden_bias)
+
+    def step(key, x):
+        draw = np.random.default_rng(np.asarray(jr.key_data(key)))
+        x = np.array(x)
+        for units, field in (
+            (slice(0, 4), lambda x: x[:, 4:] @ weights.T + a),
+            (slice(4, 7), lambda x: x[:, :4] @ weights + b),
+        ):
+            up = draw.random((len(x), x[:, units].shape[1]))
+            x[:, units] = np.where(up < 1 / (1 + np.exp(-2 * field(x))), 1, -1)
+        return x
+
+    assert tq.certify_sampler(KEY, step, MODEL, kernel=LAYERS, estimates=False).ok
+
+
+# The temperature of samples.
+
+
+def test_the_temperature_of_samples_is_theirs():
+    law = tq.Law(jnp.exp(tq.log_stationary(MODEL.tempered(0.8))))
+    x = law.draw(KEY, MODEL, None, 20_000)
+    found = sampling.effective_beta(MODEL, x)
+    assert abs(found.beta - 0.8) < SIGMAS * found.error < 0.05
+    low, high = found.interval()
+    assert low < found.beta < high and "effective beta 0." in str(found)
+    # Another way, on a grid: naive pseudo-likelihood.
+    fields = np.asarray(MODEL.local_fields(x, jnp.arange(7)))
+    betas = np.linspace(found.beta - 0.01, found.beta + 0.01, 201)
+    naive = [-np.log1p(np.exp(-2 * b * np.asarray(x) * fields)).sum() for b in betas]
+    assert abs(betas[np.argmax(naive)] - found.beta) < 1.1e-4
+
+
+def test_the_interval_of_a_temperature_covers_it():
+    # 300 times 100 correlated chains, taken as groups: 95 % within 4 deviations.
+    cold = MODEL.tempered(1.2)
+    law = tq.Law(jnp.exp(tq.log_stationary(cold)))
+
+    def chains(key):
+        start, key = jr.split(key)
+        x = law.draw(start, MODEL, None, 100)
+        move = KERNELS["gibbs"].stepper(cold)
+        _, path = jax.lax.scan(lambda x, k: (move(k, x),) * 2, x, jr.split(key, 5))
+        return path.swapaxes(0, 1)
+
+    inside = 0
+    for x in jax.jit(jax.vmap(chains))(jr.split(KEY, 300)):
+        low, high = sampling.effective_beta(MODEL, x).interval()
+        inside += low < 1.2 < high
+    assert abs(inside / 300 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 300)
+
+
+def test_a_temperature_that_nothing_bounds_is_infinite():
+    model = tq.RBM(jnp.ones((1, 1)))
+    found = sampling.effective_beta(model, jnp.ones((3, 2)))
+    assert found.beta == np.inf and found.error == np.inf
+    assert np.isinf(found.interval()).all()
+    found = sampling.effective_beta(model, jnp.array([[1.0, -1], [-1, 1]]))
+    assert found.beta == -np.inf
+
+
+# The fits.
+
+
+def _of_rows(e, rows):
+    return _negative_log_likelihood(e, *rows)
+
+
+@pytest.mark.parametrize("name", ["gibbs", "alternating"])
+def test_the_likelihood_is_that_of_its_words_and_its_slope_that_of_differences(name):
+    visit, _ = alike(KERNELS[name].visits(MODEL))[0]
+    x = jr.rademacher(KEY, (50, 7), float)
+    new = KERNELS[name].step(jr.key(1), MODEL, x)
+    seen = redraws(MODEL, visit, x, new)
+    p = visit.probability
+    rows = seen.spin[:, 1], seen.flipped[:, 1], seen.field[:, 1], seen.others
+    e = 0.3 * jr.normal(jr.key(2), (8,))
+    loss = partial(_of_rows, rows=(*rows, jnp.asarray(p)))
+    spin, y, field, others = map(np.asarray, rows)
+    mean = p / (1 + np.exp(2 * spin * (field + others @ np.asarray(e))))
+    expected = -np.log(np.where(y, mean / p, 1 - mean)).sum()
+    assert_close(loss(e) - jnp.sum(e**2) / 200, expected, DIRECT)
+    slope = jax.grad(loss)(e)
+    for direction in jnp.eye(8)[:3]:
+        assert abs(slope @ direction - central_difference(loss, e, direction)) < 1e-6
+
+
+def test_a_fit_of_what_never_flips_is_finite_and_says_that_it_knows_nothing():
+    x = jnp.ones((100, 2))
+    seen = as_redraws(tq.RBM(jnp.zeros((1, 1))), x)
+    excess, error = fit_fields(seen, 0, memory=False)
+    assert np.isfinite(excess).all() and error[1] > 1 and error[0] == np.inf
+    assert fit_temperature([seen])[0] == 1.0  # fields of zero know none
+    assert isinstance(seen, Redraws)
+
+
+# Mistakes.
+
+WRONG = {
+    "a step of one chain": (
+        lambda: tq.certify_sampler(KEY, lambda key, x: x[0], MODEL),
+        r"of the shape \(4096, 7\) that it was given, but an array of shape \(7,\)",
+    ),
+    "bits": (
+        lambda: tq.certify_sampler(KEY, lambda key, x: x > 0, MODEL),
+        "dtype bool came back. Convert bits by `2 \\* x - 1`",
+    ),
+    "zeros": (
+        lambda: tq.certify_sampler(KEY, lambda key, x: 0 * x, MODEL),
+        "The step returns spins, -1 or .1",
+    ),
+    "a model for a step": (
+        lambda: tq.certify_sampler(KEY, MODEL, MODEL),
+        "step is a function of a key and of states, but an object of type RBM",
+    ),
+    "steps": (
+        lambda: tq.certify_sampler(KEY, SWEEP, MODEL, n_steps=0),
+        "n_steps is a whole number of steps, at least 1",
+    ),
+    "rate": (
+        lambda: tq.certify_sampler(KEY, SWEEP, MODEL, false_alarm=1),
+        "false_alarm is a probability between 0 and 1, but 1 was given",
+    ),
+    "starts": (
+        lambda: tq.certify_sampler(KEY, SWEEP, MODEL, jnp.ones(7)),
+        r"States have shape \(samples, 7\), of independent ones, or \(chains",
+    ),
+    "traced": (
+        lambda: jax.jit(lambda w: tq.certify_sampler(KEY, SWEEP, tq.RBM(w)).beta)(
+            MODEL.weights
+        ),
+        "a traced model was given. Call it outside",
+    ),
+    "few": (
+        lambda: tq.certify_sampler(KEY, SWEEP, MODEL, n_starts=8),
+        "Of 8 independent states or chains no deviation is more than 2.8 stand",
+    ),
+    "one chain": (
+        lambda: sampling.effective_beta(MODEL, jnp.ones((1, 5, 7))),
+        "at least two independent samples or chains, but one",
+    ),
+    "confidence": (
+        lambda: sampling.effective_beta(MODEL, jnp.ones((3, 7))).interval(95),
+        "confidence is between 0 and 1, but 95",
+    ),
+}
+
+
+@pytest.mark.usefixtures("as_for_users")
+@pytest.mark.parametrize("case", WRONG)
+def test_mistakes_raise(case):
+    fn, message = WRONG[case]
+    with pytest.raises(ValueError, match=message):
+        fn()
