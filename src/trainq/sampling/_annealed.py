@@ -69,57 +69,58 @@ class AnnealedPartition(AbstractShown):
     expectation is below `log Z`, and it is `x` nats above with a probability of at most
     `exp(-x)`. With draws from the model there is an upper bound of the same kind. Where
     both agree the estimate is good, whatever the model; an interval from the scatter
-    alone knows only of what the chains have seen.
+    alone knows only of what the chains have seen. Numbers of a batch, by
+    `eqx.filter_vmap`, have leading axes.
     """
 
-    log_base: Float[Array, ""]
+    log_base: Float[Array, "*batch"]
     """`log Z` of the base, the law of independent units."""
-    log_weights: Float[Array, " chains"]
+    log_weights: Float[Array, "*batch chains"]
     """`log w` of each forward chain, nats."""
-    reverse_log_weights: Float[Array, " draws"] | None
+    reverse_log_weights: Float[Array, "*batch draws"] | None
     """`log w` of each chain back from a draw, if there were any, nats."""
-    states: Num[Array, "chains n_units"]
+    states: Num[Array, "*batch chains n_units"]
     """Where the forward chains ended: weighted by `w` they are from the model."""
     n_betas: int = eqx.field(static=True)
     """The number of steps from the base to the model."""
 
     @property
-    def log_partition(self) -> Float[Array, ""]:
+    def log_partition(self) -> Float[Array, "*batch"]:
         """The estimate of `log Z`, nats: the average of the forward weights."""
         return self.log_base + _log_mean(self.log_weights)
 
     @property
-    def upper(self) -> Float[Array, ""]:
+    def upper(self) -> Float[Array, "*batch"]:
         """The bound from the other end, nats: a stochastic upper bound of `log Z`.
         Infinite where there were no draws."""
         if self.reverse_log_weights is None:
-            return jnp.full((), jnp.inf, self.log_base.dtype)
+            return jnp.full_like(self.log_base, jnp.inf)
         return self.log_base - _log_mean(-self.reverse_log_weights)
 
     @property
-    def error(self) -> Float[Array, ""]:
+    def error(self) -> Float[Array, "*batch"]:
         """The standard error of `log_partition` from the scatter of the weights, nats:
         the larger one of that of a mean, and that of a law whose logarithm is normal.
         """
         return _log_mean_error(self.log_weights)
 
     @property
-    def effective_chains(self) -> Float[Array, ""]:
+    def effective_chains(self) -> Float[Array, "*batch"]:
         """`(Σ w)² / Σ w²`: how many equal weights are worth as much."""
         return _effective(self.log_weights)
 
     @property
-    def status(self) -> Int[Array, ""]:
+    def status(self) -> Int[Array, "*batch"]:
         """A key of [`trainq.sampling.ANNEALING_STATUS`][]: zero where both bounds are
         there and close to each other."""
-        n = self.log_weights.shape[0]
+        n = self.log_weights.shape[-1]
         apart = self.upper - self.log_partition > _GAP
         few = self.effective_chains < _SHARE * n
         sided = 1 if self.reverse_log_weights is None else 0
         known = jnp.where(apart & (sided == 0), 2, sided)
         return jnp.where(few & (known > 0), 3, known).astype(int)
 
-    def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
+    def interval(self, confidence: float = 0.95) -> Float[Array, "*batch 2"]:
         """A confidence interval for `log Z`, nats, from Student's `t` and `error`: as
         good as the chains have seen the model. It covers as often as it says where many
         chains are effective: see `status`."""
@@ -127,10 +128,10 @@ class AnnealedPartition(AbstractShown):
             raise ValueError(
                 f"confidence is between 0 and 1, but {confidence} was given."
             )
-        degrees = self.log_weights.shape[0] - 1
+        degrees = self.log_weights.shape[-1] - 1
         reach = student_quantile((1 + confidence) / 2, degrees) * self.error
-        sides = jnp.array([-1, 1], reach.dtype)
-        return self.log_partition + sides * reach
+        centre = self.log_partition
+        return jnp.stack([centre - reach, centre + reach], axis=-1)
 
     def _shown(self) -> list[str | Table]:
         if self.log_base.ndim:  # a batch, by `eqx.filter_vmap`
@@ -155,18 +156,19 @@ class AnnealedLikelihood(AbstractShown):
     partition: AnnealedPartition
     """`log Z`, from the forward chains, and the weights of the chains back from the
     samples."""
-    free_energies: Float[Array, " samples"]
+    free_energies: Float[Array, "*batch samples"]
     """`F(v)` of each sample."""
-    weights: Float[Array, " samples"]
+    weights: Float[Array, "*batch samples"]
     """How much each sample counts, with the sum one."""
 
     @property
-    def upper(self) -> Float[Array, ""]:
+    def upper(self) -> Float[Array, "*batch"]:
         """The estimate by `log Z` of the forward chains: too large on average."""
-        return -self.weights @ self.free_energies - self.partition.log_partition
+        mean = jnp.sum(self.weights * self.free_energies, axis=-1)
+        return -mean - self.partition.log_partition
 
     @property
-    def lower(self) -> Float[Array, ""]:
+    def lower(self) -> Float[Array, "*batch"]:
         """The conservative estimate by the chains back from the samples. What it bounds
         is the likelihood of the *annealed* model, which draws by as many steps from the
         base: that of the model itself is approached as these become more, and the bound
@@ -174,12 +176,12 @@ class AnnealedLikelihood(AbstractShown):
         back = self.partition.reverse_log_weights
         assert back is not None
         # One over w of several chains of a sample is averaged.
-        per_sample = back.reshape(self.free_energies.shape[0], -1)
-        bounds = jax.vmap(_log_mean)(-per_sample) - self.free_energies
-        return self.weights @ bounds - self.partition.log_base
+        per_sample = back.reshape(*self.free_energies.shape, -1)
+        bounds = _log_mean(-per_sample) - self.free_energies
+        return jnp.sum(self.weights * bounds, axis=-1) - self.partition.log_base
 
     @property
-    def gap(self) -> Float[Array, ""]:
+    def gap(self) -> Float[Array, "*batch"]:
         """`upper - lower`, nats a sample: what annealing leaves open."""
         return self.upper - self.lower
 
@@ -397,7 +399,7 @@ class _Path(eqx.Module):
         if self.fields is None:
             x = jr.rademacher(first, shape, self.model.dtype)
         else:
-            up = jr.bernoulli(first, jax.nn.sigmoid(2 * self.fields), shape)
+            up = jr.bernoulli(first, jax.nn.sigmoid(2 * self.fields)[None], shape)
             x = jnp.where(up, 1, -1).astype(self.model.dtype)
         return _walk(self, self.kernel, key, x, self.betas, progress)
 
@@ -414,7 +416,7 @@ class _Path(eqx.Module):
 
     def slope(self, x: Num[Array, "chains n_units"]) -> Float[Array, " chains"]:
         """Minus the derivative of the energy by `β`: `E_0(x) - E(x)`."""
-        energy = _energies(self.model, x)
+        energy = jax.vmap(self.model.energy)(x)
         return -energy if self.fields is None else -energy - x @ self.fields
 
 
@@ -515,12 +517,6 @@ def _in_fields(model: AbstractEnergyModel, fields: Array) -> AbstractEnergyModel
     return _InFields(inner, fields, inner.n_visible, inner.n_hidden)
 
 
-def _energies(model: AbstractEnergyModel, x: Array) -> Array:
-    """Energies of many states, of a model that may take one at a time."""
-    inner = model.equivalent or model
-    return jax.vmap(inner.energy)(x)
-
-
 def _fields(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_units"]:
     """Those of independent units with the means of the data; hidden ones have none."""
     data = check_data(data, model)
@@ -529,14 +525,16 @@ def _fields(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_units"]:
     else:
         mean = jnp.mean(data, axis=0)
     # A unit that is the same in all the data would have an infinite field.
-    return jnp.pad(jnp.arctanh(0.95 * mean), (0, model.n_hidden))
+    fields = jnp.arctanh(0.95 * mean)
+    return jnp.concatenate([fields, jnp.zeros(model.n_hidden, data.dtype)])
 
 
 def _checked_betas(betas: Betas, dtype: np.dtype) -> Float[Array, " betas"]:
-    if jnp.ndim(betas) == 0:  # pyright: ignore[reportArgumentType]
+    array = jnp.asarray(betas)
+    if array.ndim == 0:
         n = whole_number("betas", betas, of="steps")
         return jnp.linspace(0, 1, n + 1, dtype=dtype)
-    array = jnp.asarray(betas, dtype)
+    array = array.astype(dtype)
     message = (
         "betas are inverse temperatures that increase from 0, of independent units, to "
         "1, of the model, or the number of even steps between these"
@@ -552,26 +550,26 @@ def _checked_betas(betas: Betas, dtype: np.dtype) -> Float[Array, " betas"]:
     return array
 
 
-def _log_mean(log_values: Float[Array, " n"]) -> Float[Array, ""]:
+def _log_mean(log_values: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """The logarithm of a mean, from logarithms."""
-    return jax.nn.logsumexp(log_values) - jnp.log(log_values.shape[0])
+    return jax.nn.logsumexp(log_values, axis=-1) - jnp.log(log_values.shape[-1])
 
 
-def _effective(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
+def _effective(log_weights: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """`(Σ w)² / Σ w²`."""
-    total = jax.nn.logsumexp(log_weights)
-    return jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights))
+    total = jax.nn.logsumexp(log_weights, axis=-1)
+    return jnp.exp(2 * total - jax.nn.logsumexp(2 * log_weights, axis=-1))
 
 
-def _log_mean_error(log_weights: Float[Array, " n"]) -> Float[Array, ""]:
+def _log_mean_error(log_weights: Float[Array, "*batch n"]) -> Float[Array, "*batch"]:
     """The standard error of the logarithm of a mean of weights."""
     # Relative to the mean, the variance of n weights is n/ESS - 1 (times n/(n-1)), and
     # that of their mean is an n-th of it. Where few weights count that is no more than
     # 1, while weights whose logarithm is normal, with variance s², have a mean of
     # exp(μ + s²/2), which is known from μ and s² with a variance of
     # s²/n + s⁴/(2(n - 1)) (Cox).
-    n = log_weights.shape[0]
+    n = log_weights.shape[-1]
     direct = (n / _effective(log_weights) - 1) / (n - 1)
-    s2 = jnp.var(log_weights, ddof=1)
+    s2 = jnp.var(log_weights, axis=-1, ddof=1)
     normal = s2 / n + s2**2 / (2 * (n - 1))
     return jnp.sqrt(jnp.maximum(jnp.maximum(direct, normal), 0))

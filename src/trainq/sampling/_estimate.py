@@ -71,6 +71,11 @@ class GradientEstimate(AbstractSNR):
     """Degrees of freedom of `interval`: those of the smaller of the two groups."""
 
     @property
+    def parameter_device_bias(self) -> None:
+        """None: what ran is taken to be the model."""
+        return None
+
+    @property
     def n_chains(self) -> int:
         """Number of chains of the model."""
         return self.chain_scatter.shape[-2]
