@@ -1,5 +1,12 @@
 """Sampling: chains run by compiled loops, and what can be trusted in their output."""
 
+from ._annealed import (
+    ANNEALING_STATUS as ANNEALING_STATUS,
+    AnnealedLikelihood as AnnealedLikelihood,
+    AnnealedPartition as AnnealedPartition,
+    annealed_importance as annealed_importance,
+    annealed_likelihood as annealed_likelihood,
+)
 from ._autocorrelation import (
     STATUS as STATUS,
     AutocorrelationTime as AutocorrelationTime,

@@ -73,6 +73,11 @@ class GradientEstimate(AbstractSNR):
     """None: the scatter of chains does not tell how far a device is from the model."""
 
     @property
+    def parameter_device_bias(self) -> None:
+        """None: what ran is taken to be the model."""
+        return None
+
+    @property
     def n_chains(self) -> int:
         """Number of chains of the model."""
         return self.chain_scatter.shape[-2]
