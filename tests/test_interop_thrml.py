@@ -1,5 +1,7 @@
 """thrml's own programs, and ours on the same model: laws, times and Q."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -238,7 +240,7 @@ def test_clamped_blocks_are_clamped_units():
         ebm, free, n_visible=3, clamped_blocks=blocks, clamped_values=states
     )
     assert isinstance(model, Tempered) and isinstance(model.model, Clamped)
-    held = model.model
+    held: Any = model.model
     assert held.units == (2, 3) and held.values.tolist() == [-1, 1]
     assert held.model.couplings is ebm.weights and held.model.bias is ebm.biases
     assert (model.n_visible, model.n_hidden) == (2, 2)

@@ -1,5 +1,7 @@
 """Training specifications of thrml: both phases, against thrml's own gradient."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -53,7 +55,7 @@ def test_the_phases_are_models_and_kernels():
     assert phases.negative.blocks == ((2, 3), (0, 1))
     assert phases.positive is not None and phases.positive.blocks == ((0, 1),)
     assert isinstance(phases.model, Tempered)
-    machine = phases.model.model
+    machine: Any = phases.model.model
     assert machine.couplings is spec.ebm.weights
     order = [4, 2, 3, 5, 0, 1]  # data, conditioning, hidden
     assert_close(machine.bias, spec.ebm.biases[np.array(order)], IDENTITY)
@@ -72,10 +74,12 @@ def test_there_and_back(n_conditioning):
     again = from_training_spec(spec)
     assert again.positive == phases.positive and again.negative == phases.negative
     assert again.n_conditioning == phases.n_conditioning
-    assert spec.ebm.weights is phases.model.couplings
-    assert spec.ebm.biases is phases.model.bias
-    assert again.model.bias is phases.model.bias
-    assert again.model.edges.tolist() == phases.model.edges.tolist()
+    before, after = phases.model, again.model
+    assert isinstance(before, tq.BoltzmannMachine)
+    assert isinstance(after, tq.BoltzmannMachine)
+    assert spec.ebm.weights is before.couplings is after.couplings
+    assert spec.ebm.biases is before.bias is after.bias
+    assert before.edges.tolist() == after.edges.tolist()
 
 
 def test_the_gradient_of_thrml_is_that_of_the_two_phases():
