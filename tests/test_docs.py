@@ -63,6 +63,14 @@ def test_the_figure_of_getting_started_is_that_of_its_program():
     )
 
 
+def test_the_figure_of_conditional_models_is_that_of_its_program():
+    program, _ = BLOCKS["docs/conditional.md 3"]
+    figure = (ROOT / "docs/conditional/denoising.svg").read_text()
+    assert hashlib.sha256(program.encode()).hexdigest() in figure, (
+        "Run `python docs/conditional/_figure.py`."
+    )
+
+
 def test_the_readme_has_an_example_of_at_most_fifteen_statements():
     assert "README.md 1" in BLOCKS
     program, _ = BLOCKS["README.md 1"]
