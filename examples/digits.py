@@ -131,17 +131,18 @@ def train_until(
     def update(t: Training) -> Training:
         estimator = tq.sampling.GradientEstimator(KERNEL, t.window)
         estimate = estimator(t.chains, t.model, data)
-        rate = learning_rate * (1 - t.spent / constants.budget)
+        rate = learning_rate * (1 - t.spent.astype(float) / constants.budget)
         model = jax.tree.map(lambda p, g: p - rate * g, t.model, estimate.gradient)
         # Noise of a long window goes with its inverse, and the signal stays: what comes
         # near to the target. Both are averaged, as one estimate is noisy.
-        keep = jnp.where(t.updates == 0, 0, constants.memory)
+        keep = jnp.where(t.updates == 0, 0.0, constants.memory)
         signal = keep * t.signal + (1 - keep) * estimate.signal
-        noise = keep * t.noise + (1 - keep) * estimate.mse * t.window
+        noise = keep * t.noise + (1 - keep) * estimate.mse * t.window.astype(float)
         wanted = target * noise / jnp.maximum(signal, 1e-3 * noise)
         wanted = jnp.clip(jnp.round(wanted), 1, constants.most_window).astype(int)
         window = jnp.where(target > 0, wanted, t.window)
-        watched = jnp.stack([jnp.log1p(estimate.q), estimate.window_status != 0])
+        short = (estimate.window_status != 0).astype(float)
+        watched = jnp.stack([jnp.log1p(estimate.q), short])
         return Training(
             model,
             estimate.state,

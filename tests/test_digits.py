@@ -7,7 +7,6 @@ import digits
 import jax.numpy as jnp
 import numpy as np
 import oracle
-import pytest
 from helpers import IDENTITY, assert_close, rbm
 
 
@@ -61,12 +60,12 @@ def test_the_script_writes_what_it_shows(tmp_path, monkeypatch, capsys, as_for_u
     assert all(f"{row['test']:.2f}" in shown for row in record["summary"])
 
 
-@pytest.mark.parametrize("target", [0.5, 4.0])
-def test_the_window_follows_the_target(target):
+def test_the_window_follows_the_target():
     """From a model whose signal and noise hardly change."""
     constants = replace(digits.SHORT, n_hidden=2, budget=4000, n_chains=32)
     train = jnp.asarray(digits.digits()[0][:50])
-    strategy = digits.Strategy("one", 5, target, 1e-9)
-    rows = digits.run(strategy, 0, train, train, constants)["rows"]
+    strategy = digits.Strategy("one", 5, 0.1, 1e-9)
+    last = digits.run(strategy, 0, train, train, constants)["rows"][-1]
     # log(1 + Q) is averaged, and Q of few chains scatters.
-    assert target / 2 < rows[-1]["q"] < 2 * target
+    assert 0.05 < last["q"] < 0.2
+    assert 5 < last["window"] < constants.most_window
