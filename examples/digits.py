@@ -11,7 +11,7 @@ be compared.)
     python examples/digits.py             # about two minutes
     python examples/digits.py --short     # a quick look
 
-It prints a table, and writes the numbers as JSON, and a figure.
+It prints a table, and writes it, the numbers as JSON, and a figure.
 """
 
 import argparse
@@ -245,21 +245,44 @@ def summary(
     return rows
 
 
-def show(console: Console, rows: Sequence[dict[str, Any]]) -> None:
-    table = Table(
-        *("strategy", "learning rate", "gradients", "window, last", "Q, last"),
-        *("train", "test", f"test, over {rows[0]['over']}"),
-        title="Log-likelihood of a digit after the same number of kernel steps, nats",
-    )
-    for row in rows:
-        own = row["strategy"] == row["over"]
-        table.add_row(
-            *(row["strategy"], f"{row['learning_rate']:g}", f"{row['updates']:.0f}"),
-            *(f"{row['window']:.1f}", f"{row['q']:.2f}", f"{row['train']:.2f}"),
-            f"{row['test']:.2f} ± {row['test_error']:.2f}",
-            "" if own else f"{row['gain']:+.2f} ± {row['gain_error']:.2f}",
+def cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The table, its heading first."""
+    best = rows[0]["over"]
+    found = [
+        (
+            *("strategy", "learning rate", "gradients", "window, last", "Q, last"),
+            *("train", "test", f"test, over {best}"),
         )
+    ]
+    for row in rows:
+        gain = f"{row['gain']:+.2f} ± {row['gain_error']:.2f}"
+        found.append(
+            (
+                *(row["strategy"], f"{row['learning_rate']:g}"),
+                *(f"{row['updates']:.0f}", f"{row['window']:.1f}", f"{row['q']:.2f}"),
+                *(
+                    f"{row['train']:.2f}",
+                    f"{row['test']:.2f} ± {row['test_error']:.2f}",
+                ),
+                "" if row["strategy"] == best else gain,
+            )
+        )
+    return found
+
+
+def show(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    head, *body = cells(rows)
+    title = "Log-likelihood of a digit after the same number of kernel steps, nats"
+    table = Table(*head, title=title)
+    for row in body:
+        table.add_row(*row)
     console.print(table)
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    head, *body = cells(rows)
+    lines = [head, ("---",) * len(head), *body]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def figure(runs: Sequence[dict[str, Any]], strategies: Sequence[Strategy]) -> Figure:
@@ -310,8 +333,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     drawn.savefig(args.out / "digits.svg", metadata={"Date": None})
     record = {"constants": asdict(constants), "summary": rows, "runs": runs}
     (args.out / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
+    (args.out / "digits.md").write_text(as_markdown(rows))
     seconds = time.perf_counter() - start
-    console.print(f"{seconds:.0f} s; wrote {args.out}/: summary.json, digits.svg")
+    console.print(
+        f"{seconds:.0f} s; wrote {args.out}/: summary.json, digits.md, digits.svg"
+    )
     return 0
 
 

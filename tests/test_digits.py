@@ -50,6 +50,7 @@ def test_the_script_writes_what_it_shows(tmp_path, monkeypatch, capsys, as_for_u
     digits.main(["--short", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "summary.json").read_text())
     assert (tmp_path / "digits.svg").stat().st_size > 1000
+    assert (tmp_path / "digits.md").read_text().count("\n") == 4
     assert len(record["runs"]) == 4 and len(record["summary"]) == 2
     fixed, adapted = (r["rows"] for r in record["runs"][::2])
     # The budget is spent, but for less than a window; a fixed window is one.
