@@ -69,8 +69,6 @@ class GradientEstimate(AbstractSNR):
     exact."""
     degrees: int = eqx.field(static=True)
     """Degrees of freedom of `interval`: those of the smaller of the two groups."""
-    parameter_device_bias: None = None
-    """None: the scatter of chains does not tell how far a device is from the model."""
 
     @property
     def parameter_device_bias(self) -> None:
