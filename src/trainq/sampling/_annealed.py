@@ -514,7 +514,8 @@ def _in_fields(model: AbstractEnergyModel, fields: Array) -> AbstractEnergyModel
         return BoltzmannMachine.from_edges(
             inner.edges, inner.couplings, bias, inner.n_visible
         )
-    return _InFields(inner, fields, inner.n_visible, inner.n_hidden)
+    sizes = {"n_visible": inner.n_visible, "n_hidden": inner.n_hidden}
+    return _InFields(model=inner, fields=fields, **sizes)
 
 
 def _fields(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_units"]:
