@@ -618,7 +618,7 @@ def run_arm(
             run.stopped = f"{name}, at step {step}: {reason(error)}"
             continue
         except Halt as halt:
-            run.halted, run.failed = str(halt), halt.failed
+            run.halted, run.failed = str(halt), [*halt.failed]
             break
         # Once per cell, on the verdict arm.
         if name == PROTOCOL.difference_checkpoint and run.weight == constants.primary:

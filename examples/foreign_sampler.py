@@ -72,7 +72,7 @@ class Trained(eqx.Module):
     x: jax.Array
 
 
-def begin(key: jax.Array) -> tuple[Trained, list, tq.AlternatingBlockGibbs]:
+def begin(key: jax.Array) -> tuple[Trained, list[Any], tq.AlternatingBlockGibbs]:
     """The model before its first step, its blocks, and the kernel that they are."""
     m, n = CONSTANTS.n_visible, CONSTANTS.n_hidden
     edges = [(i, m + j) for i in range(m) for j in range(n)]
@@ -80,13 +80,14 @@ def begin(key: jax.Array) -> tuple[Trained, list, tq.AlternatingBlockGibbs]:
     weights = CONSTANTS.scale * jax.random.normal(weights_key, (len(edges),))
     machine = tq.BoltzmannMachine(weights, jnp.zeros(m + n), m, edges)
     kernel = tq.AlternatingBlockGibbs(machine.colouring())
-    ebm, blocks = thrml.to_thrml(machine, kernel)
+    ebm, free = thrml.to_thrml(machine, kernel)
+    blocks: list[Any] = [*free]
     shape = (CONSTANTS.n_chains, m + n)
     x = jax.random.rademacher(chains_key, shape, float)
     return Trained(ebm, IsingSamplingProgram(ebm, blocks, []), x), blocks, kernel
 
 
-def model_of(ebm: IsingEBM, blocks: list) -> Any:
+def model_of(ebm: IsingEBM, blocks: list[Any]) -> Any:
     return thrml.from_thrml(ebm, blocks, CONSTANTS.n_visible)[0]
 
 
@@ -98,7 +99,7 @@ def gradient(model: Any, data: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def advance(
-    key: jax.Array, state: Trained, blocks: list, data: jax.Array, rebuilt: bool
+    key: jax.Array, state: Trained, blocks: list[Any], data: jax.Array, rebuilt: bool
 ) -> Trained:
     """One step of training."""
     step, x = thrml.program_step(state.program, state.ebm), state.x
@@ -122,7 +123,7 @@ def look(
     key: jax.Array,
     state: Trained,
     built: IsingEBM,
-    blocks: list,
+    blocks: list[Any],
     kernel: tq.AlternatingBlockGibbs,
     data: jax.Array,
 ) -> dict[str, Any]:

@@ -38,7 +38,7 @@ MADE_BY_TRAINQ = {
     *("ResolventSolution", "WindowMoments", "SolverStats"),
     *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
     *("Diagnosis", "Assumption"),
-    *("Clamped", "TrainingPhases"),
+    "Clamped",
     *("SingleFlipChain", "TwoLayerChain", "ScanChain", "Layers", "Colours"),
 }
 # What examples of other names print.

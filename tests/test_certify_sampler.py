@@ -20,6 +20,7 @@ from helpers import (
     machine,
     neural,
     rbm,
+    slow_except,
 )
 from scipy import stats
 
@@ -82,7 +83,10 @@ def test_what_a_step_shows_of_its_redraws():
     assert KERNELS["alternating"].visits(machine(4)) is None
 
 
-@pytest.mark.parametrize("name", ["gibbs", "random", "palindromic", "alternating"])
+TOLD = ["gibbs", "random", "palindromic", "alternating"]
+
+
+@pytest.mark.parametrize("name", slow_except(TOLD, "alternating"))
 def test_a_visit_has_the_probability_of_a_flip_that_the_chain_has(name):
     # From the matrix of the oracle: P(unit i flips and the others become y), against
     # p σ(-2 s F) given what the visit says that the unit was given.
@@ -138,6 +142,7 @@ def test_bernstein_bounds_the_tail_of_rare_and_of_many_flips():
     assert abs(bernstein(jnp.array(30.0), jnp.array(1e6)) - 0.03) < 1e-3
 
 
+@pytest.mark.slow
 def test_deviations_have_the_mean_and_variance_that_they_divide_by():
     # Scores over runs of a sound sampler: mean zero, variance one. Of 400 runs a
     # variance is known to √(2/400) = 7 %, and Bernstein's term takes up to 5 %.
@@ -150,12 +155,13 @@ def test_deviations_have_the_mean_and_variance_that_they_divide_by():
             new = KERNELS[kernel].stepper(MODEL)(key, x)
             return deviations(MODEL, visits, x, new)
 
-        each, along = jax.jit(jax.vmap(one))(jr.split(KEY, 400))
+        each, along = jax.lax.map(one, jr.split(KEY, 400))
         square = np.mean(np.asarray(each) ** 2, axis=0)
         assert 0.7 < square.min() and square.max() < 1.35
         assert 0.7 < np.mean(np.asarray(along) ** 2) < 1.3
 
 
+@pytest.mark.slow
 def test_the_law_and_the_moments_have_theirs():
     law = jnp.exp(tq.log_stationary(MODEL))
 
@@ -207,7 +213,9 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize(
+    "name", slow_except(SOUND, "layers", "one unit", "nothing claimed", "frozen")
+)
 def test_a_sound_sampler_passes(name):
     kernel, claim, model = SOUND[name]
     found = certified(kernel, model, claim, model)
@@ -216,6 +224,7 @@ def test_a_sound_sampler_passes(name):
     assert applies == (claim is not None and claim.is_reversible)
 
 
+@pytest.mark.slow
 def test_beta_and_the_fields_are_those_of_the_sampler():
     sampler = eqx.tree_at(lambda m: m.weights, MODEL, MODEL.weights.at[1, 2].add(0.3))
     for claim, kernel in ((LAYERS, LAYERS), (KERNELS["gibbs"],) * 2, (None, LAYERS)):
@@ -232,7 +241,8 @@ def test_beta_and_the_fields_are_those_of_the_sampler():
     assert "by unit" in str(found) and "effective beta" in str(found)
     # All fields on one line, another temperature is nothing else.
     found = certified(LAYERS, MODEL.tempered(1.2), LAYERS, estimates=True)
-    assert abs(found.beta - 1.2) < SIGMAS * found.beta_error < 0.05
+    assert found.beta_error is not None and found.beta_error < 0.01
+    assert abs(found.beta - 1.2) < SIGMAS * found.beta_error
 
 
 # Faults, and which checks tell them.
@@ -284,7 +294,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+QUICK = [
+    *("stale, declared", "sign, not declared", "beta, declared", "one edge"),
+    *("at once, not declared", "lazy", "nothing"),
+]
+
+
+@pytest.mark.parametrize("fault", slow_except(FAULTS, *QUICK))
 def test_a_fault_is_told(fault):
     step, claim, expected = FAULTS[fault]
     found = tq.certify_sampler(KEY, step, MODEL, kernel=claim, estimates=False)
@@ -296,8 +312,8 @@ def test_a_fault_is_told(fault):
 def test_a_lazy_sampler_passes_where_nothing_is_claimed():
     assert tq.certify_sampler(KEY, lazy, MODEL, estimates=False).ok
     found = tq.certify_sampler(KEY, lazy, MODEL, kernel=LAYERS)
-    unit, column = found.worst
-    assert unit == column and "by its own last value" in str(found)
+    assert found.worst is not None and found.worst[0] == found.worst[1]
+    assert "by its own last value" in str(found)
 
 
 def test_a_scan_in_order_is_not_reversible():
@@ -382,6 +398,7 @@ def test_the_temperature_of_samples_is_theirs():
     assert abs(betas[np.argmax(naive)] - found.beta) < 1.1e-4
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_temperature_covers_it():
     # 300 times 100 correlated chains, taken as groups: 95 % within 4 deviations.
     cold = MODEL.tempered(1.2)
@@ -417,7 +434,7 @@ def _of_rows(e, rows):
     return _negative_log_likelihood(e, *rows)
 
 
-@pytest.mark.parametrize("name", ["gibbs", "alternating"])
+@pytest.mark.parametrize("name", slow_except(["gibbs", "alternating"], "gibbs"))
 def test_the_likelihood_is_that_of_its_words_and_its_slope_that_of_differences(name):
     visit, _ = alike(KERNELS[name].visits(MODEL))[0]
     x = jr.rademacher(KEY, (50, 7), float)

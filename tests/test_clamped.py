@@ -1,5 +1,7 @@
 """Clamped models, against the joint law enumerated and conditioned in NumPy."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -64,7 +66,7 @@ def spins_for(units):
     return np.where(np.arange(len(units)) % 2, 1, -1)
 
 
-def clamp(name):
+def clamp(name) -> Any:
     model, units = CASES[name]
     return model.clamp(units, spins_for(units))
 
@@ -146,8 +148,8 @@ def test_what_is_left_of_a_machine_is_one():
     ]:
         model = clamp(name)
         assert isinstance(model, Clamped)
-        assert type(model.equivalent) is kind
-        assert model.equivalent.n_units == model.n_units
+        rest = model.equivalent
+        assert type(rest) is kind and rest.n_units == model.n_units
         assert len(flatten(model)[0]) == len(flatten(CASES[name][0])[0])
     assert clamp("neural").equivalent is None
     assert clamp("tempered machine").equivalent is not None
@@ -221,7 +223,7 @@ def test_the_exact_error_of_a_window(start):
         "data": (np.asarray(data)[:, None] * given).reshape(-1),
     }
     law = laws[start] @ matrix
-    bias, second = 0, 0
+    bias, second = np.zeros(f.shape[1]), np.zeros(f.shape[1])
     for s in range(3):
         at = law @ np.linalg.matrix_power(matrix, s)
         bias = bias + (at - pi) @ f / 3
@@ -375,7 +377,7 @@ def test_units_in_any_order_and_in_two_steps():
     whole = machine(6, 4, biased=True)
     once = whole.clamp([4, 1, 2], [1, -1, 1])
     twice = whole.clamp(np.array([2]), jnp.array([1.0])).clamp([3, 1], [1, -1])
-    assert eqx.tree_equal(once, twice)
+    assert isinstance(once, Clamped) and eqx.tree_equal(once, twice)
     assert once.units == (1, 2, 4) and once.free.tolist() == [0, 3, 5]
     assert once.values.tolist() == [-1, 1, 1]
     states = jnp.asarray([[1, 2, 3]]), [[1, -1, 1, 2, 1, 3]]

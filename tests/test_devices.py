@@ -21,6 +21,7 @@ from helpers import (
     neural,
     random_law,
     rbm,
+    slow_except,
 )
 
 import trainq as tq
@@ -72,8 +73,11 @@ def naive(kernel, model, device, data, start, window, burn_in):
     return g**2, pi @ f - mean, second / window**2 - mean**2
 
 
-@pytest.mark.parametrize("name", DEVICES)
-@pytest.mark.parametrize("start", ["stationary", "uniform"])
+BOTH = [(name, start) for name in DEVICES for start in ("stationary", "uniform")]
+FAST = ("rbm", "uniform"), ("neural", "stationary")
+
+
+@pytest.mark.parametrize("name, start", slow_except(BOTH, *FAST))
 def test_the_error_on_a_device_is_that_of_the_double_sum(name, start):
     model, device = DEVICES[name]
     data, kernel = random_law(3), "alternating" if start == "uniform" else "gibbs"
@@ -90,8 +94,14 @@ def test_the_error_on_a_device_is_that_of_the_double_sum(name, start):
     assert_close(snr.q_limit, np.sum(signal) / np.sum(expected**2), DIRECT)
 
 
-@pytest.mark.parametrize("kernel", ["gibbs", "palindromic", "alternating"])
-@pytest.mark.parametrize("name", ["biased rbm", "neural"])
+SOLVED = [
+    (name, kernel)
+    for name in ("biased rbm", "neural")
+    for kernel in ("gibbs", "palindromic", "alternating")
+]
+
+
+@pytest.mark.parametrize("name, kernel", slow_except(SOLVED, ("neural", "alternating")))
 def test_the_prediction_on_a_device_is_that_of_a_dense_solve(kernel, name):
     model, device = DEVICES[name]
     data, f = random_law(3), observables(model)
@@ -119,7 +129,10 @@ def test_a_warm_start_knows_its_device():
     assert_close(snr.q, predictor(model, random_law(3), device=device).q, DIRECT)
 
 
-@pytest.mark.parametrize("noise", ["slowest mode", "relevant mode", "relevant gap"])
+NOISES = ["slowest mode", "relevant mode", "relevant gap"]
+
+
+@pytest.mark.parametrize("noise", slow_except(NOISES, "relevant gap"))
 def test_one_gap_is_that_of_the_device(noise):
     model, device = DEVICES["biased rbm"]
     predictor = tq.SingleGap(KERNELS["gibbs"], 50, noise)
@@ -177,7 +190,9 @@ def test_no_window_gets_past_the_limit_and_a_long_one_comes_near():
     assert tq.QOperational(KERNEL, 10_000)(MODEL, DATA).q > 20 * limit
 
 
-@pytest.mark.parametrize("predictor", [tq.QStruct, tq.QOperational])
+@pytest.mark.parametrize(
+    "predictor", [pytest.param(tq.QStruct, marks=pytest.mark.slow), tq.QOperational]
+)
 def test_log_q_is_differentiable_in_the_model_and_in_its_device(predictor):
     model, device = DEVICES["biased rbm"]
     own, rebuild = flatten(model)

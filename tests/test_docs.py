@@ -5,13 +5,13 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
 import pathlib
 import re
 import subprocess
 import sys
 import textwrap
 
+import programs
 import pytest
 
 import trainq as tq
@@ -32,14 +32,13 @@ BLOCKS = {
 
 
 @pytest.mark.parametrize("name", BLOCKS)
-def test_code_of_the_documentation_runs_and_prints_what_the_page_says(name, tmp_path):
+def test_code_of_the_documentation_runs_and_prints_what_the_page_says(
+    name, tmp_path, monkeypatch
+):
     # As a user runs it: in a process of its own, where warnings are errors.
     program, printed = BLOCKS[name]
-    command = [sys.executable, "-W", "error", "-c", program]
-    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=quick, capture_output=True, text=True
-    )
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    done = programs.run(program, tmp_path)
     assert done.returncode == 0, done.stderr
     if printed:
         assert done.stdout == printed
@@ -61,6 +60,14 @@ def test_the_figure_of_getting_started_is_that_of_its_program():
     figure = (ROOT / "docs/getting_started/q_against_window.svg").read_text()
     assert hashlib.sha256(program.encode()).hexdigest() in figure, (
         "Run `python docs/getting_started/_figure.py`."
+    )
+
+
+def test_the_figure_of_conditional_models_is_that_of_its_program():
+    program, _ = BLOCKS["docs/conditional.md 3"]
+    figure = (ROOT / "docs/conditional/denoising.svg").read_text()
+    assert hashlib.sha256(program.encode()).hexdigest() in figure, (
+        "Run `python docs/conditional/_figure.py`."
     )
 
 

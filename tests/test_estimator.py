@@ -30,6 +30,7 @@ from trainq.markov import AbstractKernel
 from trainq.models import data_phase
 from trainq.sampling import GradientEstimator
 from trainq.sampling._estimate import _jackknife, _trace_of_square, scatter
+from trainq.sampling._estimator import _call_key
 
 
 MODEL, DATA = rbm(3, 2), random_law(3)
@@ -131,6 +132,10 @@ def test_fresh_starts_differ_from_call_to_call_and_persistent_chains_go_on():
     assert not jnp.array_equal(first.gradient.weights, second.gradient.weights)
     again = fresh(state, MODEL, DATA)
     assert jnp.array_equal(first.gradient.weights, again.gradient.weights)
+    # What else a call draws has keys of its own, for each call and each purpose.
+    states = state, first.state
+    keys = {str(_call_key(s, purpose)) for s in states for purpose in (0, 1)}
+    assert len(keys) == 4
     # Uniform states have no mean: the gradient of each call is the data phase.
     phase = tq.kl_gradient(MODEL, DATA) + tq.mean_observables(MODEL)
     for one in (first, second):

@@ -1,5 +1,7 @@
 """thrml's own programs, and ours on the same model: laws, times and Q."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,14 @@ from thrml.models import IsingEBM, IsingSamplingProgram
 
 import trainq as tq
 from trainq import sampling
-from trainq.interop.thrml import from_blocks, from_thrml, to_blocks, to_thrml
-from trainq.models import Tempered
+from trainq.interop.thrml import (
+    from_blocks,
+    from_thrml,
+    to_blocks,
+    to_clamped,
+    to_thrml,
+)
+from trainq.models import Clamped, Tempered
 
 
 BURN_IN, WINDOW, CHAINS = 40, 60, 2000
@@ -215,3 +223,90 @@ def test_biases_of_zero_are_left_out_if_asked_to():
     found, other = (tq.QStruct(kernel, 50)(m, random_law(6)) for m in (model, whole))
     assert_close(found.parameter_mse, other.parameter_mse[:7], DIRECT)
     assert_close(found.parameter_signal, other.parameter_signal[:7], DIRECT)
+
+
+def clamped_ising(beta=0.7):
+    """The ring with two of its nodes clamped, and their states."""
+    ebm, _ = ising(beta)
+    nodes = ebm.nodes
+    free = [Block([nodes[4], nodes[0]]), Block([nodes[1], nodes[5]])]
+    clamped = [Block([nodes[3]]), Block([nodes[2]])]
+    return ebm, free, clamped, [jnp.array([True]), jnp.array([False])]
+
+
+def test_clamped_blocks_are_clamped_units():
+    ebm, free, blocks, states = clamped_ising()
+    model, kernel = from_thrml(
+        ebm, free, n_visible=3, clamped_blocks=blocks, clamped_values=states
+    )
+    assert isinstance(model, Tempered) and isinstance(model.model, Clamped)
+    held: Any = model.model
+    assert held.units == (2, 3) and held.values.tolist() == [-1, 1]
+    assert held.model.couplings is ebm.weights and held.model.bias is ebm.biases
+    assert (model.n_visible, model.n_hidden) == (2, 2)
+    assert kernel.blocks == ((2, 0), (1, 3))
+    x = jr.rademacher(jr.key(0), (10, 4), float)
+    whole = held.fill(x)
+    assert whole[:, 2].tolist() == [-1] * 10 and whole[:, 3].tolist() == [1] * 10
+    theirs = [float(ebm.energy([row > 0], [Block(ebm.nodes)])) for row in whole]
+    assert_close(model.energy(x), np.array(theirs), DIRECT)
+    back, again = to_thrml(model, kernel)
+    others, values = to_clamped(model, back)
+    assert back.weights is ebm.weights and back.biases is ebm.biases
+    place = {node: i for i, node in enumerate(back.nodes)}
+    assert [[place[n] for n in b] for b in again] == [[4, 0], [1, 5]]
+    assert [[place[n] for n in b] for b in others] == [[2, 3]]
+    assert [value.tolist() for value in values] == [[False, True]]
+    assert to_clamped(*from_thrml(*ising())[:1], back) == ([], [])
+
+
+def test_a_program_with_clamped_blocks_samples_the_conditional_law():
+    ebm, free, blocks, states = clamped_ising()
+    model, kernel = from_thrml(ebm, free, clamped_blocks=blocks, clamped_values=states)
+    # As it comes back from us.
+    ebm, free = to_thrml(model, kernel)
+    clamped, values = to_clamped(model, ebm)
+    program = IsingSamplingProgram(ebm, free, clamped)
+    observer = StateObserver(free)
+
+    @eqx.filter_jit
+    def run(program, key, start, values):
+        def one(key, start):
+            return sample_with_observation(
+                key,
+                program,
+                SamplingSchedule(20, WINDOW, 1),
+                start,
+                values,
+                observer.init(),
+                observer,
+            )[1]
+
+        return jax.vmap(one)(jr.split(key, CHAINS), start)
+
+    start = to_blocks(kernel, jr.rademacher(jr.key(1), (CHAINS, 4), float))
+    x = from_blocks(kernel, run(program, jr.key(2), start, values))
+    means = jnp.mean(model.observables(x), axis=1)
+    error = jnp.std(means, axis=0) / jnp.sqrt(CHAINS)
+    deviation = jnp.abs(jnp.mean(means, axis=0) - tq.mean_observables(model))
+    assert jnp.all(deviation <= SIGMAS * error + 1e-9)
+    whole = from_thrml(*ising(0.7))[0]
+    deviation = jnp.abs(jnp.mean(means, axis=0) - tq.mean_observables(whole))
+    assert jnp.any(deviation > SIGMAS * error + 1e-9)
+    data = random_law(4)
+    q = tq.QOperational(kernel, WINDOW, 20)(model, data)
+    squares = jnp.sum((tq.mean_observables(model)[None] - means) ** 2, axis=1)
+    error = jnp.std(squares) / jnp.sqrt(CHAINS)
+    assert abs(jnp.mean(squares) - q.mse) < SIGMAS * error
+
+
+def test_clamped_blocks_come_with_their_states(as_for_users):
+    ebm, free, blocks, states = clamped_ising()
+    for wrong in ((), states[:1], [jnp.ones(1), jnp.ones(1)], [states[0]] * 3):
+        with pytest.raises(ValueError, match="clamped_values has an array of booleans"):
+            from_thrml(ebm, free, clamped_blocks=blocks, clamped_values=wrong)
+    with pytest.raises(ValueError, match="clamped_blocks is a list of `thrml.Block`"):
+        from_thrml(ebm, free, clamped_blocks=[[ebm.nodes[3]]], clamped_values=states)
+    model, _ = from_thrml(ebm, free, clamped_blocks=blocks, clamped_values=states)
+    with pytest.raises(ValueError, match="has 6 units, clamped ones included, but an"):
+        to_clamped(model, IsingEBM(ebm.nodes[:2], [], ebm.biases, ebm.weights, 1.0))

@@ -64,8 +64,9 @@ class _Spec:
         self.order = tuple(map(tuple, spec.sampling_order))
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, _Spec) and self.blocks == other.blocks
-        return same and self.order == other.order
+        if not isinstance(other, _Spec):
+            return NotImplemented
+        return (self.blocks, self.order) == (other.blocks, other.order)
 
     def __hash__(self) -> int:
         return hash((self.blocks, self.order))

@@ -9,13 +9,14 @@ from jaxtyping import Array, Num
 from thrml import Block, SamplingSchedule
 from thrml.models import IsingTrainingSpec
 
-from .._show import AbstractShown, Table, count
+from .._checks import whole_number
+from .._show import count
 from ..markov import AlternatingBlockGibbs
 from ..models import AbstractEnergyModel
 from ._ising import blocks_of, ebm_of, kernel_of, model_of, nodes_of
 
 
-class TrainingPhases(AbstractShown):
+class TrainingPhases(eqx.Module):
     """The two phases of an `IsingTrainingSpec`: a model whose visible units are those
     of the data and, after them, those that the model is conditioned on; and the kernels
     that draw the other units in each phase.
@@ -32,6 +33,19 @@ class TrainingPhases(AbstractShown):
     """The kernel of the data units and the hidden ones, given the conditioning."""
     n_conditioning: int = eqx.field(static=True, default=0)
     """How many of the visible units, the last of them, the model is conditioned on."""
+
+    def __check_init__(self):
+        n = whole_number("n_conditioning", self.n_conditioning, 0, "units")
+        if n >= self.model.n_visible:
+            raise ValueError(
+                f"n_conditioning is less than the {self.model.n_visible} visible units "
+                f"of the model, but {n} was given: some are of the data."
+            )
+        # A kernel checks its units, and that those of a block do not interact.
+        ones = np.ones(self.n_data), np.ones(n)
+        self.negative.stepper(self.negative_model(ones[1]))
+        if self.positive is not None:
+            self.positive.stepper(self.positive_model(*ones))
 
     @property
     def n_data(self) -> int:
@@ -73,13 +87,24 @@ class TrainingPhases(AbstractShown):
         units = range(self.model.n_visible)
         return self.model.clamp(list(units), jnp.concatenate(given))
 
-    def _shown(self) -> list[str | Table]:
-        return [
-            f"two phases of {count(self.n_data, 'unit')} of data, "
-            f"{self.n_conditioning} of conditioning and {self.model.n_hidden} hidden",
-            f"positive: {self.positive}",
-            f"negative: {self.negative}",
-        ]
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({count(self.n_data, 'unit')} of data, "
+            f"{self.n_conditioning} of conditioning, {self.model.n_hidden} hidden; "
+            f"positive {self.positive}, negative {self.negative})"
+        )
+
+
+TrainingPhases.__init__.__doc__ = """**Arguments:**
+
+- `model`: a [`trainq.BoltzmannMachine`][], or one with a temperature.
+- `positive`: the kernel of the hidden units, by their numbers among themselves; None
+    where there are none.
+- `negative`: the kernel of the units of the data and then the hidden ones.
+- `n_conditioning`: how many of the visible units are conditioned on.
+
+**Raises:** `ValueError` for kernels of other units, or whose blocks interact.
+"""
 
 
 def from_training_spec(
@@ -126,18 +151,12 @@ def from_training_spec(
             "conditioned on, but other blocks were given."
         )
     model = model_of(spec.ebm, nodes, [*free, [*held]], len(given), with_biases)
-    phases = TrainingPhases(
+    return TrainingPhases(
         model,
         kernel_of(hidden, drawn) if drawn else None,
         kernel_of(free, [*data, *drawn]),
         len(held),
     )
-    # These check that the units of a block do not interact.
-    phases.negative.stepper(phases.negative_model(jnp.ones(len(held))))
-    if phases.positive is not None:
-        ones = jnp.ones(len(data)), jnp.ones(len(held))
-        phases.positive.stepper(phases.positive_model(*ones))
-    return phases
 
 
 def to_training_spec(
@@ -173,10 +192,7 @@ def to_training_spec(
         ebm,
         [Block(data)],
         [Block(held)] if held else [],
-        [
-            Block([hidden[i] for i in b])
-            for b in (blocks_of(positive) if positive else ())
-        ],
+        [Block([hidden[i] for i in b]) for b in positive],
         [Block([free[i] for i in b]) for b in blocks_of(phases.negative)],
         schedule_positive,
         schedule_negative,

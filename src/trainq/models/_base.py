@@ -54,9 +54,10 @@ def _in_closed_form(
     ) -> Callable[Concatenate[_Model, _P], _T]:
         @wraps(default)
         def method(self: _Model, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-            if self.equivalent is None:
+            equivalent = self.equivalent
+            if equivalent is None:
                 return default(self, *args, **kwargs)
-            found = getattr(self.equivalent, default.__name__)(*args, **kwargs)
+            found = getattr(equivalent, default.__name__)(*args, **kwargs)
             constant = self.offset if offset else None
             return found if constant is None else found + offset * constant
 
@@ -123,8 +124,9 @@ class AbstractEnergyModel(eqx.Module):
 
     @property
     def equivalent(self) -> "AbstractEnergyModel | None":
-        """A model with the same energies that knows closed forms, such as an RBM whose
-        weights are computed from our parameters; None if there is none.
+        """A model with the same energies, up to an `offset`, that knows closed forms,
+        such as an RBM whose weights are computed from our parameters; None if there is
+        none.
 
         Laws, free energies, fields, colours and draws are then its own, and derivatives
         are by our parameters all the same. [Extending](../extending.md#an-energy) has
@@ -135,7 +137,7 @@ class AbstractEnergyModel(eqx.Module):
     @property
     def offset(self) -> Float[Array, ""] | None:
         """What our energies are above those of the equivalent: one number, the same for
-        every state, though parameters may change it. None, for nothing, by default."""
+        every state, which parameters may change. None, for nothing, by default."""
         return None
 
     @property

@@ -83,15 +83,17 @@ def certify_sampler(
     errors, with `k` such checks and `α` the `false_alarm` of all of them: by the
     inequalities of Bernstein and Bonferroni the probability that a sound sampler fails
     is at most `α`, and in truth a few times less. That is proved for redraws over one
-    step, for the law of independent states, and for what is odd under reversal of time
-    in a reversible sampler; for the rest it holds for large numbers of states.
+    step, for fields in the law of independent states, and for what is odd under
+    reversal of time in a reversible sampler; for the rest it holds for large numbers of
+    states.
 
     **Arguments:**
 
     - `key`: random key.
     - `step`: takes a key and `(n_starts, n_units)` spins, each a chain by itself, and
         returns the next ones, in JAX or NumPy. It is called as it is, once for each
-        step; a generator of NumPy can be seeded by `jax.random.key_data(key)`.
+        step; a generator of NumPy can be seeded by `jax.random.key_data(key)`. Chains
+        that share coins are not independent, and may raise false alarms.
     - `model`: the model.
     - `starts`: states from the law of the model: drawn exactly, by default, for up to
         [20 units](../choosing.md#limits); or `(states, n_units)` that are independent;

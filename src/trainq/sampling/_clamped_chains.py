@@ -31,7 +31,17 @@ class ClampedChains(eqx.Module):
     !!! example
 
         ```python
-        machine = tq.BoltzmannMachine(0.1 * jnp.ones((6, 6)), n_visible=3)
+        chain = [[0, 3], [3, 4], [4, 5]]  # three visible, three hidden
+        machine = tq.BoltzmannMachine(jnp.ones(3), None, 3, chain)
+        clamped = tq.sampling.ClampedChains(
+            tq.RandomScanGibbs(), window=30, burn_in=10
+        )
+        estimator = tq.GradientEstimator(
+            tq.RandomScanGibbs(), window=60, clamped=clamped
+        )
+        samples = jax.random.rademacher(key, (20, 3))
+        chains = tq.start_chains(key, machine, n_chains=16)
+        print(estimator(chains, machine, samples))
         ```
     """
 

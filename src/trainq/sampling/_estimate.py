@@ -244,11 +244,10 @@ def summarised(
     variance, data_variance = jnp.sum(chains**2), jnp.sum(of_data**2)
     noise = variance + data_variance
     known = (noise > 0) & (square > 0)
-    safe = [jnp.where(known, x, 1) for x in (square, noise)]
-    log_error = jnp.sqrt(
-        jnp.maximum(
-            _jackknife(flat, groups, *safe), _normal(flat, groups, *safe, degrees)
-        )
+    safe_square, safe_noise = (jnp.where(known, x, 1) for x in (square, noise))
+    log_variance = jnp.maximum(
+        _jackknife(flat, groups, safe_square, safe_noise),
+        _normal(flat, groups, safe_square, safe_noise, degrees),
     )
     return GradientEstimate(
         gradient=gradient,
@@ -256,7 +255,7 @@ def summarised(
         square=square,
         variance=variance,
         data_variance=data_variance,
-        log_error=jnp.where(known, log_error, jnp.inf),
+        log_error=jnp.where(known, jnp.sqrt(log_variance), jnp.inf),
         states=states,
         window=window,
         chain_scatter=chains,

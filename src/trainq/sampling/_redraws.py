@@ -184,7 +184,7 @@ def fit_temperature(
 def _temperature(
     seen: tuple[Redraws, ...], beta: Array
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    score = information = jnp.zeros(())
+    score = information = jnp.zeros((), seen[0].field.dtype)
     for one in seen:
         at = eqx.tree_at(
             lambda r: r.field, one, beta.astype(one.field.dtype) * one.field
@@ -244,7 +244,7 @@ def _negative_log_likelihood(
     rest = jnp.log1p(-probability.astype(change.dtype))
     log_stay = jax.nn.softplus(change + rest) - jax.nn.softplus(change)
     likely = jnp.sum(jnp.where(flipped, -jax.nn.softplus(-change), log_stay))
-    return jnp.sum(excess**2) / (2 * _WIDE**2) - likely
+    return jnp.sum(excess**2) / (2 * _WIDE**2) - likely.astype(excess.dtype)
 
 
 _loss = jax.jit(_negative_log_likelihood)

@@ -37,8 +37,8 @@ def _self_normalised(total: Array, squares: Array) -> Float[np.ndarray, "..."]:
     under a reversible sampler, it exceeds `d` with probability at most `2 exp(-d²/2)`:
     given the sizes only the signs are random (Efron 1969).
     """
-    total, squares = np.asarray(total), np.asarray(squares)
-    return abs(total) / np.sqrt(np.where(squares > 0, squares, 1))
+    size, scale = abs(np.asarray(total)), np.asarray(squares)
+    return size / np.sqrt(np.where(scale > 0, scale, 1))
 
 
 @eqx.filter_jit
@@ -92,16 +92,20 @@ def law_deviations(
     """
     seen = as_redraws(model, x)
     rest, variance, _ = seen.parts()
-    given = seen.others
-    scores = (-seen.spin * rest)[:, :, None] * given[:, None, :]
-    # A unit says nothing about itself: x_i² = 1 is the constant again.
-    units = jnp.arange(model.n_units)
-    scores = scores.at[:, units, units].set(0)
-    total, squares = _in_groups(scores, groups)
+    scores = -seen.spin * rest
+    total = jnp.einsum("di,dj->ij", scores, seen.others)
     spread = jnp.broadcast_to(jnp.sum(variance, axis=0)[:, None], total.shape)
     if groups < x.shape[0]:
+        by_group = [a.reshape(groups, -1, a.shape[1]) for a in (scores, seen.others)]
+
+        def add(squares, group):
+            return squares + jnp.einsum("di,dj->ij", *group) ** 2, None
+
+        squares, _ = jax.lax.scan(add, jnp.zeros_like(total), tuple(by_group))
         spread = jnp.maximum(spread, squares)
-    each = bernstein(total, spread)
+    # A unit says nothing about itself: x_i² = 1 is the constant again.
+    units = jnp.arange(model.n_units)
+    each = bernstein(total, spread).at[units, units].set(0)
     # The units of one state are not independent of each other, and so its sum is what
     # is independent.
     along = -seen.spin * seen.field
