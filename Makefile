@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs digits runaway published foreign-sampler test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs digits mnist runaway published foreign-sampler test test-all bench bench-all lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
@@ -37,6 +37,9 @@ three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled
 
 digits: $(VENV)/.installed-examples ## does watching Q pay while an RBM trains?
 	$(BIN)/python examples/digits.py --out results/digits $(ARGS)
+
+mnist: $(VENV)/.installed-mnist ## sampled gradients beside the exact one, on MNIST
+	$(BIN)/python examples/mnist.py --out results/mnist $(ARGS)
 
 runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
 	$(BIN)/python examples/runaway.py --out results/runaway $(ARGS)
@@ -55,7 +58,7 @@ test-all: $(VENV)/.installed-dev ## run every test
 
 SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
   thrml_chains large bottlenecks modes import_time accuracy
-LONG := scaling sharding coverage sampler_power estimator exp9_time
+LONG := scaling sharding coverage annealing sampler_power estimator exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
 

@@ -21,6 +21,7 @@ TITLES = {
     "scaling": "Every path against the number of units",
     "sharding": "States spread over devices",
     "coverage": "Coverage of confidence intervals",
+    "annealing": "log Z by annealed importance sampling",
     "estimator": "What a gradient says of its own noise",
     "exp9_time": "exp9",
     "import_time": "Import",

@@ -107,8 +107,10 @@ def centred(gradient: tq.RBM, mean: jax.Array) -> tq.RBM:
     ours. Most pixels are off in most images, and without this a step of their weights
     acts as one on the biases of the hidden units, many times too large (Montavon and
     Müller, Deep Boltzmann machines and the centering trick, 2012)."""
-    weights = gradient.weights - jnp.outer(mean, gradient.hidden_bias)
-    bias = gradient.hidden_bias - mean @ weights
+    bias = gradient.hidden_bias
+    assert bias is not None
+    weights = gradient.weights - jnp.outer(mean, bias)
+    bias = bias - mean @ weights
     return tq.RBM(weights, gradient.visible_bias, bias)
 
 

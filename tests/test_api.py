@@ -27,6 +27,7 @@ SHARED = "internals"
 
 # Users read these, and do not make them: their fields are told in place of arguments.
 MADE_BY_TRAINQ = {
+    *("AnnealedPartition", "AnnealedLikelihood", "ExactLaw"),
     *("GradientSNR", "RandomisedSNR", "SampledSNR", "SampledTime", "GradientEstimate"),
     *("Budget", "Comparison", "ErrorTable", "TableJackknife"),
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),

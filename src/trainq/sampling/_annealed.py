@@ -10,6 +10,10 @@ The same chain backwards, from `x_{K-1} ~ f_K` by the adjoints of `T_k`, has
 `E[1/w] = Z_0 / Z_K`. By Jensen's inequality the mean of `log w` is below `log Z_K/Z_0`
 forward, and above it backward, and so are, for finitely many chains, the expectations
 of the logarithms of the averages of `w` and `1/w`.
+
+For these two expectations any kernels will do that leave `f_k` invariant. That the way
+back is by the adjoints is what makes it the reverse of the way there, and the bound of
+a likelihood one of the model that draws by annealing.
 """
 
 from collections.abc import Sequence
@@ -514,7 +518,8 @@ def _in_fields(model: AbstractEnergyModel, fields: Array) -> AbstractEnergyModel
         return BoltzmannMachine.from_edges(
             inner.edges, inner.couplings, bias, inner.n_visible
         )
-    return _InFields(inner, fields, inner.n_visible, inner.n_hidden)
+    sizes = {"n_visible": inner.n_visible, "n_hidden": inner.n_hidden}
+    return _InFields(model=inner, fields=fields, **sizes)
 
 
 def _fields(model: AbstractEnergyModel, data: Data) -> Float[Array, " n_units"]:
