@@ -285,7 +285,8 @@ def cells(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 def errors(runs: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """What chains say of the squared error of a gradient, and what it is."""
-    found = [("strategy", "kernel steps", "window", "squared error, told", "true")]
+    head = ("strategy", "kernel steps", "window", "squared error, told", "true")
+    found: list[tuple[str, ...]] = [head]
     for one in runs:
         for row in one["rows"]:
             if "errors" in row:
