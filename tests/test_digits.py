@@ -57,6 +57,7 @@ def test_the_script_writes_what_it_shows(tmp_path, monkeypatch, capsys, as_for_u
     assert fixed[-1]["spent"] == 30 and fixed[-1]["updates"] == 6
     assert {row["window"] for row in fixed} == {5}
     assert adapted[-1]["updates"] != 6 and adapted[-1]["spent"] >= 30
+    assert (tmp_path / "errors.md").read_text().count("\n") >= 4
     shown = capsys.readouterr().out
     assert all(f"{row['test']:.2f}" in shown for row in record["summary"])
 
