@@ -21,7 +21,8 @@ from helpers import (
 import trainq as tq
 from trainq import sampling
 from trainq._spins import spins
-from trainq.sampling._annealed import _log_mean_error, _Path
+from trainq.sampling._annealed import _log_mean_error
+from trainq.sampling._annealing_path import AnnealingPath
 
 
 MODEL = rbm(4, 3, biased=True)
@@ -58,7 +59,7 @@ def test_the_expectation_of_the_weights_is_exact(kernel):
     adjoint goes back."""
     model, kernel = rbm(2, 2, biased=True), KERNELS[kernel]
     betas = np.array([0, 0.3, 0.7, 1.0])
-    path = _Path.of(model, kernel, betas, jnp.asarray([[1.0, -1.0]]))
+    path = AnnealingPath.of(model, kernel, betas, jnp.asarray([[1.0, -1.0]]))
     states = jnp.asarray(oracle.states(4))
     f = [np.exp(-np.asarray(jax.vmap(path.at(b).energy)(states))) for b in path.betas]
     log_z = [np.log(each.sum()) for each in f]
@@ -158,7 +159,7 @@ def test_data_make_a_better_base(key):
     assert based.error < plain.error / 3
     assert based.effective_chains > 2 * plain.effective_chains
     law = tq.visible_distribution(MODEL)
-    path = _Path.of(MODEL, None, 3, law)
+    path = AnnealingPath.of(MODEL, None, 3, law)
     mean = law @ spins(4, jnp.float64)
     assert_close(jnp.tanh(path.fields[:4]), 0.95 * mean, IDENTITY)
     assert (path.fields[4:] == 0).all()

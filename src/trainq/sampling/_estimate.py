@@ -69,11 +69,8 @@ class GradientEstimate(AbstractSNR):
     exact."""
     degrees: int = eqx.field(static=True)
     """Degrees of freedom of `interval`: those of the smaller of the two groups."""
-
-    @property
-    def parameter_device_bias(self) -> None:
-        """None: what ran is taken to be the model."""
-        return None
+    parameter_device_bias: None = None
+    """None: what ran is taken to be the model."""
 
     @property
     def n_chains(self) -> int:

@@ -1,6 +1,6 @@
 """The gradient of a training step, with its own signal-to-noise ratio."""
 
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from ..models import (
     Uniform,
     check_data,
     check_start,
+    check_weights,
     checked,
     data_phase,
     require_data_phase,
@@ -237,7 +238,9 @@ class GradientEstimator(eqx.Module):
                     "weights, draw samples by them first: `data[jax.random.choice(key, "
                     "len(data), (n,), p=weights / weights.sum())]`."
                 )
-            weights = _checked_weights(weights, data, self.minibatch)
+            weights = check_weights(weights, data)
+        if weights is not None and self.minibatch:
+            weights = _batch_weights(weights)
         if self.clamped is None:
             require_data_phase(model, data)
         return _estimate(self, state, model, data, weights)
@@ -332,27 +335,14 @@ def _call_key(state: ChainState, purpose: int) -> Key[Array, ""]:
     return jr.fold_in(jr.fold_in(last, state.step), purpose)
 
 
-def _checked_weights(weights: Any, data: Array, minibatch: bool) -> Array:
-    """Weights that sum to one."""
-    weights = jnp.asarray(weights)
-    if weights.shape != data.shape[:1] or not jnp.issubdtype(
-        weights.dtype, jnp.floating
-    ):
-        raise ValueError(
-            f"weights has shape ({data.shape[0]},), one float for each sample, but an "
-            f"array of shape {weights.shape} and dtype {weights.dtype} was given."
-        )
-    weights = weights.astype(data.dtype)
-    total = jnp.sum(weights)
-    least = 2 if minibatch else 1
-    good = jnp.all(weights >= 0) & (jnp.sum(weights > 0) >= least) & (total < jnp.inf)
-    weights = eqx.error_if(
+def _batch_weights(weights: Array) -> Array:
+    """Weights of a batch, whose scatter takes two samples."""
+    return eqx.error_if(
         weights,
-        ~good,
-        "A weight of a sample is negative or not finite, or too few are positive: at "
-        "least one, and two of a batch.",
+        jnp.sum(weights > 0) < 2,
+        "The noise of a batch is the scatter of its samples: at least two of their "
+        "weights are positive.",
     )
-    return weights / total
 
 
 def _sampled(model: AbstractEnergyModel) -> AbstractEnergyModel:
