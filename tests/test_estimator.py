@@ -602,7 +602,7 @@ MISTAKES = {
     "a law was given. It has its weights in it": lambda: asked(DATA, minibatch=True),
     "at least 2 of them, but 1 was given": lambda: asked(SAMPLES[:1], minibatch=True),
     "a law was given. It has": lambda: asked(DATA, weights=np.ones(8)),
-    r"weights has shape \(8,\), one float .* shape \(3,\)": lambda: asked(
+    r"weights are of samples, of shape \(8,\), .* shape \(3,\)": lambda: asked(
         weights=np.ones(3)
     ),
     "samples that count alike. With weights": lambda: asked(
@@ -623,7 +623,7 @@ MISTAKES = {
         jr.key(0), CROWDED, SAMPLES
     ),
 }
-CROWDED = machine(24, 3)
+CROWDED = machine(25, 3)
 
 
 def asked(data=SAMPLES, weights=None, **plan):

@@ -36,6 +36,10 @@ COLOURS_INSTEAD = (
     "chains start from `Uniform()`, or from states of your own by "
     "`ChainState.begin(x, key)`."
 )
+CLAMPED_INSTEAD = (
+    "`trainq.sampling.GradientEstimator` samples the data phase of such a model by "
+    "`ClampedChains`."
+)
 _Model = TypeVar("_Model", bound="AbstractEnergyModel")
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -177,8 +181,7 @@ class AbstractEnergyModel(eqx.Module):
             self.n_hidden,
             MAX_BLOCK,
             "interacting hidden units",
-            "`trainq.sampling.GradientEstimator` samples the data phase of such a "
-            "model by `ClampedChains`.",
+            CLAMPED_INSTEAD,
         )
         hidden = spins(self.n_hidden, self.dtype)
 

@@ -24,6 +24,7 @@ from .._spins import (
     spins,
 )
 from ._base import (
+    CLAMPED_INSTEAD,
     COLOURS_INSTEAD,
     AbstractEnergyModel,
     Block,
@@ -253,6 +254,9 @@ class BoltzmannMachine(AbstractEnergyModel):
         """`-log Σ_h exp(-E(v, h))` of some visible states, nats: hidden units that do
         not interact sum out, and of others a vertex cover is enumerated."""
         v = as_spins(v, self.n_visible, self.dtype)
+        n_cover = len(self.graph.among(self._layer("hidden"))[0].cover[0])
+        what = "vertex cover of the interacting hidden units"
+        check_enumerable(n_cover, MAX_BLOCK, what, CLAMPED_INSTEAD)
         # With the hidden units at 0, what remains is the energy of the visible ones.
         x = jnp.pad(v, (*[(0, 0)] * (v.ndim - 1), (0, self.n_hidden)))
         log_sums = self._given_others(
