@@ -108,10 +108,8 @@ def at_neighbours(
     f: Shaped[Array, " states"], masks: Sequence[int]
 ) -> Shaped[Array, "masks states"]:
     """The array `g[i, s] = f[s ^ masks[i]]`."""
-    n = f.shape[0]
-    if n <= 2**13 and jax.sharding.get_abstract_mesh().empty:
-        # One gather: as fast as so many reversals, and one kernel to compile.
-        return f.at[neighbours(masks, n)].get(mode="promise_in_bounds")
+    # A gather would be one kernel to compile in place of many, but its transpose is a
+    # loop over all entries.
     return jnp.stack([xor(f, mask) for mask in masks])
 
 

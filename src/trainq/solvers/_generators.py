@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._spins import at_neighbours, fold, neighbours, unfold, xor
+from .._spins import at_neighbours, ends, fold, neighbours, unfold
 from ._elimination import eliminate, solve_eliminated
 from ._systems import (
     AbstractSystem,
@@ -176,13 +176,17 @@ class FlipGenerator(AbstractReversible):
         return _both_sheets(same, self._scattered(jnp.where(positive, 0, moves))), None
 
     def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
-        # Every pair of states twice, in all of them at once: fewer kernels than halves.
-        flows = self.hops * self.root[None] * at_neighbours(self.root, self.masks) / 2
-        parts = []
-        for i, (flow, mask) in enumerate(zip(flows, self.masks, strict=True)):
+        root, parts = self.root, []
+        for i, (hops, mask) in enumerate(zip(self.hops, self.masks, strict=True)):
             sign = -1 if self.is_odd and i == 0 else 1
-            step_z, step_x = (f - sign * xor(f, mask) for f in (z, x))
-            parts.append(pair(step_z, (sign * flow)[:, None] * step_x, pairing))
+            if mask == 0:  # the class of one pair of states, which is its own neighbour
+                flow, share = sign * hops * root * root / 2, 1 - sign
+                parts.append(pair(share * z, (flow * share)[:, None] * x, pairing))
+                continue
+            (here, there), (weight, _) = ends(root, mask), ends(hops, mask)
+            step_z, step_x = (f - sign * g for f, g in (ends(z, mask), ends(x, mask)))
+            flow = sign * weight * here * there
+            parts.append(pair(step_z, flow[:, None] * step_x, pairing))
         return sum(parts[1:], parts[0])
 
 
