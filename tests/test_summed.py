@@ -222,7 +222,10 @@ def test_blocks_of_states_are_the_same_as_all_at_once(monkeypatch):
 
     def everything(p):
         rebuild = flatten(model)[1]
-        log_z = lambda p: rebuild(p).log_partition()  # noqa: E731
+
+        def log_z(p):
+            return rebuild(p).log_partition()
+
         hvp = jax.jvp(jax.grad(log_z), (p,), (direction,))[1]
         return log_z(p), jax.grad(log_z)(p), hvp, rebuild(p).hidden_free_energies()
 

@@ -27,9 +27,9 @@ from ..models import (
 
 try:
     import dimod
-except ImportError as error:  # pragma: no cover
+except ImportError as error:
     raise ImportError(
-        'trainq.interop.dimod needs dimod: pip install "trainq[dimod]".'
+        "trainq.interop.dimod needs dimod: pip install dimod dwave-samplers."
     ) from error
 
 
@@ -257,7 +257,7 @@ def _tree_solver() -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError(
             "Exact laws of graphs with a low treewidth need dwave-samplers: "
-            'pip install "trainq[dimod]".'
+            "pip install dwave-samplers."
         ) from error
     return min_fill_heuristic, TreeDecompositionSampler()
 
