@@ -32,7 +32,7 @@ from helpers import (
 )
 
 import trainq as tq
-from trainq.models._base import Tempered, checked, parameters
+from trainq.models import Tempered, checked, parameters
 
 
 LINEAR = [name for name in MODELS if "neural" not in name]

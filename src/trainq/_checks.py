@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 import warnings
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Num
 
 
+_T = TypeVar("_T")
 _TRACED = "It is fixed when a program is compiled, and cannot be traced."
 
 
@@ -98,6 +99,18 @@ def require_precision(dtype: Any, what: str) -> None:
             f"{what} is in float32 or float64, but {dtype} was given. Convert it with "
             f"`x{'.real' * (dtype.kind == 'c')}.astype(jnp.float32)`."
         )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def no_derivative(message: str, x: _T) -> _T:
+    """A tree of arrays as it is, where a derivative would be a zero, or a part of one,
+    in silence: to differentiate it raises a `ValueError` with the message."""
+    return x
+
+
+@no_derivative.defjvp
+def _(message, primals, tangents):
+    raise ValueError(message)
 
 
 class PrecisionWarning(UserWarning):

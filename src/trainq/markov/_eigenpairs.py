@@ -9,7 +9,7 @@ subtracted. An error `δ` of an eigenvector then changes an eigenvalue by `⟨δ
 second order, and smaller still where the mode is slow.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from .._checks import require_concrete
+from .._checks import no_derivative, require_concrete
 from .._spins import check_enumerable, fold, unfold
 from ..solvers import (
     MAX_ELIMINATED,
@@ -41,6 +41,7 @@ _MAX_UNITS = 20
 _SLOW = 1e-4
 # How many restarts of Lanczos' iteration are too many.
 _MAX_RESTARTS = 3000
+_T = TypeVar("_T")
 
 
 class Operator(eqx.Module):
@@ -273,3 +274,12 @@ def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
         ) from None
     values, vectors = _rayleigh_ritz(operator, jnp.asarray(vectors))
     return Eigenpairs(values, vectors, jnp.asarray(True))
+
+
+def held_fixed(what: str, x: _T) -> _T:
+    """What is made of eigenvectors as it is, where differentiating it raises."""
+    return no_derivative(
+        f"The {what} has no derivative: eigenfunctions turn abruptly where eigenvalues "
+        "cross. Use `jax.lax.stop_gradient` on the model if you want it held fixed.",
+        x,
+    )

@@ -4,7 +4,6 @@ import math
 from typing import SupportsIndex
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -16,11 +15,11 @@ from ._eigenpairs import (
     Operator,
     Part,
     dense_pairs,
+    held_fixed,
     lowest_pairs,
     parts_of,
 )
 from ._resolvent import resolvent_form
-from ._spectrum import no_derivative
 from .chains import (
     AbstractChain,
     AbstractFunctions,
@@ -168,7 +167,7 @@ def _modes(
         psi = jnp.concatenate(densities, axis=1)[:, order]
         psi = scale(inverse_root(chain.log_stationary), psi)
         psi = chain.jacobi_sweeps(psi, gap[order][None] * psi)
-    result = Modes(
+    modes = Modes(
         gap=gap[order],
         weight=weight[order],
         parity=jnp.concatenate(parity)[order],
@@ -177,10 +176,7 @@ def _modes(
         function=psi,
         is_complete=is_complete,
     )
-    return jax.tree.map(
-        lambda x: no_derivative("list of modes", x) if eqx.is_inexact_array(x) else x,
-        result,
-    )
+    return held_fixed("list of modes", modes)
 
 
 def _rest(

@@ -1,6 +1,5 @@
 """Spectral gaps and slowest modes of reversible chains."""
 
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +19,7 @@ from ._eigenpairs import (
     Operator,
     Part,
     dense_pairs,
+    held_fixed,
     lowest_pairs,
     parts_of,
 )
@@ -145,7 +145,7 @@ def _normalised(
     psi = y / jnp.linalg.norm(y) * inverse_root(chain.log_stationary)
     psi = chain.jacobi_sweeps(psi[:, None], gaps[which] * psi[:, None])[:, 0]
     odd = jnp.array(is_odd)[which]
-    return SlowestMode(gaps[which], no_derivative("slowest mode", psi), odd)
+    return SlowestMode(gaps[which], held_fixed("slowest mode", psi), odd)
 
 
 def _slowest_of(
@@ -189,10 +189,7 @@ def _slowest(operator: Operator) -> tuple[Array, ...]:
 
 
 def _slowest_fwd(operator):
-    def fix(x):
-        return no_derivative("derivative of a spectral gap", x)
-
-    found = dense_pairs(jax.tree.map(fix, operator))
+    found = dense_pairs(held_fixed("derivative of a spectral gap", operator))
     y, slowness, null = (
         found.vectors[:, 0],
         1 / found.values[0],
@@ -223,16 +220,3 @@ def _slowest_bwd(residuals, cotangents):
 
 
 _slowest.defvjp(_slowest_fwd, _slowest_bwd)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def no_derivative(what: str, x: Array) -> Array:
-    return x
-
-
-@no_derivative.defjvp
-def _no_derivative_jvp(what, primals, tangents):
-    raise ValueError(
-        f"The {what} has no derivative: eigenfunctions turn abruptly where eigenvalues "
-        "cross. Use `jax.lax.stop_gradient` on the model if you want it held fixed."
-    )

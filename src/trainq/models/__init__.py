@@ -2,7 +2,6 @@
 
 from ._base import (
     AbstractEnergyModel as AbstractEnergyModel,
-    Tempered as Tempered,
     checked as checked,
     exactly as exactly,
     parameters as parameters,
@@ -67,3 +66,4 @@ from ._starts import (
     initial_law as initial_law,
     initial_states as initial_states,
 )
+from ._tempered import Tempered as Tempered

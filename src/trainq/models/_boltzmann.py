@@ -29,12 +29,12 @@ from ._base import (
     AbstractEnergyModel,
     Block,
     check_drawn,
-    inverse_temperature,
     made,
 )
 from ._graph import Graph, colour_graph, without
 from ._rbm import as_parameter, shift
 from ._summed import Summed
+from ._tempered import inverse_temperature
 
 
 class BoltzmannMachine(AbstractEnergyModel):

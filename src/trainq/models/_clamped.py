@@ -4,14 +4,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from .._checks import no_derivative
 from .._spins import as_spins, check_spins
 from ._base import AbstractEnergyModel, made
+
+
+_VALUES_ARE_FIXED = (
+    "A clamped model has no derivative by the values of its clamped units, which are "
+    "spins. Use `jax.lax.stop_gradient(values)`."
+)
 
 
 class Clamped(AbstractEnergyModel):
@@ -155,7 +161,7 @@ def clamped(model: AbstractEnergyModel, units: Any, values: Any) -> AbstractEner
     return made(
         Clamped,
         model=model,
-        up=_constant(spins[order]) > 0,
+        up=no_derivative(_VALUES_ARE_FIXED, spins[order]) > 0,
         units=tuple(units[order].tolist()),
         n_visible=n_visible,
         n_hidden=model.n_units - units.size - n_visible,
@@ -206,17 +212,3 @@ def _checked_values(
     if values.size == 0:
         return jnp.zeros(0, dtype)
     return check_spins(values, None).astype(dtype)
-
-
-@jax.custom_jvp
-def _constant(values: Float[Array, " some"]) -> Float[Array, " some"]:
-    """`values`, where a derivative would be zero in silence."""
-    return values
-
-
-@_constant.defjvp
-def _(primals, tangents):
-    raise ValueError(
-        "A clamped model has no derivative by the values of its clamped units, which "
-        "are spins. Use `jax.lax.stop_gradient(values)`."
-    )

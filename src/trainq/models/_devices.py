@@ -11,11 +11,16 @@ from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from .._checks import check_key, require_precision, whole_number
+from .._checks import check_key, no_derivative, require_precision, whole_number
 from ._base import AbstractEnergyModel, parameters, require_model
 from ._laws import log_stationary, model_phase
 
 
+_NO_DERIVATIVE = (
+    "Rounding has no derivative: `quantise` differentiates with "
+    "`straight_through=True`, which takes it for the identity, or not at all. For "
+    "a device that is held fixed use `jax.lax.stop_gradient` on its parameters."
+)
 _Model = TypeVar("_Model", bound=AbstractEnergyModel)
 Number = int | float | Float[Array | np.ndarray, ""]
 
@@ -62,13 +67,14 @@ def quantise(
     """
     bits = whole_number("bits", bits, 2)
     ends = 2 ** (bits - 1) - 1
-    nearest = _round_straight_through if straight_through else _round
     limited = clip(model, range)
     width = _magnitude("range", range, least_is_zero=False)
 
     def rounded(p: Array) -> Array:
         step = (width / ends).astype(p.dtype)
-        return nearest(p / step) * step
+        if straight_through:
+            return _round_straight_through(p / step) * step
+        return jnp.round(no_derivative(_NO_DERIVATIVE, p / step)) * step
 
     return _of_parameters(rounded, limited)
 
@@ -210,21 +216,6 @@ def _share_observables(model: AbstractEnergyModel, device: AbstractEnergyModel) 
 
 def _of_parameters(fn: Any, model: _Model) -> _Model:
     return jax.tree.map(lambda p: fn(p) if eqx.is_inexact_array(p) else p, model)
-
-
-@jax.custom_jvp
-def _round(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The nearest integers, where a derivative would be zero in silence."""
-    return jnp.round(x)
-
-
-@_round.defjvp
-def _(primals, tangents):
-    raise ValueError(
-        "Rounding has no derivative: `quantise` differentiates with "
-        "`straight_through=True`, which takes it for the identity, or not at all. For "
-        "a device that is held fixed use `jax.lax.stop_gradient` on its parameters."
-    )
 
 
 @jax.custom_jvp

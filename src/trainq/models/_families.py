@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Key, Num
 
 from .._checks import whole_number
 from .._spins import check_spins
-from ._base import inverse_temperature
 from ._boltzmann import BoltzmannMachine
 from ._rbm import RBM
+from ._tempered import inverse_temperature
 
 
 def curie_weiss(

@@ -23,10 +23,10 @@ from ._base import (
     AbstractEnergyModel,
     Block,
     check_drawn,
-    inverse_temperature,
     log_2cosh,
     made,
 )
+from ._tempered import inverse_temperature
 
 
 class RBM(AbstractEnergyModel):

@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
-from .._checks import whole_number
+from .._checks import no_derivative, whole_number
 from ..markov import AbstractKernel, checked_kernel, first_states, with_replicas
 from ..models import (
     AbstractEnergyModel,
@@ -36,6 +36,11 @@ from ._run import ChainState, Moments, start_chains
 _AT_ONCE = 256
 # Degrees of freedom of what is exact.
 _NO_LIMIT = 10**9
+_SAMPLES_ARE_FIXED = (
+    "A `GradientEstimator` has no derivative by the model: its samples are no smooth "
+    "function of it. `trainq.QStruct` and `trainq.QOperational` have one; or use "
+    "`jax.lax.stop_gradient` of the parameters."
+)
 
 
 class GradientEstimator(eqx.Module):
@@ -348,19 +353,4 @@ def _batch_weights(weights: Array) -> Array:
 def _sampled(model: AbstractEnergyModel) -> AbstractEnergyModel:
     """The model, where a derivative would miss what its samples owe to it."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    leaves, tree = jax.tree.flatten(params)
-    return eqx.combine(jax.tree.unflatten(tree, _constant(leaves)), static)
-
-
-@jax.custom_jvp
-def _constant(leaves: list[Array]) -> list[Array]:
-    return leaves
-
-
-@_constant.defjvp
-def _(primals, tangents):
-    raise ValueError(
-        "A `GradientEstimator` has no derivative by the model: its samples are no "
-        "smooth function of it. `trainq.QStruct` and `trainq.QOperational` have one; "
-        "or use `jax.lax.stop_gradient` of the parameters."
-    )
+    return eqx.combine(no_derivative(_SAMPLES_ARE_FIXED, params), static)
