@@ -32,7 +32,8 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import sha256
@@ -40,6 +41,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from threading import Event, RLock
 from typing import Any
 from zipfile import BadZipFile
 
@@ -380,28 +382,39 @@ def measure(network: Network, task: Task, weight: float) -> dict[str, np.ndarray
 
 
 class Clock:
-    """Seconds by activity.
+    """Seconds by activity, those of runs that go on at the same time added up.
 
     The first call of a program for arrays of a new size compiles it, which takes nearly
-    all of that call: this is an activity of its own.
+    all of that call: this is an activity of its own, of one run at a time, so that the
+    others find the program made.
     """
 
     def __init__(self) -> None:
         self.start = time.perf_counter()
-        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.spans: list[tuple[str, float]] = []
         self.reused = 0.0  # seconds that runs from disk took when they were made
         self.compiled: set[Any] = set()
+        self.compiling = RLock()
 
     @contextmanager
     def __call__(self, activity: str, *program: Any) -> Iterator[None]:
-        if program and program not in self.compiled:
-            self.compiled.add(program)
-            activity = "compile"
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[activity] += time.perf_counter() - start
+        is_new = bool(program) and program not in self.compiled
+        with self.compiling if is_new else nullcontext():
+            if is_new and program not in self.compiled:
+                activity = "compile"
+            start = time.perf_counter()
+            try:
+                yield
+            finally:
+                self.spans.append((activity, time.perf_counter() - start))
+                self.compiled.add(program)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        total: defaultdict[str, float] = defaultdict(float)
+        for activity, seconds in self.spans:
+            total[activity] += seconds
+        return total
 
 
 def reason(error: eqx.EquinoxRuntimeError) -> str:
@@ -1211,9 +1224,9 @@ def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
     if summary["seeds"]:
         show_seeds(summary["seeds"])
     parts = sorted(summary["timing"].items(), key=lambda part: -part[1])
-    parts.append(("rest", summary["wall_seconds"] - sum(x for _, x in parts)))
     split = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts)
-    console.print(f"Wall time {summary['wall_seconds']:.1f} s: {split}")
+    wall = f"Wall time {summary['wall_seconds']:.1f} s on {os.cpu_count()} cores"
+    console.print(f"{wall}. Seconds of all runs together: {split}")
     for name, words in DEFINITIONS.items():
         console.print(f"{name}: {words}", style="dim")
     if halted := summary["p4"]["halted"]:
@@ -1438,7 +1451,8 @@ def progress_line(run: Run, source: str) -> str:
 def run_protocol(
     constants: Constants, n_seeds: int, out: Path, resume: bool
 ) -> tuple[Fields, list[Run]]:
-    """All runs, in order; each is on disk as soon as it is finished.
+    """All runs, as many at a time as there are cores, for each of them keeps one busy;
+    each is on disk as soon as it is finished.
 
     A failed certificate ends its run, and the verdict of its seed is Outcome 1.
     """
@@ -1450,21 +1464,34 @@ def run_protocol(
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True
     ) as bars:
-        every, this = bars.add_task("runs", total=len(plan)), bars.add_task("")
-        for seed, (cell, weight) in plan:
-            run = Run(seed, cell, weight)
-            path, source = folder / f"{run.name}.npz", "from disk"
+        every, leaving = bars.add_task("runs", total=len(plan)), Event()
+
+        def advance_bar(bar: Any, steps: int) -> None:
+            if leaving.is_set():
+                raise CancelledError
+            bars.advance(bar, steps)
+
+        def make(seed: int, arm: tuple[Cell, float]) -> tuple[Run, str]:
+            run = Run(seed, *arm)
+            path = folder / f"{run.name}.npz"
             if resume and path.exists() and (old := load_run(path, constants)):
-                run = old
-                clock.reused += run.seconds
-            else:
-                bars.reset(this, description=run.name, total=constants.steps)
-                run_arm(clock, constants, run, partial(bars.advance, this))
-                save_run(path, run, constants)
-                source = f"{run.seconds:.1f} s"
-            runs.append(run)
-            bars.advance(every)
-            console.print(progress_line(run, source), markup=False)
+                return old, "from disk"
+            bar = bars.add_task(run.name, total=constants.steps)
+            run_arm(clock, constants, run, partial(advance_bar, bar))
+            bars.remove_task(bar)
+            save_run(path, run, constants)
+            return run, f"{run.seconds:.1f} s"
+
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            for run, source in pool.map(make, *zip(*plan, strict=True)):
+                runs.append(run)
+                clock.reused += run.seconds if source == "from disk" else 0.0
+                bars.advance(every)
+                console.print(progress_line(run, source), markup=False)
+        finally:  # also after Ctrl-C: no run goes on alone
+            leaving.set()
+            pool.shutdown(cancel_futures=True)
     return conclude(out, constants, runs, clock), runs
 
 
@@ -1520,8 +1547,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         words = sys.orig_argv if argv is None else ["python", "examples/exp9.py", *argv]
         again = shlex.join([*words, *([] if args.resume else ["--resume"])])
-        console.print("\n[bold]Interrupted.[/] Finished runs are on disk; only the run")
-        console.print("in flight is lost. To pick up from there:")
+        console.print(
+            "\n[bold]Interrupted.[/] Finished runs are on disk; only those in"
+        )
+        console.print("flight are lost. To pick up from there:")
         console.print(f"  {again}", soft_wrap=True, markup=False)
         return 130
 

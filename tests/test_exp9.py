@@ -26,8 +26,12 @@ CELL = (2, 2)
 
 @pytest.fixture(autouse=True)
 def relaxed():  # as Optax does not pass the strict settings of `conftest.py`
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+    # In all threads, which a context would not be.
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def test_teachers_are_those_of_either_reading():
@@ -307,7 +311,7 @@ def test_resuming_gives_the_same_bits(tmp_path, tiny, monkeypatch, capsys):
     out, run_arm = tmp_path / "interrupted", exp9.run_arm
 
     def interrupted(*args):
-        if len(list(out.glob("runs/*/*.npz"))) == 2:
+        if len(list(out.glob("runs/*/*.npz"))) >= 2:  # in several runs at a time
             raise KeyboardInterrupt
         return run_arm(*args)
 
@@ -315,8 +319,10 @@ def test_resuming_gives_the_same_bits(tmp_path, tiny, monkeypatch, capsys):
     assert main(out) == 130
     assert f"exp9.py --steps 3 --out {out} --resume" in capsys.readouterr().out
     monkeypatch.setattr(exp9, "run_arm", run_arm)
+    finished = len(list(out.glob("runs/*/*.npz")))
+    assert 2 <= finished < 12
     assert main(tmp_path / "whole") == main(out, "--resume") == 0
-    assert capsys.readouterr().out.count("from disk") == 2
+    assert capsys.readouterr().out.count("from disk") == finished
     assert read(out) == (whole := read(tmp_path / "whole"))
     with pytest.raises(SystemExit, match="2"):
         exp9.main(["--steps", "4", "--out", str(out), "--resume"])
