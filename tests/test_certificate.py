@@ -80,6 +80,8 @@ def test_a_kernel_with_a_wrong_law_is_halted():
     assert not certificate.ok
     assert {"stationarity", "detailed_balance"} <= set(certificate.failed)
     assert "row_sums" not in certificate.failed
+    # Nor has it a gap: what an eigenproblem finds in its matrix is none of its modes.
+    assert "cheeger" in certificate.failed and np.isnan(certificate.cheeger.gap)
     with pytest.raises(CertificateError, match=r"detailed balance .*FAILED"):
         certificate.require()
 
@@ -172,6 +174,16 @@ def test_a_large_chain_has_the_checks_that_need_no_matrix(monkeypatch):
     assert blocks.ok and blocks.cheeger is None
     for name in ("positivity", "detailed_balance", "symmetry", "cheeger"):
         assert "it needs a matrix" in str(blocks.checks[name].reason)
+
+
+def test_a_large_chain_with_a_wrong_law_has_no_gap_either(monkeypatch):
+    monkeypatch.setattr(_certificate, "_MAX_MATRIX", 4)
+    monkeypatch.setattr(_eigenpairs, "_MAX_DENSE", 2**4)
+    for model in (rbm(3, 2), rbm(3, 2, biased=True)):
+        with pytest.raises(eqx.EquinoxRuntimeError, match="is not reversible"):
+            tq.markov.spectral_gap(WrongKernel().chain(model))
+        certificate = tq.certify(WrongKernel(), model)
+        assert "cheeger" in certificate.failed and np.isnan(certificate.cheeger.gap)
 
 
 def test_what_is_too_large_is_said_before_it_is_made():

@@ -193,11 +193,16 @@ def _dense_pairs(operator: Operator) -> Eigenpairs:
         *(values, vectors),
     )
     vectors = operator.unfold(vectors)
-    # The slowest one has to be one: a chain that is not what it says, and whose matrix
-    # is not symmetric, has others.
+    return Eigenpairs(values, vectors, known & _is_one(generator, values, vectors))
+
+
+def _is_one(
+    generator: AbstractGenerator, values: Float[Array, " r"], vectors: Array
+) -> Array:
+    """Whether the slowest one is an eigenvector: a chain that is not what it says, and
+    whose operator is not symmetric, has others."""
     residual = generator.mv(vectors[:, :1]) - values[0] * vectors[:, :1]
-    known &= jnp.linalg.norm(residual) <= float(jnp.finfo(values.dtype).eps) ** 0.5
-    return Eigenpairs(values, vectors, known)
+    return jnp.linalg.norm(residual) <= float(jnp.finfo(values.dtype).eps) ** 0.5
 
 
 def _resolvent_matrix(
@@ -228,15 +233,16 @@ def _product(operator: Operator, y: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 @eqx.filter_jit
-def _rayleigh_ritz(operator: Operator, y: Float[Array, "n r"]) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors in the span of columns, from the Dirichlet form."""
+def _rayleigh_ritz(operator: Operator, y: Float[Array, "n r"]) -> Eigenpairs:
+    """Those in the span of columns, with eigenvalues from the Dirichlet form."""
     generator, y = operator.generator, operator.unfold(y)
     null = generator.null
     y = y if null is None else y - jnp.outer(null, null @ y)
     y = jnp.linalg.qr(y)[0]
     x = generator.functions(y)
     values, turn = jnp.linalg.eigh(generator.dirichlet(x, x, "gram"))
-    return values, y @ turn
+    y = y @ turn
+    return Eigenpairs(values, y, _is_one(generator, values, y))
 
 
 def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
@@ -272,8 +278,7 @@ def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
             "to each other: ask for fewer, raise the temperature, or use a two-layer "
             "kernel."
         ) from None
-    values, vectors = _rayleigh_ritz(operator, jnp.asarray(vectors))
-    return Eigenpairs(values, vectors, jnp.asarray(True))
+    return _rayleigh_ritz(operator, jnp.asarray(vectors))
 
 
 def held_fixed(what: str, x: _T) -> _T:

@@ -28,8 +28,8 @@ from .chains import AbstractChain, Sector, require_reversible
 
 _LOST = (
     "The gap is lost in rounding: the chain is reducible in floating point, or one of "
-    "your own that falls apart into several. Lower beta or the weights, use float64, "
-    "or a block kernel."
+    "your own that falls apart into several, or is not reversible. Lower beta or the "
+    "weights, use float64, or a block kernel."
 )
 
 
@@ -154,13 +154,17 @@ def _slowest_of(
     """The smallest gap of one sector, and `√π ψ` up to a factor."""
     if part.is_dense:
         return _slowest_of_dense(part, throw)
-    return _slowest_of_large(part, lowest_pairs(part.operator, 1))
+    return _slowest_of_large(part, lowest_pairs(part.operator, 1), throw)
 
 
 @eqx.filter_jit
-def _slowest_of_large(part: Part, found: Eigenpairs) -> tuple[Array, Array]:
+def _slowest_of_large(
+    part: Part, found: Eigenpairs, throw: bool
+) -> tuple[Array, Array]:
     gap, columns = part.reduction.modes(found.values, found.vectors)
-    return gap[0], part.reduction.densities(columns[:, :1])[:, 0]
+    gap = jnp.where(found.known, gap[0], jnp.nan)
+    gap = eqx.error_if(gap, ~found.known, _LOST) if throw else gap
+    return gap, part.reduction.densities(columns[:, :1])[:, 0]
 
 
 @eqx.filter_jit
