@@ -859,11 +859,11 @@ def decomposition(pairs: list[Pair], constants: Constants) -> Fields:
     }
 
 
-def channels(runs: list[Run], constants: Constants) -> Fields:
-    """What each log ratio of the verdict arm is made of: is it a genuine gain?"""
+def channels(runs: list[Run], constants: Constants, weight: float) -> Fields:
+    """What each log ratio of an arm is made of: is it a genuine gain?"""
     rows = []
     for cell, at in product(constants.cells, constants.matched):
-        arm = reached(runs, cell, constants.primary, at)
+        arm = reached(runs, cell, weight, at)
         base = reached(runs, cell, 0.0, at)
         row: Fields = {"cell": cell, "checkpoint": at, "g_gamma": None}
         if arm and base and arm.gamma_eff and base.gamma_eff and arm.mu and base.mu:
@@ -902,6 +902,20 @@ def finals(runs: list[Run], constants: Constants) -> Fields:
     }
 
 
+def arm_of_seed(runs: list[Run], constants: Constants, weight: float) -> Fields:
+    """What one arm comes to in one seed, to be compared between seeds."""
+    ratios = summarise(make_pairs(runs, constants), weight)
+    last = constants.matched[-1]
+    crossed = [reached(runs, cell, weight, last) for cell in constants.cells]
+    return {
+        "weight": weight,
+        "median": ratios["median"],
+        "crossed": sum(point is not None for point in crossed),
+        "g_gamma": channels(runs, constants, weight)["median_g_gamma"],
+        "halted": sum(run.halted is not None for run in runs if run.weight == weight),
+    }
+
+
 def judge(runs: list[Run], constants: Constants) -> Fields:
     """All gates and the outcome, for the runs of one seed."""
     pairs = make_pairs(runs, constants)
@@ -925,7 +939,7 @@ def judge(runs: list[Run], constants: Constants) -> Fields:
         # D11.iv: the ratios as a function of λ.
         "dose_response": [summarise(pairs, w) for w in sorted(constants.lambdas[1:])],
         "finals": finals(runs, constants),
-        "channels": channels(runs, constants),
+        "channels": channels(runs, constants, constants.primary),
         "evaluations": sum(run.evaluations for run in runs),
     }
 
@@ -1037,13 +1051,13 @@ def conclude(out: Path, constants: Constants, runs: list[Run], clock: Clock) -> 
         seed: judge([run for run in runs if run.seed == seed], constants)
         for seed in seeds
     }
-    spread = [
-        {"seed": seed, "outcome": one["outcome"], "p3": one["p3"]["pass"]}
-        | {key: one["p2"][key] for key in ("median", "above_one", "present", "largest")}
-        | {"halted": one["p4"]["failed"], "g_gamma": one["channels"]["median_g_gamma"]}
-        | {"medians": {dose["weight"]: dose["median"] for dose in one["dose_response"]}}
-        for seed, one in judged.items()
-    ]
+    spread = []
+    for seed, one in judged.items():
+        its = [run for run in runs if run.seed == seed]
+        arms = [arm_of_seed(its, constants, w) for w in sorted(constants.lambdas[1:])]
+        ratios = {key: one["p2"][key] for key in ("median", "above_one", "present")}
+        row = {"seed": seed, "outcome": one["outcome"], "p3": one["p3"]["pass"]}
+        spread.append(row | ratios | {"arms": arms})
     summary = {
         **(next(iter(judged.values()), None) or judge([], constants)),
         "label": label(constants),
@@ -1206,11 +1220,29 @@ def show_seeds(seeds: list[Fields]) -> None:
         above = f"{row['above_one']} of {row['present']}"
         p3 = "pass" if row["p3"] else "fail"
         rows.append((row["seed"], row["outcome"], row["median"], above, p3))
-    medians = known(row["median"] for row in seeds)
-    middle = float(np.median(medians)) if medians else None
-    note = f"Median of medians {text(middle)}, from {text(ends(medians))}. The verdict "
-    note += "is that of the first seed."
+    note = "The verdict is that of the first seed."
     table("Over seed tables", "seed|outcome|median|above 1|P3", rows, note)
+    rows = []
+    for arms in zip(*(row["arms"] for row in seeds), strict=True):
+        medians = known(arm["median"] for arm in arms)
+        gains = known(arm["g_gamma"] for arm in arms)
+        total, halted = len(PROTOCOL.cells) * len(arms), sum(a["halted"] for a in arms)
+        rows.append(
+            (
+                f"{arms[0]['weight']:g}",
+                float(np.median(medians)) if medians else None,
+                ends(medians),
+                f"{sum(m >= PROTOCOL.steering_bar for m in medians)} of {len(arms)}",
+                f"{sum(arm['crossed'] for arm in arms)} of {total}",
+                float(np.median(gains)) if gains else None,
+                ends(gains),
+                f"{sum(g <= FASTER for g in gains)} of {len(arms)}",
+                halted,
+            )
+        )
+    columns = "λ|median|from to|reach the bar|cross c25|G_γ|from to|genuine|halted"
+    note = "Of the median ratio, and the median G_γ, of each seed."
+    table("Over seed tables, by arm", columns, rows, note)
 
 
 def show(summary: Fields, constants: Constants, files: list[Path]) -> None:
@@ -1394,13 +1426,31 @@ def figure_finals(runs: list[Run], constants: Constants) -> Figure:
 
 
 def figure_seeds(rows: list[Fields], constants: Constants) -> Figure:
-    figure, axis = canvas("How much of the verdict is luck?", 6.4, 4.0)
-    for (place, row), weight in product(enumerate(rows), constants.lambdas[1:]):
-        if (median := row["medians"][weight]) is not None:
-            axis.plot(place, median, **arm_style(constants, weight) | {"ls": ""})
-    axis.set_xlabel("seed")
-    ratio_axis(axis, constants, [row["seed"] for row in rows])
-    axis.set_ylabel("median Q ratio, arm over baseline")
+    """For each arm a row of dots, one for each seed, in order from left to right."""
+    title = "How much of the verdict is luck?"
+    figure, (ratios, gains) = canvas(title, 8.2, 4.4, 1, 2)
+    names = []
+    for place, arms in enumerate(zip(*(row["arms"] for row in rows), strict=True)):
+        weight, total = arms[0]["weight"], len(constants.cells) * len(arms)
+        style = arm_style(constants, weight) | {"ls": "", "ms": 4, "alpha": 0.8}
+        x = place + np.linspace(-0.3, 0.3, len(arms))
+        for axis, name in ((ratios, "median"), (gains, "g_gamma")):
+            y = np.array([np.nan if a[name] is None else a[name] for a in arms])
+            axis.plot(x, y, **style)
+            if np.isfinite(y).any():
+                middle = [np.nanmedian(y)] * 2
+                axis.plot(place + np.array([-0.4, 0.4]), middle, c=style["c"], lw=1)
+        names.append(f"{weight:g}\n{sum(a['crossed'] for a in arms)} of {total}")
+    ratio_axis(ratios, constants, names)
+    ratios.set_ylabel("median Q ratio of a seed")
+    gains.axhline(1, color="black", lw=1, zorder=1)
+    style = {"color": "grey", "ls": ":", "zorder": 1}
+    gains.axhline(FASTER, **style, label=f"bar for a genuine gain, {FASTER:g}")
+    gains.set(ylabel="median $G_\\gamma$ of a seed", xticks=range(len(names)))
+    gains.set_xticklabels(names)
+    for axis in (ratios, gains):
+        axis.set_xlim(-0.6, len(names) - 0.4)
+        axis.set_xlabel("λ, and how many cells cross c25")
     return figure
 
 
