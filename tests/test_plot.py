@@ -133,13 +133,6 @@ def test_trainq_does_not_import_matplotlib():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_missing_matplotlib_is_named():
-    hidden = "import sys; sys.modules['matplotlib'] = None\n"
-    done = python(hidden + "import trainq; import trainq.plot")
-    needed = "trainq.plot needs matplotlib: pip install matplotlib."
-    assert f"ImportError: {needed}" in done.stderr
-
-
 # Couplings.
 
 

@@ -173,7 +173,7 @@ def require_law(law: Num[Array, " states"], dtype: Any, what: str) -> Array:
     )
 
 
-def require_concrete(what: str, **given: Any) -> None:
+def require_concrete(what: str, /, **given: Any) -> None:
     """Raise a `ValueError` that names the arguments which are traced, for `what` is
     made of numbers that have to be there."""
     traced = [

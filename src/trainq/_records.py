@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -43,12 +44,14 @@ def as_dict(result: PyTree, /, **inputs: PyTree) -> dict[str, Any]:
 
     A hash is SHA-256 of the classes, fields, shapes, types and bits of numbers: the
     same in every process. It depends on the precision of arrays, but not on where they
-    are. Of a function it has the name and the module, and not the code.
+    are. Of a function it has the name and the module, and not the code; of one without
+    a name of its own, such as a `lambda`, the bytecode, which another version of Python
+    changes.
 
-    **Raises:** `TypeError` for what `trainq.save` does not take, or for an input that
-    is a function without a name of its own, such as a `lambda`; `ValueError` under
-    `jax.jit` and its like, or for a result whose properties cannot be had, as those of
-    a batch may be.
+    **Raises:** `TypeError` for what `trainq.save` does not take, or for an input with a
+    function that remembers more than its code: a method of an object, or one with
+    defaults or variables of another function; `ValueError` under `jax.jit` and its
+    like, or for a result whose properties cannot be had, as those of a batch may be.
 
     !!! example
 
@@ -64,7 +67,8 @@ def as_dict(result: PyTree, /, **inputs: PyTree) -> dict[str, Any]:
         text = json.dumps(record)
         ```
     """
-    require_concrete("A dictionary", result=result, **inputs)
+    require_concrete("A dictionary", result=result)
+    require_concrete("A dictionary", **inputs)
     return {
         "result": _plain(result),
         "inputs": {name: _hash(tree) for name, tree in inputs.items()},
@@ -98,16 +102,27 @@ def _hash(tree: Any) -> str:
     return digest.hexdigest()
 
 
-def _address(function: Callable[..., Any], name: str) -> str:
-    """Where a function is defined: all that another process can know it by."""
-    qualname = getattr(function, "__qualname__", getattr(function, "__name__", "<"))
-    owner = getattr(function, "__self__", None)
-    if "<" in qualname or not (owner is None or inspect.ismodule(owner)):
-        raise TypeError(
-            f"The hash of a function is that of its name, but the one {at(name)} has "
-            f"none of its own: {function!r}. Define it by `def` in a module."
-        )
-    return f"{function.__module__}:{qualname}"
+def _address(function: Callable[..., Any], name: str) -> Any:
+    """What another process can know a function by: where it is defined, or its code."""
+    plain = inspect.unwrap(function)
+    qualname = getattr(plain, "__qualname__", getattr(plain, "__name__", None))
+    owner = getattr(plain, "__self__", None)
+    known = qualname is not None and (owner is None or inspect.ismodule(owner))
+    if known and "<" not in qualname:
+        return [plain.__module__, qualname]
+    if known and not (plain.__closure__ or plain.__defaults__ or plain.__kwdefaults__):
+        return [plain.__module__, qualname, _code(plain.__code__)]
+    raise TypeError(
+        "A hash of a function is that of its name, or of its code, but the one "
+        f"{at(name)} has a state: {function!r}. Define it by `def` in a module."
+    )
+
+
+def _code(code: CodeType) -> list[Any]:
+    constants = [
+        _code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, code.co_varnames, constants]
 
 
 def _plain(value: Any) -> Any:
