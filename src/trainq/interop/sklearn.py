@@ -31,7 +31,7 @@ def from_sklearn(estimator: BernoulliRBM) -> RBM:
         from sklearn.neural_network import BernoulliRBM
         from trainq.interop.sklearn import from_sklearn
 
-        bits = np.array([[0, 0, 1], [1, 1, 0], [1, 1, 1]])
+        bits = jnp.array([[0, 0, 1], [1, 1, 0], [1, 1, 1]])
         learnt = BernoulliRBM(n_components=2, n_iter=5).fit(bits)
         model = from_sklearn(learnt)
         print(tq.log_likelihood(model, 2.0 * bits - 1))
@@ -70,7 +70,7 @@ def to_sklearn(model: RBM) -> BernoulliRBM:
         from trainq.interop.sklearn import to_sklearn
 
         estimator = to_sklearn(model).set_params(learning_rate=0.01)
-        features = estimator.transform(np.array([[0, 1, 1]]))
+        features = estimator.transform(jnp.array([[0, 1, 1]]))
         assert features.shape == (1, 2)
         ```
     """
