@@ -14,6 +14,10 @@ from trainq import sampling
 from trainq.interop.arviz import to_datatree
 
 
+# Its own types say that it exports nothing.
+ess, rhat, summary = map(vars(arviz_stats).get, ("ess", "rhat", "summary"))
+
+
 def run(model, n_steps=2000, n_chains=4, **options):
     state = tq.start_chains(jr.key(0), model, n_chains)
     return tq.run(KERNELS["gibbs"], model, state, n_steps, keep=True, **options).values
@@ -45,9 +49,9 @@ def test_values_have_the_places_of_parameters():
 def test_arviz_finds_what_we_find():
     tree = to_datatree(OF_RBM, RBM)
     ours = sampling.autocorrelation_time(OF_RBM, windowing="geyer")
-    ess = arviz_stats.ess(tree, method="mean").ds
-    rhat = arviz_stats.rhat(tree, method="split").ds
-    summary = arviz_stats.summary(tree, kind="stats", round_to="none")
+    sizes = ess(tree, method="mean").ds
+    r_hats = rhat(tree, method="split").ds
+    table = summary(tree, kind="stats", round_to="none")
     means = np.asarray(OF_RBM).mean(axis=(0, 1))
     start = 0
     for name, parameter in [
@@ -59,11 +63,11 @@ def test_arviz_finds_what_we_find():
         start += parameter.size
         # It cuts chains in halves, and sums by another one of Geyer's rules.
         size = np.asarray(ours.effective_samples[part])
-        assert np.abs(ess[name].values.reshape(-1) / size - 1).max() < 0.1
+        assert np.abs(sizes[name].values.reshape(-1) / size - 1).max() < 0.1
         r_hat = sampling.r_hat(OF_RBM)[part]
-        assert_close(rhat[name].values.reshape(-1), r_hat, IDENTITY)
-        rows = [row for row in summary.index if row.startswith(f"{name}[")]
-        assert_close(summary.loc[rows, "mean"].to_numpy(float), means[part], IDENTITY)
+        assert_close(r_hats[name].values.reshape(-1), r_hat, IDENTITY)
+        rows = [row for row in table.index if row.startswith(f"{name}[")]
+        assert_close(table.loc[rows, "mean"].to_numpy(float), means[part], IDENTITY)
     # What it makes of the means is what is known exactly.
     exact = tq.mean_observables(RBM)
     error = np.std(OF_RBM, axis=(0, 1)) / np.sqrt(ours.effective_samples)
@@ -78,7 +82,7 @@ def test_functions_have_the_names_that_are_given():
     tree = to_datatree(values, ["magnetisation", "pair"], group="series")
     assert np.array_equal(tree["series"]["pair"], values[:, :, 1])
     assert np.array_equal(tree["series"]["magnetisation"], values[:, :, 0])
-    assert arviz_stats.ess(tree, group="series").data_vars.keys() == {
+    assert ess(tree, group="series").data_vars.keys() == {
         "magnetisation",
         "pair",
     }

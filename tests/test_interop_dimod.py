@@ -316,9 +316,8 @@ def test_sample_sets_count_states(name, key):
     flat = np.asarray(x).reshape(200, -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
     assert counts.max() > 1 and len(samples) == len(rows)
-    table = {
-        tuple(r.sample[i] for i in range(model.n_units)): r for r in records(samples)
-    }
+    assert samples.variables == range(model.n_units)
+    table = {tuple(one.sample): one for one in samples.record}
     for row, count in zip(rows, counts, strict=True):
         one = table[tuple(row)]
         assert one.num_occurrences == count
@@ -329,10 +328,6 @@ def test_sample_sets_count_states(name, key):
     assert {tuple(row): n for row, n in both} == {
         tuple(row): n for row, n in zip(rows.tolist(), counts.tolist(), strict=True)
     }
-
-
-def records(samples):
-    return list(samples.data(["sample", "energy", "num_occurrences"]))
 
 
 def test_samples_of_bits_are_weighted_samples(key):

@@ -70,6 +70,7 @@ inputs = {
     "mlp": eqx.nn.MLP(2, 1, 3, 1, jax.nn.softplus, key=jr.key(0)),
     "kernel": tq.Mixture([tq.RandomScanGibbs(), tq.PalindromicBlockGibbs()]),
     "predictor": tq.QOperational(tq.AlternatingBlockGibbs(), 10, start=tq.FromData()),
+    "functions": [lambda x: x in {"a", "b", "c", "d"}, np.linalg.norm, len],
     "options": {"key": jr.key(3), "window": 10, "beta": 0.5, "nothing": None},
 }
 record = tq.as_dict(None, **inputs)
@@ -93,7 +94,7 @@ def test_hashes_are_the_same_in_every_process():
         found.append(json.loads(done.stdout))
     assert found[0] == found[1]
     inputs, whole = found[0]
-    assert len({*inputs.values(), whole}) == 7
+    assert len({*inputs.values(), whole}) == 8
     # And where nothing is drawn, what this one finds.
     scope: dict = {}
     exec(INPUTS, scope)

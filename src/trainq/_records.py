@@ -5,7 +5,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -105,12 +105,15 @@ def _hash(tree: Any) -> str:
 def _address(function: Callable[..., Any], name: str) -> Any:
     """What another process can know a function by: where it is defined, or its code."""
     plain = inspect.unwrap(function)
-    qualname = getattr(plain, "__qualname__", getattr(plain, "__name__", None))
+    qualname = getattr(plain, "__qualname__", getattr(plain, "__name__", ""))
     owner = getattr(plain, "__self__", None)
-    known = qualname is not None and (owner is None or inspect.ismodule(owner))
+    known = qualname and (owner is None or inspect.ismodule(owner))
     if known and "<" not in qualname:
         return [plain.__module__, qualname]
-    if known and not (plain.__closure__ or plain.__defaults__ or plain.__kwdefaults__):
+    is_code = known and isinstance(plain, FunctionType)
+    if is_code and not (
+        plain.__closure__ or plain.__defaults__ or plain.__kwdefaults__
+    ):
         return [plain.__module__, qualname, _code(plain.__code__)]
     raise TypeError(
         "A hash of a function is that of its name, or of its code, but the one "
@@ -119,10 +122,18 @@ def _address(function: Callable[..., Any], name: str) -> Any:
 
 
 def _code(code: CodeType) -> list[Any]:
-    constants = [
-        _code(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts
-    ]
+    constants = list(map(_constant, code.co_consts))
     return [code.co_code.hex(), code.co_names, code.co_varnames, constants]
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, CodeType):
+        return _code(value)
+    if isinstance(value, tuple):
+        return list(map(_constant, value))
+    if isinstance(value, frozenset):  # in another order in every process
+        return sorted(map(repr, value))
+    return repr(value)
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +194,7 @@ def _properties(value: AbstractShown) -> dict[str, Any]:
 
 def _nested(array: np.ndarray) -> Any:
     if array.dtype.kind == "c":
-        return {"real": _nested(array.real), "imag": _nested(array.imag)}
+        return {"real": _nested(np.real(array)), "imag": _nested(np.imag(array))}
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         return _each(array.tolist())
     return array.tolist()

@@ -103,7 +103,7 @@ def from_bqm(
             f"{type(bqm).__name__} was given."
         )
     units = units_of(bqm.variables, variables, "variables", may_add=True)
-    spin = bqm.change_vartype("SPIN", inplace=False)
+    spin = bqm.change_vartype(dimod.SPIN, inplace=False)
     bias = np.zeros(len(units))
     for name, field in spin.linear.items():
         bias[units[name]] = -field

@@ -34,7 +34,7 @@ def from_sklearn(estimator: BernoulliRBM) -> RBM:
         bits = jnp.array([[0, 0, 1], [1, 1, 0], [1, 1, 1]])
         learnt = BernoulliRBM(n_components=2, n_iter=5).fit(bits)
         model = from_sklearn(learnt)
-        print(tq.log_likelihood(model, 2.0 * bits - 1))
+        print(tq.log_likelihood(model, 2 * bits - 1))
         ```
     """
     if not isinstance(estimator, BernoulliRBM):
@@ -86,6 +86,8 @@ def to_sklearn(model: RBM) -> BernoulliRBM:
     estimator.components_ = np.array(weights.T, order="F")
     estimator.intercept_visible_ = visible
     estimator.intercept_hidden_ = hidden
-    estimator.n_features_in_ = model.n_visible
-    estimator._n_features_out = model.n_hidden
+    # What `fit` notes of its data, under the names that scikit-learn documents.
+    vars(estimator).update(
+        n_features_in_=model.n_visible, _n_features_out=model.n_hidden
+    )
     return estimator
