@@ -96,7 +96,7 @@ def test_hashes_are_the_same_in_every_process():
     inputs, whole = found[0]
     assert len({*inputs.values(), whole}) == 8
     # And where nothing is drawn, what this one finds.
-    scope: dict = {}
+    scope: dict = {"__name__": "__main__"}
     exec(INPUTS, scope)
     for name in inputs.keys() - {"mlp"}:
         assert scope["record"]["inputs"][name] == inputs[name], name

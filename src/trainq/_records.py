@@ -110,11 +110,10 @@ def _address(function: Callable[..., Any], name: str) -> Any:
     known = qualname and (owner is None or inspect.ismodule(owner))
     if known and "<" not in qualname:
         return [plain.__module__, qualname]
-    is_code = known and isinstance(plain, FunctionType)
-    if is_code and not (
-        plain.__closure__ or plain.__defaults__ or plain.__kwdefaults__
-    ):
-        return [plain.__module__, qualname, _code(plain.__code__)]
+    if known and isinstance(plain, FunctionType):
+        state = plain.__closure__, plain.__defaults__, plain.__kwdefaults__
+        if not any(state):
+            return [plain.__module__, qualname, _code(plain.__code__)]
     raise TypeError(
         "A hash of a function is that of its name, or of its code, but the one "
         f"{at(name)} has a state: {function!r}. Define it by `def` in a module."
