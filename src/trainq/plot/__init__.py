@@ -1,9 +1,9 @@
 """Figures of results, on Matplotlib axes: the extra `plot`."""
 
-from .._checks import needed_for
+from .._checks import needed_for as _needed_for
 
 
-with needed_for("trainq.plot", "matplotlib"):
+with _needed_for("trainq.plot", "matplotlib"):
     import matplotlib as matplotlib
 
 from ._chains import autocorrelation as autocorrelation, spectrum as spectrum
