@@ -133,13 +133,6 @@ def test_trainq_does_not_import_matplotlib():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_extra_is_named_where_matplotlib_is_missing():
-    hidden = "import sys; sys.modules['matplotlib'] = None\n"
-    done = python(hidden + "import trainq; import trainq.plot")
-    assert "ImportError: trainq.plot draws with Matplotlib, which is" in done.stderr
-    assert "pip install 'trainq[plot]'" in done.stderr
-
-
 # Couplings.
 
 

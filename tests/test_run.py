@@ -208,7 +208,7 @@ def test_a_run_without_progress_says_nothing(capsys):
 
 def test_progress_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match="needs `tqdm`: pip install tqdm, or leave"):
+    with pytest.raises(ImportError, match="needs tqdm: pip install tqdm"):
         sampling.run(KERNELS["gibbs"], MODEL, start(), 12, progress=True)
 
 

@@ -1,6 +1,7 @@
 """Objects show their numbers at a prompt, and their shapes where they have none."""
 
 import html.parser
+import json
 
 import equinox as eqx
 import jax
@@ -78,6 +79,21 @@ SHOWN = {
 def test_a_prompt_shows_what_print_does(name):
     one, text = SHOWN[name]
     assert text in str(one) and repr(one) == str(one)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_dictionary_has_the_same_numbers(name):
+    one, _ = SHOWN[name]
+    record = tq.as_dict(one)
+    # JSON without what only Python reads.
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    result = record["result"]
+    assert result["class"] == type(one).__name__
+    for field, value in vars(one).items():
+        if isinstance(value, jax.Array) and value.dtype.kind == "f":
+            assert np.array_equal(
+                np.asarray(result[field], float), value, equal_nan=True
+            )
 
 
 class Cells(html.parser.HTMLParser):

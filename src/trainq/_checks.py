@@ -6,10 +6,12 @@ in arithmetic, and compare equal to the plain number that a cache holds another 
 for.
 """
 
+import contextlib
 import functools
 import math
 import operator
 import warnings
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -22,6 +24,22 @@ from jaxtyping import Array, Num
 
 _T = TypeVar("_T")
 _TRACED = "It is fixed when a program is compiled, and cannot be traced."
+
+
+@contextlib.contextmanager
+def needed_for(what: str, package: str) -> Iterator[None]:
+    """Around imports that need more than trainq does: if one fails, an `ImportError`
+    names the package, as it is called where it is installed from.
+
+    **Arguments:**
+
+    - `what`: what needs it, such as a module.
+    - `package`: its name.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install {package}.") from error
 
 
 def whole_number(name: str, value: Any, least: int = 1, of: str = "") -> int:
@@ -168,7 +186,7 @@ def require_law(law: Num[Array, " states"], dtype: Any, what: str) -> Array:
     )
 
 
-def require_concrete(what: str, **given: Any) -> None:
+def require_concrete(what: str, /, **given: Any) -> None:
     """Raise a `ValueError` that names the arguments which are traced, for `what` is
     made of numbers that have to be there."""
     traced = [

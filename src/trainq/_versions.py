@@ -22,15 +22,18 @@ def show_versions() -> None:
         tq.show_versions()
         ```
     """
-    rows = [(name, _version(name)) for name in _PACKAGES]
-    rows += [
-        ("Python", platform.python_version()),
-        ("platform", platform.platform()),
-        ("x64", "on" if jnp.result_type(float) == jnp.float64 else "off"),
-        ("devices", ", ".join(f"{d.device_kind} {d.id}" for d in jax.devices())),
-    ]
-    for name, value in rows:
+    for name, value in versions().items():
         print(f"{name:10}{value}")
+
+
+def versions() -> dict[str, str]:
+    return {
+        **{name: _version(name) for name in _PACKAGES},
+        "Python": platform.python_version(),
+        "platform": platform.platform(),
+        "x64": "on" if jnp.result_type(float) == jnp.float64 else "off",
+        "devices": ", ".join(f"{d.device_kind} {d.id}" for d in jax.devices()),
+    }
 
 
 def _version(name: str) -> str:

@@ -6,12 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Num
-from thrml import AbstractNode, Block, SpinNode
-from thrml.models import IsingEBM
 
+from .._checks import needed_for
 from ..markov import AlternatingBlockGibbs
 from ..models import AbstractEnergyModel, BoltzmannMachine, Clamped, Tempered
 
+
+with needed_for("trainq.interop.thrml", "thrml"):
+    from thrml import AbstractNode, Block, SpinNode
+    from thrml.models import IsingEBM
 
 SuperBlocks = Sequence[Block | tuple[Block, ...]]
 

@@ -10,65 +10,28 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, Num
 
-from .._checks import check_key, require_concrete, whole_number
+from .._checks import check_key, needed_for, require_concrete, whole_number
 from .._show import AbstractShown, Table
 from ..models import (
-    RBM,
     AbstractEnergyModel,
-    BoltzmannMachine,
     Data,
     SampleWeights,
     check_data,
     check_weights,
-    checked,
     data_phase,
 )
-
-
-try:
-    import dimod
-except ImportError as error:
-    raise ImportError(
-        "trainq.interop.dimod needs dimod: pip install dimod dwave-samplers."
-    ) from error
+from ._bqm import (
+    WHAT,
+    from_bqm as from_bqm,
+    from_sampleset as from_sampleset,
+    to_bqm as to_bqm,
+    to_sampleset as to_sampleset,
+)
+from ._pairwise import pairwise
 
 
 # Of which the tables of D-Wave's solver take a GiB.
 _MAX_TREEWIDTH = 25
-
-
-def to_bqm(model: AbstractEnergyModel) -> dimod.BinaryQuadraticModel:
-    """The binary quadratic model of a pairwise model, in spins, with its energies:
-    `Σ J_ij s_i s_j + Σ h_i s_i`. Its signs are the other way round than those of
-    trainq, where a coupling that is positive aligns spins, and so couplings and fields
-    change theirs.
-
-    **Arguments:**
-
-    - `model`: an [`trainq.RBM`][], a [`trainq.BoltzmannMachine`][], one with a
-        temperature, which is multiplied in, or a model with such an `equivalent`.
-
-    **Returns:** a `dimod.BinaryQuadraticModel` whose variables are the units, numbered
-    from 0, visible units first.
-
-    **Raises:** `ValueError` for a model that is not pairwise, and under `jax.jit` and
-    its like; a run-time error if a parameter is not finite.
-
-    !!! example
-
-        ```python
-        from trainq.interop.dimod import to_bqm
-
-        bqm = to_bqm(model)
-        assert bqm.num_variables == model.n_units
-        ```
-    """
-    require_concrete("A binary quadratic model", model=model)
-    edges, couplings, fields = _pairwise(checked(model))
-    linear = dict(enumerate(-np.asarray(fields, float)))
-    pairs = map(tuple, edges.tolist())
-    quadratic = dict(zip(pairs, -np.asarray(couplings, float), strict=True))
-    return dimod.BinaryQuadraticModel(linear, quadratic, 0.0, dimod.SPIN)
 
 
 class ExactLaw(AbstractShown):
@@ -216,49 +179,20 @@ def exact(model: AbstractEnergyModel) -> ExactLaw:
     )
 
 
-def _pairwise(
-    model: AbstractEnergyModel,
-) -> tuple[np.ndarray, Float[Array, " edges"], Float[Array, " n_units"]]:
-    """The edges, couplings and fields of a pairwise model: the energy is
-    `-Σ J_ij x_i x_j - Σ b_i x_i`."""
-    while model.equivalent is not None:
-        model = model.equivalent
-    if isinstance(model, RBM):
-        m, n = model.n_visible, model.n_hidden
-        edges = np.stack(np.divmod(np.arange(m * n), n), axis=1) + [0, m]
-        sizes = ((model.visible_bias, m), (model.hidden_bias, n))
-        biases = [jnp.zeros(k, model.dtype) if b is None else b for b, k in sizes]
-        return edges, model.weights.reshape(-1), jnp.concatenate(biases)
-    if isinstance(model, BoltzmannMachine):
-        zeros = jnp.zeros(model.n_units, model.dtype)
-        fields = zeros if model.bias is None else model.bias
-        return model.edges, model.couplings, fields
-    raise ValueError(
-        "A binary quadratic model is pairwise: an `RBM` or a `BoltzmannMachine` is "
-        f"needed, or a model with such an `equivalent`, but a {type(model).__name__} "
-        "was given."
-    )
-
-
 def _vjp(model: AbstractEnergyModel) -> tuple[tuple[np.ndarray, Array, Array], Any]:
-    """As `_pairwise`, and the way back: means `E[∂E/∂θ]` of the parameters of a model
+    """As `pairwise`, and the way back: means `E[∂E/∂θ]` of the parameters of a model
     from those of `∂E/∂J = -x_i x_j` and `∂E/∂b = -x_i`."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    edges = _pairwise(model)[0]
-    both, pull = jax.vjp(lambda p: _pairwise(eqx.combine(p, static))[1:], params)
+    edges = pairwise(model, WHAT)[0]
+    both, pull = jax.vjp(lambda p: pairwise(eqx.combine(p, static), WHAT)[1:], params)
     return (edges, *both), lambda means: pull(means)[0]
 
 
 def _tree_solver() -> tuple[Any, Any]:
     """D-Wave's heuristic for orders of elimination, and its sampler."""
-    try:
+    with needed_for("trainq.interop.dimod.exact", "dwave-samplers"):
         from dwave.samplers import TreeDecompositionSampler
         from dwave.samplers.tree.utilities import min_fill_heuristic
-    except ImportError as error:
-        raise ImportError(
-            "Exact laws of graphs with a low treewidth need dwave-samplers: "
-            "pip install dwave-samplers."
-        ) from error
     return min_fill_heuristic, TreeDecompositionSampler()
 
 

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Num
-from thrml import Block
-from thrml.models import IsingEBM
 
 from ..markov import AlternatingBlockGibbs
 from ..models import AbstractEnergyModel
-from ._ising import (
+from ._ising import (  # first, since it says what is needed
+    Block,
+    IsingEBM,
     SuperBlocks,
     blocks_of,
     ebm_of,

@@ -178,6 +178,72 @@ class BoltzmannMachine(AbstractEnergyModel):
             )
         return cls(couplings, bias, n_visible, edges=edges, n_units=n_units)
 
+    @classmethod
+    def from_bits(
+        cls,
+        couplings: Any,
+        bias: Any = None,
+        n_visible: int | None = None,
+        edges: Any = None,
+        *,
+        n_units: int | None = None,
+    ) -> "BoltzmannMachine":
+        """The machine with the law of another one whose units are 0 and 1, and whose
+        energy is `-Σ_{edges ij} W_ij b_i b_j - Σ_i a_i b_i` in these.
+
+        A bit is `(1 + x) / 2` of its spin `x`: couplings become `W_ij / 4`, and fields
+        `a_i / 2 + Σ_j W_ij / 4`. What is left is a constant, on which no law depends:
+        the energy in bits is `E(x)` less that of all spins down. Gradients, and Q, are
+        those of the parameters of the spins, as for `RBM.from_bits`.
+
+        **Arguments:**
+
+        - `couplings`, `bias`, `n_visible`, `edges`, `n_units`: as for the class, of
+            bits.
+
+        **Returns:** a machine with biases, differentiable by couplings and biases.
+
+        **Raises:** as the class does.
+
+        !!! example
+
+            ```python
+            model = tq.BoltzmannMachine.from_bits(
+                jnp.array([2.0, 1.0]), edges=[(0, 1), (1, 2)]
+            )
+            down = model.energy(-jnp.ones(3))
+            energy = model.energy(jnp.array([1, 1, -1])) - down
+            assert jnp.isclose(energy, -2.0)
+            ```
+        """
+        bits = cls(couplings, bias, n_visible, edges, n_units=n_units)
+        fields = bits._sums / 4
+        return made(
+            BoltzmannMachine,
+            couplings=bits.couplings / 4,
+            bias=fields if bits.bias is None else fields + bits.bias / 2,
+            graph=bits.graph,
+            n_visible=bits.n_visible,
+            n_hidden=bits.n_hidden,
+        )
+
+    def to_bits(self) -> tuple[Float[Array, " edges"], Float[Array, " n_units"]]:
+        """The parameters of the machine with this law whose units are 0 and 1: the
+        inverse of `from_bits`, which has the constant between the energies.
+
+        **Returns:** its couplings `4 J`, one for each of the `edges`, and its biases
+        `2 b_i - 2 Σ_j J_ij`: these are there also where the machine has none.
+        """
+        fields = -2 * self._sums
+        bias = fields if self.bias is None else fields + 2 * self.bias
+        return 4 * self.couplings, bias
+
+    @property
+    def _sums(self) -> Float[Array, " n_units"]:
+        """The sum of the couplings of each unit."""
+        ones = jnp.ones(self.n_units, self.couplings.dtype)
+        return self.graph.fields(self.couplings, ones, jnp.arange(self.n_units))
+
     @property
     def edges(self) -> Int[np.ndarray, "n_edges 2"]:
         """The pairs of units that interact, the smaller one first, in the order of

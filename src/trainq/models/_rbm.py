@@ -66,6 +66,72 @@ class RBM(AbstractEnergyModel):
         self.visible_bias = _bias("visible", visible_bias, self.weights.shape[0])
         self.hidden_bias = _bias("hidden", hidden_bias, self.weights.shape[1])
 
+    @classmethod
+    def from_bits(
+        cls, weights: Any, visible_bias: Any = None, hidden_bias: Any = None
+    ) -> "RBM":
+        """The machine with the law of another one whose units are 0 and 1, and whose
+        energy is `-vᵀ W h - aᵀ v - bᵀ h` in these.
+
+        A bit is `(1 + x) / 2` of its spin `x`: couplings become `W / 4`, and fields
+        `a / 2 + Σ_j W_ij / 4`. What is left is a constant, on which no law depends:
+        the energy in bits is `E(x)` less that of all spins down.
+
+        Gradients are by the parameters of the spins, and so is Q, which another choice
+        of parameters changes: [for those of the bits](../interop.md#q-in-bits) a model
+        of your own says so.
+
+        **Arguments:**
+
+        - `weights`: `(n_visible, n_hidden)` couplings of bits.
+        - `visible_bias`: `(n_visible,)` fields of bits, or None for zeros.
+        - `hidden_bias`: `(n_hidden,)`, likewise.
+
+        **Returns:** a machine with biases, differentiable by all arguments.
+
+        **Raises:** `ValueError` if the shapes do not fit.
+
+        !!! example
+
+            ```python
+            model = tq.RBM.from_bits(jnp.array([[1.0, -2.0]]))
+            down = model.energy(-jnp.ones(3))
+            energy = model.energy(jnp.array([1, 1, -1])) - down
+            assert jnp.isclose(energy, -1.0)
+            ```
+        """
+        bits = cls(weights, visible_bias, hidden_bias)
+        sums = bits.weights.sum(axis=1), bits.weights.sum(axis=0)
+        visible, hidden = (
+            total / 4 if bias is None else total / 4 + bias / 2
+            for total, bias in zip(
+                sums, (bits.visible_bias, bits.hidden_bias), strict=True
+            )
+        )
+        return cls(bits.weights / 4, visible, hidden)
+
+    def to_bits(
+        self,
+    ) -> tuple[
+        Float[Array, "n_visible n_hidden"],
+        Float[Array, " n_visible"],
+        Float[Array, " n_hidden"],
+    ]:
+        """The parameters of the machine with this law whose units are 0 and 1: the
+        inverse of `from_bits`, which has the constant between the energies.
+
+        **Returns:** its weights `4 W`, its visible biases `2 a_i - 2 Σ_j W_ij` and its
+        hidden ones: these are there also where the machine has none.
+        """
+        sums = self.weights.sum(axis=1), self.weights.sum(axis=0)
+        visible, hidden = (
+            -2 * total if bias is None else 2 * bias - 2 * total
+            for total, bias in zip(
+                sums, (self.visible_bias, self.hidden_bias), strict=True
+            )
+        )
+        return 4 * self.weights, visible, hidden
+
     @property
     def n_visible(self) -> int:
         return self.weights.shape[-2]

@@ -1,13 +1,10 @@
 """Figures of results, on Matplotlib axes: the extra `plot`."""
 
-try:
+from .._checks import needed_for as _needed_for
+
+
+with _needed_for("trainq.plot", "matplotlib"):
     import matplotlib as matplotlib
-except ModuleNotFoundError as error:
-    raise ImportError(
-        "trainq.plot draws with Matplotlib, which is not installed. Install trainq "
-        "with its extra `plot`, as in `pip install 'trainq[plot]'`, or Matplotlib "
-        "itself."
-    ) from error
 
 from ._chains import autocorrelation as autocorrelation, spectrum as spectrum
 from ._landscape import basins as basins, ladder as ladder

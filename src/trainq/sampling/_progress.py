@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .._checks import needed_for
+
 
 @contextlib.contextmanager
 def bar(n_steps: int, show: bool) -> Iterator[Callable[[int], Any]]:
@@ -13,12 +15,8 @@ def bar(n_steps: int, show: bool) -> Iterator[Callable[[int], Any]]:
     if not show:
         yield lambda _: None
         return
-    try:
+    with needed_for("progress=True", "tqdm"):
         from tqdm import tqdm
-    except ImportError as error:
-        raise ImportError(
-            "A progress bar needs `tqdm`: pip install tqdm, or leave out `progress`."
-        ) from error
     with tqdm(total=n_steps, desc="compiling", unit=" steps", leave=False) as line:
 
         def advance(steps: int) -> None:
