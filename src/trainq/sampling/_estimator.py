@@ -29,7 +29,8 @@ from ..models import (
 from ._averages import average, steps
 from ._clamped_chains import ClampedChains, scatter_of_chains
 from ._estimate import GradientEstimate, scatter, summarised
-from ._run import ChainState, Moments, start_chains
+from ._chain_state import ChainState, start_chains
+from ._moments import Moments
 
 
 # Samples whose data phases are found side by side.
