@@ -10,7 +10,6 @@ from ._annealed import (
 from ._autocorrelation import (
     STATUS as STATUS,
     AutocorrelationTime as AutocorrelationTime,
-    Windowing as Windowing,
     autocorrelation_time as autocorrelation_time,
     autocovariance as autocovariance,
     r_hat as r_hat,
@@ -41,6 +40,7 @@ from ._estimate import (
 )
 from ._estimator import GradientEstimator as GradientEstimator
 from ._exact_errors import exact_errors as exact_errors
+from ._lag_sums import Windowing as Windowing
 from ._moments import Moments as Moments
 from ._qsampled import QSampled as QSampled, SampledSNR as SampledSNR
 from ._run import Run as Run, run as run

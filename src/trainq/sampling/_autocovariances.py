@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._show import AbstractShown, Table, count
 from ._sums import add_up
@@ -45,7 +45,7 @@ class Autocovariances(AbstractShown):
     """What is taken from each value before it is multiplied: the mean over chains of
     the first ones."""
     recent: Float[Array, "levels lags chains n_obs"] = eqx.field(repr=False)
-    """The last bins of each level, the newest first, less the reference."""
+    """The last bins of each level, less the reference: bin `j` at `j mod (L + 1)`."""
     first: Float[Array, "levels lags groups n_obs"] = eqx.field(repr=False)
     """The first bins of each level, summed over the chains of a group."""
     sums: "Sums" = eqx.field(repr=False)
@@ -60,7 +60,7 @@ class Autocovariances(AbstractShown):
         groups = n_groups(chains)
         each = jnp.zeros((_LEVELS, lags + 1, groups, n_obs), dtype)
         total, no = jnp.zeros((_LEVELS, groups, n_obs), dtype), jnp.zeros((), int)
-        sums = Sums((each, each), (total, total))
+        sums = Sums((each,) * 3, (total,) * 3)
         half = Half(no, each, total, each, *[jnp.zeros(shape, dtype)] * 2)
         recent = jnp.zeros((_LEVELS, lags + 1, *shape), dtype)
         return cls(no, jnp.zeros(n_obs, dtype), recent, each, sums, (half, half))
@@ -70,7 +70,7 @@ class Autocovariances(AbstractShown):
         """How the arrays lie on a mesh, over which chains are spread; groups of chains
         are as long as these, where that divides."""
         lags, level = of(None, None, *chains), of(None, *chains)
-        sums = Sums((lags,) * 2, (level,) * 2)
+        sums = Sums((lags,) * 3, (level,) * 3)
         half = Half(same, lags, level, lags, *[of(*chains)] * 2)
         return cls(same, same, lags, lags, sums, (half, half))
 
@@ -98,9 +98,7 @@ class Autocovariances(AbstractShown):
 
     def of_groups(self) -> Float[Array, "levels lags groups n_obs"]:
         """The same, averaged over the chains of each group."""
-        last = _grouped_tails(self.recent, self.sums.totals[0].shape[1])
-        products, totals = self.sums.products[0], self.sums.totals[0]
-        return self._centred(self.count, products, totals, last)
+        return self._centred(self.count, *self.sums.read(), self._last())
 
     def of_half(self) -> "tuple[Half, Float[Array, 'levels lags n_obs']]":
         """The first half of the values, or what there was at the largest power of two
@@ -143,19 +141,21 @@ class Autocovariances(AbstractShown):
         """With one more value for every chain. It takes no chains together but those of
         a group."""
         groups = self.sums.totals[0].shape[1]
-        most = jnp.asarray(self.recent.shape[1])
+        size = self.lags + 1
 
         def push(carry):
             level, bin_, _, recent, first, sums = carry
             index = jnp.right_shift(self.count, level)
-            newest = jnp.concatenate([bin_[None], recent[level][:-1]])
+            # In place: what is there already of a level is only read.
+            recent = _put(recent, bin_, level, index % size)
+            newest = recent[level][(index - jnp.arange(size)) % size]
             total = _grouped(bin_, groups)
             sums = sums.add(level, _grouped(newest * bin_[None], groups), total)
-            place = jnp.minimum(index, most)
-            first = first.at[level, place].set(total, mode="drop")
+            early = jnp.minimum(index, size - 1)
+            kept = jnp.where(index < size, total, first[level, early])
+            first = _put(first, kept, level, early)
             # With the one before it, which is complete if this one is odd.
             pair = (newest[0] + newest[1]) / 2
-            recent = recent.at[level].set(newest)
             return level + 1, pair, index % 2 == 1, recent, first, sums
 
         carry = jnp.zeros((), int), values - self.reference[None], jnp.array(True)
@@ -168,19 +168,30 @@ class Autocovariances(AbstractShown):
             self.count + 1, self.reference, recent, first, sums, self.halves
         )
 
-    def close(self, mean: Array, deviations: Array) -> "Autocovariances":
-        """With what there is now as a half of what will be, if the number of values is
-        a power of two; `mean` and `deviations` are those of each chain."""
+    def _last(self) -> Float[Array, "levels lags groups n_obs"]:
+        """The sums of the last bins of each level, `0, …, L` of them."""
+        sums = _grouped(self.recent, self.sums.totals[0].shape[1])
+        size = self.lags + 1
+        newest = (self.count // self.bins)[:, None] - 1 - jnp.arange(size)
+        order = (newest % size)[..., None, None]
+        return _before(jnp.take_along_axis(sums, order, axis=1))
+
+    def close(
+        self, mean: Array, deviations: Array, full: Bool[Array, ""]
+    ) -> "Autocovariances":
+        """With the sums of the last values counted in, if it is time for that, and what
+        there is as a half of what will be, if the number of values is a power of two;
+        `mean` and `deviations` are those of each chain."""
         now = jax.lax.population_count(self.count) == 1
-        products, totals = self.sums.products[0], self.sums.totals[0]
-        last = _grouped_tails(self.recent, totals.shape[1])
-        half = Half(self.count, products, totals, last, mean, deviations)
+        sums = self.sums.close(full)
+        products, totals = sums.read()
+        half = Half(self.count, products, totals, self._last(), mean, deviations)
         halves = jax.tree.map(
             lambda new, old: jnp.where(now, new, old),
             (self.halves[1], half),
             self.halves,
         )
-        return eqx.tree_at(lambda c: c.halves, self, halves)
+        return eqx.tree_at(lambda c: (c.sums, c.halves), self, (sums, halves))
 
     def _shown(self) -> list[str | Table]:
         if self.count.ndim:  # a batch, by `eqx.filter_vmap`
@@ -193,20 +204,34 @@ class Autocovariances(AbstractShown):
 
 
 class Sums(eqx.Module):
-    """Sums of products and of bins, each followed by what rounding has taken from
-    them."""
+    """Sums of products and of bins: what rounding has taken from a sum comes after it,
+    and then what has been added since."""
 
     products: tuple[Float[Array, "levels lags groups n_obs"], ...]
     totals: tuple[Float[Array, "levels groups n_obs"], ...]
 
+    def read(self) -> tuple[Array, Array]:
+        """The sums."""
+        return tuple(x[0] + x[2] for x in (self.products, self.totals))
+
     def add(self, level: Array, products: Array, total: Array) -> "Sums":
         """With those of one more bin of a level."""
 
-        def added(pair, term):
-            new = add_up(*(x[level] for x in pair), term)
-            return tuple(x.at[level].set(y) for x, y in zip(pair, new, strict=True))
+        def added(sums, term):
+            return *sums[:2], sums[2].at[level].add(term)
 
         return Sums(added(self.products, products), added(self.totals, total))
+
+    def close(self, full: Array) -> "Sums":
+        """With what has been added counted in, or not yet."""
+
+        def closed(sums):
+            new = *add_up(*sums), jnp.zeros_like(sums[2])
+            return tuple(
+                jnp.where(full, x, old) for x, old in zip(new, sums, strict=True)
+            )
+
+        return Sums(closed(self.products), closed(self.totals))
 
 
 class Half(eqx.Module):
@@ -233,11 +258,15 @@ def _grouped(x: Array, groups: int) -> Array:
     return jnp.sum(x.reshape(*lags, groups, chains // groups, n_obs), axis=-2)
 
 
+def _put(x: Array, part: Array, level: Array, place: Array) -> Array:
+    """With one lag of a level."""
+    zero = jnp.zeros_like(level)
+    at = level, place, *(zero,) * part.ndim
+    return jax.lax.dynamic_update_slice(x, part[None, None], at)
+
+
 def _before(x: Array) -> Array:
     """Sums over all lags below each."""
     return jnp.cumsum(x, axis=1) - x
 
 
-def _grouped_tails(recent: Array, groups: int) -> Array:
-    """The sums of the last bins of each level, `0, …, L` of them."""
-    return _before(_grouped(recent, groups))

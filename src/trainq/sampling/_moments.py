@@ -114,7 +114,7 @@ class Moments(AbstractShown):
         if self.autocovariances is None:
             return closed
         mean, _, deviations, _ = closed._merged()
-        lagged = self.autocovariances.close(mean, deviations)
+        lagged = self.autocovariances.close(mean, deviations, full)
         return eqx.tree_at(lambda m: m.autocovariances, closed, lagged)
 
     def _merged(self, size: int | None = None) -> tuple[Array, ...]:
