@@ -50,3 +50,5 @@ from ._swaps import (
     SwapStatistics as SwapStatistics,
     swap_statistics as swap_statistics,
 )
+from ._until import run_until as run_until
+from ._until_result import UNTIL_STATUS as UNTIL_STATUS, Until as Until

@@ -246,7 +246,7 @@ def _judged(
     for same, reach in ((first, 3 * jnp.sqrt(ratio - 1.0)), (other, 3)):
         sharp = sharp & (jnp.abs(whole.value - same) <= reach * error)
     status = jnp.where(long, jnp.where(sharp, 0, 1), jnp.where(within, 2, _LONGER))
-    status = jnp.where(finite, status, 3)
+    status = jnp.where(finite, status, 3).astype(int)
     known = finite & within
     value, error = (jnp.where(known, x, jnp.inf) for x in (whole.value, error))
     return value, error, status

@@ -273,7 +273,7 @@ def _estimate(
         unravel(flat),
         flat,
         state,
-        _states(moments),
+        independent_states(moments),
         estimator.window,
         -scatter(means),
         of_data,
@@ -311,7 +311,7 @@ def _data_phase(
     return phase, scatter(phases, shares), n - 1
 
 
-def _states(moments: Moments) -> Float[Array, ""]:
+def independent_states(moments: Moments) -> Float[Array, ""]:
     """How many independent states the window of a chain is worth.
 
     For chains in their law the variance of one state is that within chains plus that of

@@ -105,8 +105,11 @@ def _moves(moments: Moments, variance: Array) -> Bool[Array, " n_obs"]:
     return variance > rounding**2
 
 
-def streamed_r_hat(moments: Moments) -> Float[Array, " n_obs"]:
-    """R-hat of two parts of each chain, of `n₁` and `n₂` values."""
+def streamed_r_hat(
+    moments: Moments, signs: Float[Array, " chains"] | None = None
+) -> Float[Array, " n_obs"]:
+    """R-hat of two parts of each chain, of `n₁` and `n₂` values, which may count with
+    another sign in some of the chains."""
     lagged = required(moments)
     half, _ = lagged.of_half()
     mean, _, deviations, _ = moments._merged()
@@ -119,6 +122,8 @@ def streamed_r_hat(moments: Moments) -> Float[Array, " n_obs"]:
     change = (later - half.mean) ** 2 * (before * after / n)
     rest = jnp.maximum(deviations - half.deviations - change, 0)
     means = jnp.concatenate([half.mean, later])
+    if signs is not None:
+        means = means * jnp.concatenate([signs, signs])[:, None]
     within = (half.deviations / (before - 1) + rest / (after - 1)) / 2
     within = jnp.mean(within, axis=0)
     between = jnp.var(means, axis=0, ddof=1)
