@@ -239,7 +239,7 @@ def _judged(
     first, ratio = half
     error = jnp.sqrt(2 * whole.noise / (n_chains * n))
     # Each has to be shown: a comparison with NaN shows nothing.
-    within = moves & (_SHARE * whole.stop <= n)
+    within = moves & (_SHARE * whole.stop.astype(error.dtype) <= n)
     long = within & (n >= _ENOUGH * jnp.maximum(whole.value, whole.span))
     # The estimate from n/r of n values differs by √(r - 1) errors of that from all.
     sharp = error <= _PRECISION * whole.value

@@ -42,8 +42,7 @@ class Autocovariances(AbstractShown):
     count: Int[Array, ""]
     """The number of values of each chain."""
     reference: Float[Array, " n_obs"]
-    """What is taken from each value before it is multiplied: the mean over chains of
-    the first ones."""
+    """What is taken from each value before it is multiplied: the very first one."""
     recent: Float[Array, "levels lags chains n_obs"] = eqx.field(repr=False)
     """The last bins of each level, less the reference: bin `j` at `j mod (L + 1)`."""
     first: Float[Array, "levels lags groups n_obs"] = eqx.field(repr=False)
@@ -119,7 +118,7 @@ class Autocovariances(AbstractShown):
         lags = jnp.arange(self.lags + 1)
         some = jnp.maximum(n_bins, 1).astype(dtype)[:, None, None]
         mean = (jnp.sum(totals, axis=1, keepdims=True) / (some * chains))[:, None]
-        pairs = (n_bins[:, None] - lags)[..., None, None]
+        pairs = (n_bins[:, None] - lags[None])[..., None, None]
         cut = _before(self.first) + last
         sums = products - mean * (2 * totals[:, None] - cut)
         sums = sums + pairs.astype(dtype) * (chains // groups) * mean**2
@@ -127,8 +126,8 @@ class Autocovariances(AbstractShown):
         return jnp.where(pairs > 0, sums / each, 0)
 
     def refer(self, values: Float[Array, "chains n_obs"]) -> "Autocovariances":
-        """With a reference, if there is none yet. This takes all chains together."""
-        new = jnp.where(self.count == 0, jnp.mean(values, axis=0), self.reference)
+        """With a reference, if there is none yet: what a device has to tell others."""
+        new = jnp.where(self.count == 0, values[0], self.reference)
         return eqx.tree_at(lambda c: c.reference, self, new)
 
     @property
@@ -172,7 +171,7 @@ class Autocovariances(AbstractShown):
         """The sums of the last bins of each level, `0, …, L` of them."""
         sums = _grouped(self.recent, self.sums.totals[0].shape[1])
         size = self.lags + 1
-        newest = (self.count // self.bins)[:, None] - 1 - jnp.arange(size)
+        newest = (self.count // self.bins)[:, None] - 1 - jnp.arange(size)[None]
         order = (newest % size)[..., None, None]
         return _before(jnp.take_along_axis(sums, order, axis=1))
 

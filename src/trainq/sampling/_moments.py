@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -69,11 +70,14 @@ class Moments(AbstractShown):
 
     def add(self, values: Float[Array, "chains n_obs"]) -> "Moments":
         """With one more value for every chain."""
-        return self._refer(values)._open(values)._add(values)._close()
+        opened = self._refer(values)._open(values)
+        added = opened._add(values)
+        due = opened._room == 1
+        return jax.lax.cond(due, lambda m: m._close(), lambda m: m, added)
 
     def _refer(self, values: Array) -> "Moments":
-        """With a value that autocovariances refer to, if there is none yet: what takes
-        all chains together, and so is no part of a loop."""
+        """With a value that autocovariances refer to, if there is none yet: what one
+        device tells the others, and so is no part of a loop."""
         lagged = self.autocovariances
         lagged = None if lagged is None else lagged.refer(values)
         return Moments(self.count, self.totals, self.recent, lagged)

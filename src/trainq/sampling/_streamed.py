@@ -154,14 +154,15 @@ def streamed_pieces(
     n = found.n_bins.astype(dtype)
     lags = jnp.arange(lagged.lags + 1)[:, None]
     # As for pieces of kept values: see `sampled_time`.
-    pairs = n / jnp.maximum(n - lags.astype(dtype), 1)
+    pairs = n[None] / jnp.maximum(n[None] - lags.astype(dtype), 1)
     window = jnp.minimum(found.whole.lags, lagged.lags)
     weights = lag_weights(local[:, 0], window) * pairs
     lost = (2 * window + 1).astype(dtype) / (chains * n)
-    sums = jnp.sum(weights[:, None] * local, axis=0) / (1 - jnp.minimum(lost, 0.5))
+    sums = jnp.sum(weights[:, None] * local, axis=0)
+    sums = sums / (1 - jnp.minimum(lost, 0.5))[None]
     variance = groups[0, 0]
-    doubled = (2 * sums - local[0]) * found.bins.astype(dtype)
+    doubled = (2 * sums - local[0]) * found.bins.astype(dtype)[None]
     # C(0) + Σ C(k) = ½ (C(0) + C(0) τ), and C(0) τ is that of the bins times b.
-    pieces = jnp.where(found.level == 0, sums, (variance + doubled) / 2)
-    pieces = jnp.where(found.moves, pieces, jnp.inf)
+    pieces = jnp.where((found.level == 0)[None], sums, (variance + doubled) / 2)
+    pieces = jnp.where(found.moves[None], pieces, jnp.inf)
     return pieces, jnp.mean(variance, axis=0), found
