@@ -138,6 +138,8 @@ def test_errors_of_times_from_bins_are_as_large_as_they_say():
         found = sampling.autocorrelation_time(streamed(values))
         z.append((found.value - 19) / found.error)
     z = np.concatenate(z)
+    z = z[np.isfinite(z)]  # without those of 2048 steps that are too few
+    assert z.size > 110
     # 120 draws tell a deviation of one to 7 %, and the sum is cut a little short.
     assert abs(np.mean(z)) < 0.6 and 0.7 < np.std(z) < 1.4
 

@@ -70,7 +70,8 @@ def streamed_sums(
     n_bins = lagged.count // lagged.bins
     whole = sums(covariance, lagged.count, windowing)
     holds = (whole.stop < most) & (share * whole.stop <= n_bins[:, None])
-    holds = holds & (covariance[:, 0] > 0)
+    # The variance of a single bin is rounding.
+    holds = holds & (n_bins >= most)[:, None] & (covariance[:, 0] > 0)
     level = jnp.argmax(holds, axis=0)
 
     def at(x):
@@ -80,7 +81,6 @@ def streamed_sums(
     before = half.count // lagged.bins
     ratio = n_bins.astype(dtype) / jnp.maximum(before, 1).astype(dtype)
     scale = at(covariance[:, 0]) / jnp.where(moves, covariance[0, 0], 1)
-    # Fewer bins than lags hold no sum; nor do any, past a share of a chain.
     useful = lagged.bins * jnp.minimum(n_bins // share, lagged.lags)
     return StreamedSums(
         level=level,

@@ -44,10 +44,10 @@ def run_until(
     state: ChainState,
     data: Data | None = None,
     *,
-    q: float | None = None,
-    resolved: float | None = None,
-    r_hat: float | None = None,
-    settled: float | None = None,
+    q: float | int | None = None,
+    resolved: float | int | None = None,
+    r_hat: float | int | None = None,
+    settled: float | int | None = None,
     max_steps: SupportsIndex,
     functions: Functions | None = None,
     every: SupportsIndex = 1,
@@ -157,10 +157,10 @@ def run_until(
             most = max(1, 2 ** (n_looks - 1) // _MOVES) if progress else pieces
             while pieces:
                 times = min(pieces, most)
+                number = jnp.asarray(times)
                 state, moments = advance(
-                    kernel, model, state, moments, watched, _PIECE, every,
-                    jnp.asarray(times),
-                )  # fmt: skip
+                    kernel, model, state, moments, watched, _PIECE, every, number
+                )
                 pieces -= times
                 if progress:
                     jax.block_until_ready(state)

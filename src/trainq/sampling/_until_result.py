@@ -125,7 +125,7 @@ class Until(AbstractShown):
                 f"The largest R-hat of a unit is {float(self.units_r_hat):.4g}. Try "
                 "`ParallelTempering`, or a longer run."
             )
-        lines += [f"For {_WHAT[key]} try {_TRY[key]}." for key in self.missed]
+        lines += [f"{_WHAT[key]} is missed: try {_TRY[key]}." for key in self.missed]
         if self.missed:
             lines.append("Or go on from `state` with a larger `max_steps`.")
         return lines
