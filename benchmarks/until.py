@@ -49,16 +49,17 @@ def coverage(kernel, model, data, n_chains, stop):
             model,
             state,
             data,
-            **{stop: aim},
+            q=aim if stop == "q" else None,
+            r_hat=aim if stop == "r_hat" else None,
+            settled=aim if stop == "settled" else None,
             lags=8,
             max_steps=MAX_STEPS,
             confidence=CONFIDENCE,
         )
         n = int(found.steps[-1])
-        for holds, (low, high) in (
-            (inside, found.interval()),
-            (alone, found.estimate.interval(CONFIDENCE)),
-        ):
+        assert found.estimate is not None
+        one_look = found.estimate.interval(CONFIDENCE)
+        for holds, (low, high) in ((inside, found.interval()), (alone, one_look)):
             holds.append(float(low) <= exact[n] <= float(high))
         steps.append(n)
     return float(np.mean(inside)), float(np.mean(alone)), float(np.mean(steps))

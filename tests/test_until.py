@@ -54,8 +54,8 @@ def test_it_leaves_what_a_plain_run_does():
     n = int(found.steps[-1])
     run = sampling.run(GIBBS, MODEL, start(), n, keep=True, lags=16)
     assert np.array_equal(run.state.x, found.state.x)
-    pairs = zip(jax.tree.leaves(run.moments), jax.tree.leaves(found.moments))
-    assert all(np.array_equal(a, b) for a, b in pairs)
+    one, other = (jax.tree.leaves(x.moments) for x in (run, found))
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert_close(found.moments.mean, np.mean(run.values, axis=1), DIRECT)
     # The gradient is that of the data less that of the means, in the model's structure.
     f, v = np.asarray(tq.observables(MODEL)), np.asarray(run.values)
@@ -137,7 +137,7 @@ def test_chains_in_mirror_modes_are_told():
     assert found.ok and found.mirrored and found.units_r_hat > 2
     assert "images of each other" in str(found)
     # A control: a warm model is nowhere apart.
-    warm = until(r_hat=1.1, max_steps=4096)
+    warm = until(rbm(4, 3, scale=0.1), r_hat=1.1, max_steps=4096)
     assert warm.ok and not warm.mirrored and warm.units_r_hat < 1.1
 
 

@@ -211,7 +211,8 @@ class Sums(eqx.Module):
 
     def read(self) -> tuple[Array, Array]:
         """The sums."""
-        return tuple(x[0] + x[2] for x in (self.products, self.totals))
+        products, totals = self.products, self.totals
+        return products[0] + products[2], totals[0] + totals[2]
 
     def add(self, level: Array, products: Array, total: Array) -> "Sums":
         """With those of one more bin of a level."""
@@ -267,5 +268,3 @@ def _put(x: Array, part: Array, level: Array, place: Array) -> Array:
 def _before(x: Array) -> Array:
     """Sums over all lags below each."""
     return jnp.cumsum(x, axis=1) - x
-
-

@@ -27,9 +27,9 @@ from ..models import (
     require_model,
 )
 from ._averages import average, steps
+from ._chain_state import ChainState, start_chains
 from ._clamped_chains import ClampedChains, scatter_of_chains
 from ._estimate import GradientEstimate, scatter, summarised
-from ._chain_state import ChainState, start_chains
 from ._moments import Moments
 
 

@@ -128,10 +128,12 @@ def run(
                 f"but an object of type {type(moments).__name__} was given."
             )
         # From a file they may come with the integers of a process without x64.
-        n_before = moments.count.astype(int)
-        moments = eqx.tree_at(lambda m: m.count, moments, n_before)
-        full = n_before > most - n_steps // every
-        moments = checked_moments(moments, full, too_many)
+        before: Moments = jax.tree.map(
+            lambda x: x.astype(int) if jnp.issubdtype(x.dtype, jnp.integer) else x,
+            moments,
+        )
+        full = before.count > most - n_steps // every
+        moments = checked_moments(before, full, too_many)
     if lags is not None:
         lags = whole_number("lags", lags, least=_LEAST_LAGS)
         known = None if moments is None else moments.autocovariances
@@ -139,8 +141,8 @@ def run(
             had = "none" if known is None else str(known.lags)
             raise ValueError(
                 f"moments to go on from have autocovariances at {had} lags, but lags = "
-                f"{lags} were asked for: give the same from the first run on, and leave "
-                "out `lags` in those that go on."
+                f"{lags} was given: give it in the first run, and leave it out in those "
+                "that go on."
             )
     values = []
     with bar(n_steps, progress) as advance:
@@ -204,7 +206,9 @@ def _chunk(
     trees = kernel, checked(model), state, moments, functions
 
     def body(trees):
-        return _records(*trees, records, every, keep, lags)
+        kernel, model, state, moments, functions = trees
+        sizes = records, every, keep, lags
+        return _records(kernel, model, state, moments, functions, *sizes)
 
     lagged = lags is not None
     if moments is not None:
@@ -231,8 +235,9 @@ def advance(
         kernel, model, state, moments, functions, times = trees
 
         def some(_, carry):
-            trees = kernel, model, *carry, functions
-            return _records(*trees, records, every, False, None)[:2]
+            state, moments = carry
+            sizes = records, every, False, None
+            return _records(kernel, model, state, moments, functions, *sizes)[:2]
 
         state, moments = jax.lax.fori_loop(0, times, some, (state, moments))
         return state, moments, None

@@ -5,6 +5,7 @@ from typing import Any, SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -150,7 +151,7 @@ def run_until(
     moments, n_obs = _begin(watched, state, lags)
     found: dict[str, list[float]] = {name: [] for name in targets}
     steps: list[int] = []
-    seen = None
+    until = None
     with bar(least * 2 ** (n_looks - 1), progress) as moved:
         for look in range(n_looks):
             pieces = max(1, 2**look // 2)
@@ -172,7 +173,7 @@ def run_until(
             )
             if until.status == REACHED:
                 break
-    assert seen is not None
+    assert until is not None
     return until
 
 
@@ -284,7 +285,9 @@ def _look(
     means = units.mean
     _, vectors = jnp.linalg.eigh(means.T @ means)
     signs = jnp.where(means @ vectors[:, -1] < 0, -1, 1).astype(means.dtype)
+    # Functions that are even at random states too: chains may all be alike.
     x = observed(state.x)
+    x = jnp.concatenate([x, jr.rademacher(jr.key(0), x.shape, x.dtype)])
     return _Seen(
         estimate=estimate,
         share=jnp.mean(autocorrelation_time(ours).status == 0),
@@ -310,13 +313,15 @@ def _result(
 ) -> Until:
     """What there is to say at a look."""
     values = {"resolved": seen.share, "r_hat": seen.r_hat, "settled": seen.t_o}
-    if "q" in targets:
+    estimate = seen.estimate
+    long = estimate is not None and bool(estimate.ok)
+    if "q" in targets and estimate is not None:
         spent = 1 - (1 - confidence) / n_looks
-        values["q"] = seen.estimate.interval(spent)[0]
+        values["q"] = estimate.interval(spent)[0]
     for name, row in found.items():
         row.append(float(values[name]))
     met = {
-        "q": lambda row, aim: row[-1] >= aim and bool(seen.estimate.ok),
+        "q": lambda row, aim: row[-1] >= aim and long,
         "resolved": lambda row, aim: row[-1] >= aim,
         "r_hat": lambda row, aim: row[-1] <= aim,
         "settled": lambda row, aim: has_settled(row, aim),
@@ -332,7 +337,7 @@ def _result(
     return Until(
         state=state,
         moments=part(moments, 0, n_obs),
-        estimate=seen.estimate,
+        estimate=estimate,
         status=status,
         missed=tuple(missed),
         targets=targets,
