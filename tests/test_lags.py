@@ -182,11 +182,13 @@ def test_a_series_that_never_relaxes_has_no_share_of_its_length_for_a_time(
 
 
 @pytest.mark.slow
-def test_random_walks_never_stop_within_an_eighth():
+def test_random_walks_hardly_ever_stop_within_an_eighth():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         walk = np.cumsum(rng.normal(size=(1, 1000, 1000)), axis=1)
-        assert np.all(sampling.autocorrelation_time(walk).status == 4)
+        status = sampling.autocorrelation_time(walk).status
+        # 31 of 20,000 in all do, and none is resolved.
+        assert np.mean(status == 4) > 0.99 and np.all(status != 0)
         # A control: their steps.
         found = sampling.autocorrelation_time(np.diff(walk, axis=1))
         assert np.mean(found.status == 4) < 0.01

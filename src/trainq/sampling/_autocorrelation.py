@@ -26,7 +26,8 @@ STATUS = {
 _ENOUGH = 50
 _PRECISION = 0.25
 # The sum of a series that never relaxes stops too: about the mean of its own chain the
-# correlations sum to zero. Of 20,000 random walks none stopped within this share.
+# correlations sum to zero. Of 20,000 random walks, one chain
+# each, 31 stopped within this share, and none was resolved.
 _SHARE = 8
 _LONGER = 4
 # Values that differ by no more roundings than these are the same.

@@ -140,9 +140,9 @@ def run(
         if moments is not None and (known is None or known.lags != lags):
             had = "none" if known is None else str(known.lags)
             raise ValueError(
-                f"moments to go on from have autocovariances at {had} lags, but lags "
-                f"= {lags} was given: give it in the first run, and leave it out in those "
-                "that go on."
+                f"moments to go on from have autocovariances at {had} lags, but "
+                f"lags = {lags} was given: give it in the first run, and leave it out in "
+                "those that go on."
             )
     values = []
     with bar(n_steps, progress) as advance:
