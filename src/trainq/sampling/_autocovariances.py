@@ -29,9 +29,9 @@ class Autocovariances(AbstractShown):
     binned series. A longest lag of `L · 2**19` values is what can be seen.
 
     The memory does not depend on the number of steps: for each observable it is `20 (L
-    + 1)` numbers for each chain, and 8 times as many for each group of chains. There are as
-    many groups as the largest divisor of the number of chains up to 32, or as many
-    as chains if that is below 8.
+    + 1)` numbers for each chain, and 8 times as many for each group of chains. There
+    are as many groups as the largest divisor of the number of chains up to 32, or as
+    many as chains if that is below 8.
 
     ??? cite "Source"
 

@@ -141,7 +141,7 @@ def run(
             had = "none" if known is None else str(known.lags)
             raise ValueError(
                 f"moments to go on from have autocovariances at {had} lags, but "
-                f"lags = {lags} was given: give it in the first run, and leave it out in "
+                f"lags = {lags} was given: give it in the first run, and not in "
                 "those that go on."
             )
     values = []
