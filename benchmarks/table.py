@@ -22,6 +22,7 @@ TITLES = {
     "sharding": "States spread over devices",
     "coverage": "Coverage of confidence intervals",
     "annealing": "log Z by annealed importance sampling",
+    "until": "Intervals where a run has stopped",
     "estimator": "What a gradient says of its own noise",
     "exp9_time": "exp9",
     "import_time": "Import",

@@ -73,7 +73,7 @@ def mean_of_two(x):
 def runs(kernel, model, x, functions):
     """What two runs in a row leave, of more values than a block of moments has."""
     state, moments, found = ChainState.begin(x, jr.key(1)), None, []
-    for n_steps in (150, 50):
+    for n_steps, lags in ((150, 8), (50, None)):
         run = sampling.run(
             kernel,
             model,
@@ -81,12 +81,16 @@ def runs(kernel, model, x, functions):
             n_steps,
             functions=functions,
             keep=True,
+            lags=lags,
             moments=moments,
             chunk=100,
         )
         state, moments = run.state, run.moments
         found += [state.x, moments.mean, moments.variance, run.values]
-    return found
+    # Chains are an axis further behind.
+    lagged = moments.autocovariances
+    found.append(jnp.moveaxis(lagged.recent, 2, 0))
+    return [*found, *(jnp.moveaxis(x, 2, 0) for x in lagged.sums.products)]
 
 
 def same_runs(model, kernel, functions, kind):

@@ -31,6 +31,7 @@ MADE_BY_TRAINQ = {
     *("GradientSNR", "RandomisedSNR", "SampledSNR", "SampledTime", "GradientEstimate"),
     *("Budget", "Comparison", "ErrorTable", "TableJackknife"),
     *("AutocorrelationTime", "ChainState", "Moments", "Run"),
+    *("Autocovariances", "Until"),
     *("Ladder", "SwapStatistics", "ReplicaChain"),
     *("SamplerCertificate", "ProgramCertificate", "EffectiveBeta"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),

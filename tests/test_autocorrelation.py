@@ -80,12 +80,13 @@ def test_what_is_not_known_says_so():
     short = sampling.autocorrelation_time(series("gibbs", 300))
     slow = exact("gibbs") > 30
     assert 0 < np.sum(slow) < 6
-    assert np.all(short.status[slow] == 2) and not short.ok
+    assert np.all(short.status[slow] == 4) and not short.ok
+    assert np.all(short.value[slow] == np.inf) and "longer" in str(short)
     # Long enough, and only one chain: the error is still too large.
     vague = sampling.autocorrelation_time(series("gibbs", 4000, n_chains=1))
     assert np.all(vague.status[slow] > 0)
     still = sampling.autocorrelation_time(jnp.ones((2, 100)))
-    assert still.status == 2 and still.value == 100
+    assert still.status == 4 and still.value == np.inf and still.lags == 12
     # Chains that sit in different places look mixed, each about its own mean.
     apart = jr.normal(jr.key(1), (2, 5000)) + jnp.array([[0.0], [9.0]])
     assert not sampling.autocorrelation_time(apart).ok
@@ -184,7 +185,9 @@ def test_errors_of_anticorrelated_series_are_as_large_as_they_say(windowing):
 def test_anticorrelated_chains_that_are_short_are_not_resolved():
     # Long for a time of 0.05, and short for what the window has to outlast.
     found = sampling.autocorrelation_time(gaussian(-0.9, 256, 600))
-    assert found.value < 0.1 and found.error < found.value / 5 and found.status == 2
+    assert found.status == 4 and found.value == np.inf
+    short = sampling.autocorrelation_time(gaussian(-0.9, 256, 850))
+    assert short.value < 0.1 and short.error < short.value / 5 and short.status == 2
     assert sampling.autocorrelation_time(gaussian(-0.9, 256, 1500)).ok
 
 
@@ -216,7 +219,7 @@ def test_alternation_is_not_resolved():
     for windowing in WINDOWINGS:
         found = sampling.autocorrelation_time(values, windowing=windowing)
         assert not found.ok
-        assert 0 < found.effective_samples <= 6000 * np.log10(6000) * (1 + 1e-9)
+        assert 0 <= found.effective_samples <= 6000 * np.log10(6000) * (1 + 1e-9)
 
 
 def test_windows_of_positive_series_are_those_of_sokal():
@@ -249,7 +252,7 @@ def test_a_constant(n_steps, dtype):
         for series in (values, rounded):
             for windowing in WINDOWINGS:
                 still = sampling.autocorrelation_time(series, windowing=windowing)
-                assert still.status == 2 and still.value == n_steps
+                assert still.status == 4 and still.value == np.inf
         # Stuck at different values, in one chain or from one half to the next.
         stuck = values.copy()
         stuck[1] += dtype(0.5) * constant if constant else 1

@@ -1,19 +1,17 @@
 """Autocorrelation times that say whether they can be trusted."""
 
-import math
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from .._show import AbstractShown, Table, number
+from .._show import AbstractShown, Table, count, number
+from ._lag_sums import Sum, Windowing, summed
+from ._moments import Moments
+from ._streamed import streamed_r_hat, streamed_sums
 
-
-Windowing = Literal["sokal", "geyer"]
-"""How the sum over lags is cut off: `"sokal"` or `"geyer"`."""
 
 STATUS = {
     0: "resolved: long enough, and the first half agrees with the whole",
@@ -21,14 +19,17 @@ STATUS = {
     "Sokal's rule with Geyer's",
     2: "too short: a chain is shorter than 50 autocorrelation times",
     3: "not finite: a value of the series is NaN or infinite",
+    4: "longer than the lags: the sum goes on past them, or past an eighth of a chain, "
+    "as that of a series does which never relaxes",
 }
 """What the codes in `AutocorrelationTime.status` mean."""
-# Sokal's rule: sum up to the first lag that is this many times the sum so far.
-_SOKAL = 5
 _ENOUGH = 50
 _PRECISION = 0.25
-# A correlation that is this many standard errors below zero is no noise.
-_SIGNIFICANT = 4
+# The sum of a series that never relaxes stops too: about the mean of its own chain the
+# correlations sum to zero. Of 20,000 random walks, one chain
+# each, 31 stopped within this share, and none was resolved.
+_SHARE = 8
+_LONGER = 4
 # Values that differ by no more roundings than these are the same.
 _ROUNDINGS = 8
 
@@ -39,7 +40,8 @@ class AutocorrelationTime(AbstractShown):
     [`trainq.sampling.STATUS`][].
 
     An estimate that is not resolved is usually too *small*: what the chain has not seen
-    cannot add to it. That of a series that is not finite is infinite.
+    cannot add to it. It is infinite if it cannot be told from that of a series which
+    never relaxes, or if the series is not finite.
     """
 
     value: Float[Array, "*obs"]
@@ -47,10 +49,11 @@ class AutocorrelationTime(AbstractShown):
     error: Float[Array, "*obs"]
     """The standard error of `τ`, in steps of the series."""
     lags: Int[Array, "*obs"]
-    """The lag that the sum stops at."""
+    """The lag that the sum stops at; or, of a time that is longer, the last lag that
+    there is for it."""
     status: Int[Array, "*obs"]
     """A key of [`trainq.sampling.STATUS`][], zero if it is resolved."""
-    n_samples: int = eqx.field(static=True)
+    n_samples: Int[Array, "*obs"] = eqx.field(repr=False)
     """The number of values that it comes from, of all chains together."""
 
     @property
@@ -63,7 +66,8 @@ class AutocorrelationTime(AbstractShown):
         """The number of independent samples worth as much for a mean, of all chains
         together. Of `n` samples whose errors cancel it can be more than `n`, and is
         taken to be `n log10(n)` at most (Vehtari et al. 2021)."""
-        return self.n_samples / jnp.maximum(self.value, 1 / math.log10(self.n_samples))
+        n = self.n_samples.astype(self.value.dtype)
+        return n / jnp.maximum(self.value, 1 / jnp.log10(n))
 
     def _shown(self) -> list[str | Table]:
         counts = [int(jnp.sum(self.status == code)) for code in STATUS]
@@ -72,7 +76,12 @@ class AutocorrelationTime(AbstractShown):
             for n, text in zip(counts, STATUS.values(), strict=True)
             if n
         )
-        return [f"autocorrelation times of {number(self.value)} steps ({what})"]
+        known = np.asarray(self.value)[np.isfinite(self.value)]
+        times = f" of {number(known)} steps" if known.size else ""
+        longer = np.asarray(self.lags)[np.asarray(self.status) == 4]
+        if longer.size:
+            what += f": {count(int(np.max(longer)), 'step')}"
+        return [f"autocorrelation times{times} ({what})"]
 
 
 def autocovariance(
@@ -146,7 +155,7 @@ class Series(eqx.Module):
 
 @eqx.filter_jit
 def autocorrelation_time(
-    values: Float[Array | np.ndarray, "chains steps *obs"],
+    values: Float[Array | np.ndarray, "chains steps *obs"] | Moments,
     *,
     windowing: Windowing = "sokal",
 ) -> AutocorrelationTime:
@@ -170,14 +179,22 @@ def autocorrelation_time(
 
     **Arguments:**
 
-    - `values`: `(chains, steps, ...)` values of observables, as `run` keeps them.
+    - `values`: `(chains, steps, ...)` values of observables, as `run` keeps them; or
+        moments with [`trainq.sampling.Autocovariances`][], from `run(..., lags=16)`.
     - `windowing`: how to stop the sum.
 
     **Returns:** an [`trainq.sampling.AutocorrelationTime`][], with arrays `(...)`. A
-    series that never changes, but for rounding, is too short, with `τ` equal to its
-    length. One that is not finite says so, with an infinite `τ`.
+    sum that goes on past an eighth of a chain is that of a series which may never
+    relax: `τ` is then infinite, and the status says so. So it is of a series that never
+    changes, but for rounding, and of one that is not finite.
 
-    **Raises:** `ValueError` for fewer than 8 steps, or a wrong shape or type.
+    From moments the sum is that of the finest bins whose lags hold it, `L` or fewer,
+    times the length of a bin; of single values, where `L` lags are enough, and then the
+    result is that of the values. The "first half" is what there was at the largest
+    power of two up to it.
+
+    **Raises:** `ValueError` for fewer than 8 steps, a wrong shape or type, or moments
+    without autocovariances.
 
     ??? cite "Source"
 
@@ -186,114 +203,78 @@ def autocorrelation_time(
         473, 1992; the half lag and the bound of effective samples: Vehtari et al.,
         *Rank-normalization, folding, and localization*, Bayesian Anal. 16, 667, 2021.
     """
-    values = check_series(values)
     if windowing not in ("sokal", "geyer"):
         raise ValueError(f'windowing is "sokal" or "geyer", not {windowing!r}.')
+    if isinstance(values, Moments):
+        return _of_moments(values, windowing)
+    values = check_series(values)
     n_chains, n = values.shape[:2]
     if n < 8:
         raise ValueError(f"At least 8 steps are needed, but {n} were given.")
     series = Series(values)
     rho = series.correlation()
     whole = summed(rho, n_chains * n, windowing)
-    half = summed(
-        Series(values[:, : n // 2]).correlation(), n_chains * (n // 2), windowing
-    ).value
+    first = Series(values[:, : n // 2]).correlation()
+    half = summed(first, n_chains * (n // 2), windowing).value
     other = summed(rho, n_chains * n).value
-    value = jnp.where(series.moves, whole.value, n)
+    value, error, status = _judged(
+        whole, n, n_chains, (half, n / (n // 2)), other, series.moves, series.finite
+    )
+    lags = jnp.where(status == _LONGER, n // _SHARE, whole.lags)
+    n_samples = jnp.full(value.shape, n_chains * n)
+    return AutocorrelationTime(value, error, lags, status, n_samples)
+
+
+def _judged(
+    whole: Sum,
+    n: Any,
+    n_chains: int,
+    half: tuple[Array, Any],
+    other: Array,
+    moves: Array,
+    finite: Array | bool = True,
+) -> tuple[Array, Array, Array]:
+    """The value, the error and the status of sums of `n` values of each chain, which
+    have been estimated from a part of them as well, and by Sokal's rule."""
+    first, ratio = half
     error = jnp.sqrt(2 * whole.noise / (n_chains * n))
     # Each has to be shown: a comparison with NaN shows nothing.
-    long = series.moves & (n >= _ENOUGH * jnp.maximum(value, whole.span))
-    sharp = error <= _PRECISION * value
-    for same in (half, other):
-        sharp = sharp & (jnp.abs(value - same) <= 3 * error)
-    status = jnp.where(long, jnp.where(sharp, 0, 1), jnp.where(series.finite, 2, 3))
-    value, error = (jnp.where(series.finite, x, jnp.inf) for x in (value, error))
-    return AutocorrelationTime(value, error, whole.lags, status, n_chains * n)
+    within = moves & (_SHARE * whole.stop.astype(error.dtype) <= n)
+    long = within & (n >= _ENOUGH * jnp.maximum(whole.value, whole.span))
+    # The estimate from n/r of n values differs by √(r - 1) errors of that from all.
+    sharp = error <= _PRECISION * whole.value
+    for same, reach in ((first, 3 * jnp.sqrt(ratio - 1.0)), (other, 3)):
+        sharp = sharp & (jnp.abs(whole.value - same) <= reach * error)
+    status = jnp.where(long, jnp.where(sharp, 0, 1), jnp.where(within, 2, _LONGER))
+    status = jnp.where(finite, status, 3).astype(int)
+    known = finite & within
+    value, error = (jnp.where(known, x, jnp.inf) for x in (whole.value, error))
+    return value, error, status
 
 
-class Sum(eqx.Module):
-    """A sum of autocorrelations up to a lag, of which half is counted; what it would be
-    if those that are negative beyond their noise were positive; and `½ n Var` of it,
-    for `n` samples."""
-
-    value: Float[Array, "*obs"]
-    lags: Int[Array, "*obs"]
-    span: Float[Array, "*obs"]
-    noise: Float[Array, "*obs"]
-
-
-def summed(
-    rho: Float[Array, "lags *obs"], n_samples: int, windowing: Windowing = "sokal"
-) -> Sum:
-    """The time from autocorrelations, as `autocorrelation_time` says."""
-    times = 2 * jnp.cumsum(rho, axis=0) - 1
-    # The noise of a correlation that is zero (Bartlett 1946).
-    noise = jnp.sqrt((2 * jnp.cumsum(rho**2, axis=0) - 1) / n_samples)
-    sizes = jnp.where(rho < -_SIGNIFICANT * noise, -rho, rho)
-    spans = 2 * jnp.cumsum(sizes, axis=0) - 1
-    enough = _lags(rho).astype(rho.dtype) >= _SOKAL * spans
-    last = len(rho) - 1
-    window = jnp.where(jnp.any(enough, axis=0), jnp.argmax(enough, axis=0), last)
-    if windowing == "geyer":
-        # For a reversible chain ½ ρ(2m) + ρ(2m + 1) + ½ ρ(2m + 2) is ½ Σ w λ²ᵐ (1 + λ)²
-        # over eigenvalues λ with weights w: positive and decreasing, as is Geyer's
-        # ρ(2m) + ρ(2m + 1), and blind to λ = -1, whose noise would be all of the sum.
-        even, odd = rho[: last // 2 * 2 + 1 : 2], rho[1 : last // 2 * 2 : 2]
-        pairs = (even[:-1] + even[1:]) / 2 + odd
-        positive = jnp.cumprod(pairs > 0, axis=0)
-        decreasing = jax.lax.cummin(pairs, axis=0)
-        window = 2 * jnp.sum(positive, axis=0)
-        value = 2 * jnp.sum(jnp.where(positive == 1, decreasing, 0), axis=0)
-    else:
-        value = _at(times, window) - _at(rho, window)
-    # Anticorrelated series have a time below one, which cannot fall to zero.
-    value = jnp.maximum(value, 1 / len(rho))
-    return Sum(value, window, _at(spans, window), _noise(rho, value, window))
-
-
-def lag_weights(
-    rho: Float[Array, "lags *obs"], window: Int[Array, "*obs"]
-) -> Float[Array, "lags *obs"]:
-    """What each lag counts in a sum: the last one half."""
-    lags = _lags(rho)
-    weights = jnp.where(
-        lags < window[None], 1.0, jnp.where(lags == window[None], 0.5, 0.0)
+def _of_moments(moments: Moments, windowing: Windowing) -> AutocorrelationTime:
+    """The times from streamed autocovariances."""
+    found = streamed_sums(moments, windowing, _SHARE)
+    value, error, status = _judged(
+        found.whole,
+        found.n_bins.astype(found.scale.dtype),
+        found.n_chains,
+        (found.half, found.ratio),
+        found.sokal,
+        found.moves,
     )
-    return weights.astype(rho.dtype)
-
-
-def _noise(rho: Array, value: Array, window: Array) -> Array:
-    """`½ n Var τ`, for `n` samples.
-
-    The sum over a window is the spectrum seen through it, `(1/2π) ∫ K I dω`, with `K`
-    the transform of its weights and `I` the periodogram, whose ordinates are
-    independent and as large as their errors: `Var τ = (2/n) (1/2π) ∫ K² S² dω`. A
-    spectrum that is flat over the width of the window leaves `(2/n) (2 W + 1) τ²`; that
-    of a series that oscillates is large elsewhere.
-    """
-    n, size = len(rho), 2 * len(rho)
-    weights = lag_weights(rho, window)
-    cut = jnp.where(weights > 0, rho, 0)
-    both = 1.0
-    for sequence in (weights, cut):
-        both = both * (2 * jnp.real(jnp.fft.rfft(sequence, size, axis=0)) - 1)
-    # All frequencies of the circle, of which one half is the mirror of the other.
-    power = (2 * jnp.sum(both**2, axis=0) - both[0] ** 2 - both[n] ** 2) / size
-    width = (2 * window + 1).astype(rho.dtype)
-    return jnp.maximum(width * value**2, power)
-
-
-def _lags(rho: Array) -> Array:
-    """The lags, along the first axis."""
-    return jnp.arange(len(rho)).reshape(-1, *(1,) * (rho.ndim - 1))
-
-
-def _at(x: Array, lag: Array) -> Array:
-    return jnp.take_along_axis(x, lag[None], axis=0)[0]
+    longer = status == _LONGER
+    lags = jnp.where(longer, found.most, found.whole.lags * found.bins)
+    n_samples = jnp.broadcast_to(moments.count * found.n_chains, lags.shape)
+    # An infinite time has no scale: it may be zero.
+    value, error = (jnp.where(longer, x, x * found.scale) for x in (value, error))
+    return AutocorrelationTime(value, error, lags, status, n_samples)
 
 
 @eqx.filter_jit
-def r_hat(values: Float[Array, "chains steps *obs"]) -> Float[Array, "*obs"]:
+def r_hat(
+    values: Float[Array | np.ndarray, "chains steps *obs"] | Moments,
+) -> Float[Array, "*obs"]:
     """The potential scale reduction of chains cut in halves: the square root of the
     variance of all values together over the mean variance within a half. Near 1 for
     chains that have mixed; above 1.01 is a reason to run longer.
@@ -304,14 +285,19 @@ def r_hat(values: Float[Array, "chains steps *obs"]) -> Float[Array, "*obs"]:
 
     **Arguments:**
 
-    - `values`: `(chains, steps, ...)`, at least 4 steps.
+    - `values`: `(chains, steps, ...)`, at least 4 steps; or moments with
+        [`trainq.sampling.Autocovariances`][], from `run(..., lags=16)`. Chains are then
+        cut where the number of values was the largest power of two up to half of it.
 
-    **Raises:** `ValueError` for a wrong shape or type, or fewer steps.
+    **Raises:** `ValueError` for a wrong shape or type, fewer steps, or moments without
+    autocovariances.
 
     ??? cite "Source"
 
         Gelman et al., *Bayesian Data Analysis*, 3rd edition, section 11.4, 2013.
     """
+    if isinstance(values, Moments):
+        return streamed_r_hat(values)
     series = Series(values)
     n = series.values.shape[1] // 2
     if n < 2:

@@ -12,7 +12,8 @@ from jaxtyping import Array, Int
 from .._checks import whole_number
 from ..markov import AbstractKernel, observed
 from ..models import AbstractEnergyModel
-from ._run import ChainState, Moments, step_keys
+from ._chain_state import ChainState, step_keys
+from ._moments import Moments
 
 
 # Steps whose keys are made at once, as many as recent values of `Moments`.

@@ -13,7 +13,7 @@ from .._checks import check_key, whole_number
 from ..markov import AbstractKernel, checked_kernel
 from ..models import AbstractEnergyModel
 from ._averages import average, steps
-from ._run import ChainState
+from ._chain_state import ChainState
 
 
 # Samples whose chains run side by side.

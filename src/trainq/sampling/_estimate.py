@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._show import AbstractShown, Table, count, number
 from ..predictors import AbstractSNR
-from ._run import ChainState
+from ._chain_state import ChainState
 from ._statistics import student_quantile
 
 

@@ -27,9 +27,10 @@ from ..models import (
     require_model,
 )
 from ._averages import average, steps
+from ._chain_state import ChainState, start_chains
 from ._clamped_chains import ClampedChains, scatter_of_chains
 from ._estimate import GradientEstimate, scatter, summarised
-from ._run import ChainState, Moments, start_chains
+from ._moments import Moments
 
 
 # Samples whose data phases are found side by side.
@@ -277,7 +278,7 @@ def _estimate(
         unravel(flat),
         flat,
         state,
-        _states(moments),
+        independent_states(moments),
         estimator.window,
         -scatter(means),
         of_data,
@@ -315,7 +316,7 @@ def _data_phase(
     return phase, scatter(phases, shares), n - 1
 
 
-def _states(moments: Moments) -> Float[Array, ""]:
+def independent_states(moments: Moments) -> Float[Array, ""]:
     """How many independent states the window of a chain is worth.
 
     For chains in their law the variance of one state is that within chains plus that of

@@ -30,7 +30,8 @@ from ..models import (
     running,
 )
 from ..predictors import AbstractSNR
-from ._run import ChainState, run
+from ._chain_state import ChainState
+from ._run import run
 from ._statistics import jackknife_error, log_interval, squared_mean, standard_error
 
 

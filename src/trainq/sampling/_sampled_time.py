@@ -10,8 +10,11 @@ from jaxtyping import Array, Float
 
 from .._checks import whole_number
 from .._show import AbstractShown, Table, number
-from ._autocorrelation import Series, check_series, lag_weights, summed
+from ._autocorrelation import Series, check_series
+from ._lag_sums import lag_weights, summed
+from ._moments import Moments
 from ._statistics import log_interval, standard_error
+from ._streamed import required, streamed_pieces
 
 
 class SampledTime(AbstractShown):
@@ -46,8 +49,11 @@ class SampledTime(AbstractShown):
 
     @property
     def t_o_error(self) -> Float[Array, ""]:
-        """The standard error of `t_o`."""
-        return standard_error(self.segments)
+        """The standard error of `t_o`; infinite where that is."""
+        finite = jnp.isfinite(self.segments)
+        known = jnp.where(finite, self.segments, 1)
+        error = jnp.where(jnp.all(finite), standard_error(known), jnp.inf)
+        return jnp.where(jnp.any(jnp.isnan(self.segments)), jnp.nan, error)
 
     def interval(self, confidence: float = 0.95) -> Float[Array, " 2"]:
         """A confidence interval for `T_O`, from Student's `t` on the logarithm."""
@@ -58,7 +64,7 @@ class SampledTime(AbstractShown):
 
 
 def sampled_time(
-    values: Float[Array | np.ndarray, "chains steps n_obs"],
+    values: Float[Array | np.ndarray, "chains steps n_obs"] | Moments,
     *,
     segments: SupportsIndex = 32,
 ) -> SampledTime:
@@ -69,15 +75,20 @@ def sampled_time(
 
     **Arguments:**
 
-    - `values`: `(chains, steps, n_obs)`.
+    - `values`: `(chains, steps, n_obs)`; or moments with
+        [`trainq.sampling.Autocovariances`][], from `run(..., lags=16)`, of at least 8
+        chains. Groups of chains are then the pieces, and the time is infinite if one of
+        an observable is longer than the lags, or one does not change.
     - `segments`: the number of pieces for the error, at least 8. Each chain is cut into
         equal ones, so that there may be more.
 
     **Returns:** a [`trainq.sampling.SampledTime`][]. Look at `resolved`.
 
-    **Raises:** `ValueError` for a wrong shape, or if a piece would have fewer than 8
-    steps.
+    **Raises:** `ValueError` for a wrong shape, if a piece would have fewer than 8
+    steps, or for moments of fewer than 8 chains.
     """
+    if isinstance(values, Moments):
+        return _of_moments(values)
     values = check_series(values)
     if values.ndim != 3:
         raise ValueError(
@@ -126,3 +137,18 @@ def _sampled_time(values: Array, pieces: int) -> SampledTime:
     )
     known = jnp.isfinite(found.t_o_error) & (found.t_o > 0)
     return eqx.tree_at(lambda f: f.resolved, found, found.resolved & known)
+
+
+@eqx.filter_jit
+def _of_moments(moments: Moments) -> SampledTime:
+    chains = required(moments).n_chains
+    if chains < 8:
+        raise ValueError(
+            "From moments the error of T_O is the scatter between chains, at least 8 "
+            f"of them, but {chains} were given. Run more, or keep values."
+        )
+    pieces, variance, found = streamed_pieces(moments)
+    segments = jnp.sum(pieces, axis=1)
+    long = 10 * found.whole.lags <= found.n_bins
+    resolved = jnp.all(found.moves & long) & (jnp.mean(segments) > 0)
+    return SampledTime(segments, jnp.sum(variance), resolved)

@@ -12,7 +12,8 @@ from .._checks import whole_number
 from .._show import AbstractShown, Table
 from ..markov import Ladder, ParallelTempering, even_ladder, with_replicas
 from ..models import AbstractEnergyModel, checked, require_model
-from ._run import ChainState, Moments, step_keys
+from ._chain_state import ChainState, step_keys
+from ._moments import Moments
 
 
 # Steps in one compiled call: for each of them there is a key.

@@ -1,0 +1,360 @@
+"""Runs that go on until they are good enough."""
+
+from typing import Any, SupportsIndex
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
+
+from .._checks import positive_number, require_concrete, whole_number
+from ..markov import AbstractKernel, checked_kernel, observed
+from ..models import (
+    AbstractEnergyModel,
+    Data,
+    check_data,
+    checked,
+    data_phase,
+    require_data_phase,
+    require_model,
+)
+from ._autocorrelation import autocorrelation_time
+from ._chain_state import ChainState
+from ._estimate import GradientEstimate, scatter, summarised
+from ._estimator import independent_states
+from ._moments import Moments
+from ._progress import bar
+from ._run import Functions, advance, with_all_replicas
+from ._streamed import streamed_pieces, streamed_r_hat
+from ._until_result import APART, FROZEN, MAX_STEPS, REACHED, Until
+
+
+# Records in one compiled piece, as many as recent values of `Moments`.
+_PIECE = 128
+# An R-hat of the units above this is that of chains which sit in different places.
+_APART = 1.1
+# How often the progress bar moves, at least.
+_MOVES = 50
+
+
+def run_until(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    state: ChainState,
+    data: Data | None = None,
+    *,
+    q: float | int | None = None,
+    resolved: float | int | None = None,
+    r_hat: float | int | None = None,
+    settled: float | int | None = None,
+    max_steps: SupportsIndex,
+    functions: Functions | None = None,
+    every: SupportsIndex = 1,
+    lags: SupportsIndex = 16,
+    confidence: float = 0.95,
+    progress: bool = False,
+) -> Until:
+    """Run all chains until what they tell is good enough, and say why they stopped.
+
+    They are looked at after 128 records, 256, 512, and so on, and stop when all targets
+    that are given are reached. Only at these: who looks after every step stops when the
+    numbers happen to be good. There are at most `K` looks, and an interval has to hold
+    at all of them: each is one with a confidence of `1 - (1 - confidence) / K`
+    (Bonferroni), so that the one at the stopping time holds as often as it promises,
+    whatever made the run stop.
+
+    What is averaged starts with the first state: drop a burn-in before, by
+    [`trainq.sampling.run`][]. Nothing is kept of the values; another `max_steps` of as
+    many looks, or another target, compiles nothing.
+
+    No target counts as reached while a chain has never moved, or while chains sit in
+    different modes: their units, which are watched besides the functions, have an R-hat
+    above 1.1. Modes that are images of each other by the global flip do not matter if
+    the functions are even, and are told. What cannot be seen: a mode that no chain has
+    been in, and modes that differ neither in the means of the units nor in those of the
+    functions.
+
+    **Arguments:**
+
+    - `kernel`, `model`: what to run.
+    - `state`: where the chains stand, at least 2 of them.
+    - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins:
+        for `q`.
+    - `q`: until the lower end of the interval for the `Q` of the average gradient is at
+        least this, in a window that is long against the autocorrelation it sees.
+    - `resolved`: until this share of the autocorrelation times, between 0 and 1, is
+        *resolved*: see [`trainq.sampling.STATUS`][].
+    - `r_hat`: until the largest R-hat of the functions is at most this, such as 1.01.
+    - `settled`: until `T_O` has changed by less than this share, such as 0.15, in two
+        doublings in a row.
+    - `max_steps`: the most kernel steps, at least `128 · every`. A run ends at the last
+        doubling up to it.
+    - `functions`, `every`: as for [`trainq.sampling.run`][].
+    - `lags`: lags of the autocovariances, at least 8.
+    - `confidence`: what the interval of `Q` promises at the stopping time.
+    - `progress`: show a line of progress; needs `tqdm`.
+
+    **Returns:** a [`trainq.sampling.Until`][].
+
+    **Raises:** `ValueError` if no target is given, for one that is not a number in its
+    range, for `q` without data or with functions, for fewer than 2 chains, or under
+    `jax.jit`; and what [`trainq.sampling.run`][] raises.
+
+    !!! example
+
+        ```python
+        kernel = tq.AlternatingBlockGibbs()
+        state = tq.sampling.start_chains(key, model, n_chains=32)
+        state = tq.sampling.run(kernel, model, state, 100).state
+        until = tq.sampling.run_until(
+            kernel, model, state, data, q=20, r_hat=1.05, max_steps=20_000
+        )
+        print(until)
+        ```
+
+    ??? cite "Source"
+
+        Jennison and Turnbull, *Group sequential methods with applications to clinical
+        trials*, 1999, chapter 1, for what looking more than once does to an interval.
+    """
+    checked_kernel(kernel)
+    require_model(model)
+    require_concrete("run_until", model=model, state=state, data=data)
+    state = with_all_replicas(kernel, model, state)
+    given = {"q": q, "resolved": resolved, "r_hat": r_hat, "settled": settled}
+    targets = {
+        name: float(positive_number(name, value))
+        for name, value in given.items()
+        if value is not None
+    }
+    _check_targets(targets, data, functions)
+    if state.n_chains < 2:
+        raise ValueError(
+            "run_until compares chains, at least 2 of them, but the state has "
+            f"{state.n_chains}."
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is between 0 and 1, but {confidence} was given.")
+    every = whole_number("every", every, of="kernel steps")
+    lags = whole_number("lags", lags, least=8)
+    least = _PIECE * every
+    max_steps = whole_number("max_steps", max_steps, least, of="kernel steps")
+    n_looks = (max_steps // least).bit_length()
+    phase = None
+    if data is not None:
+        data = check_data(data, model)
+        require_data_phase(model, data)
+        phase = _phase(model, data)
+    watched = _Watched(model, functions)
+    moments, n_obs = _begin(watched, state, lags)
+    found: dict[str, list[float]] = {name: [] for name in targets}
+    steps: list[int] = []
+    until = None
+    with bar(least * 2 ** (n_looks - 1), progress) as moved:
+        for look in range(n_looks):
+            pieces = max(1, 2**look // 2)
+            most = max(1, 2 ** (n_looks - 1) // _MOVES) if progress else pieces
+            while pieces:
+                times = min(pieces, most)
+                number = jnp.asarray(times)
+                state, moments = advance(
+                    kernel, model, state, moments, watched, _PIECE, every, number
+                )
+                pieces -= times
+                if progress:
+                    jax.block_until_ready(state)
+                moved(times * least)
+            steps.append(least * 2**look)
+            seen = _look(model, state, moments, phase, watched, n_obs)
+            until = _result(
+                seen, state, moments, targets, found, steps, n_looks, confidence, n_obs
+            )
+            if until.status == REACHED:
+                break
+    assert until is not None
+    return until
+
+
+def _check_targets(targets: dict[str, float], data: Any, functions: Any) -> None:
+    if not targets:
+        raise ValueError(
+            "A run goes on until a target is reached: give `q`, `resolved`, `r_hat` or "
+            "`settled`. Without a target use `run`."
+        )
+    if "q" in targets and (data is None or functions is not None):
+        what = "functions were given" if functions is not None else "no data"
+        raise ValueError(
+            "q is that of the gradient of the KL divergence from data: it takes data, "
+            f"and the model's own observables, but {what}."
+        )
+    if targets.get("resolved", 1) > 1:
+        raise ValueError(
+            "resolved is a share of the functions, above 0 and at most 1, but "
+            f"{targets['resolved']} was given."
+        )
+    if targets.get("r_hat", 2) <= 1:
+        raise ValueError(
+            "r_hat is above 1, the R-hat of chains that agree, such as 1.01, but "
+            f"{targets['r_hat']} was given."
+        )
+
+
+class _Watched(eqx.Module):
+    """The functions, and the units besides."""
+
+    model: AbstractEnergyModel
+    functions: Functions | None
+
+    def values(self, x: Array) -> Array:
+        f = self.model.observables if self.functions is None else self.functions
+        return f(x)
+
+    def __call__(self, x: Array) -> Array:
+        values = self.values(x)
+        if getattr(values, "ndim", 0) != 2:
+            return values  # of a wrong shape, which `run` says
+        return jnp.concatenate([values, x.astype(values.dtype)], axis=1)
+
+
+def _begin(watched: _Watched, state: ChainState, lags: int) -> tuple[Moments, int]:
+    """Moments of no values yet, and the number of functions."""
+    values = jax.eval_shape(lambda x: watched(observed(x)), state.x)
+    shape, dtype = values.shape, values.dtype
+    if len(shape) != 2 or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            "functions returns floats of shape (chains, n_obs), but it returned an "
+            f"array of shape {shape} and dtype {dtype}."
+        )
+    precise = jnp.finfo(dtype).bits >= 32
+    moments = Moments.begin(shape, dtype if precise else jnp.float32, lags)
+    return moments, shape[1] - observed(state.x).shape[1]
+
+
+@eqx.filter_jit
+def _phase(model: AbstractEnergyModel, data: Array) -> Array:
+    return data_phase(checked(model), data)
+
+
+class _Seen(eqx.Module):
+    """What a look finds."""
+
+    estimate: GradientEstimate | None
+    share: Float[Array, ""]
+    r_hat: Float[Array, ""]
+    t_o: Float[Array, ""]
+    frozen: Array
+    units: Float[Array, ""]
+    aligned: Float[Array, ""]
+    even: Array
+
+
+def part(moments: Moments, start: int, stop: int | None) -> Moments:
+    """The moments of some of the functions."""
+    return jax.tree.map(lambda x: x[..., start:stop] if x.ndim else x, moments)
+
+
+@eqx.filter_jit
+def _look(
+    model: AbstractEnergyModel,
+    state: ChainState,
+    moments: Moments,
+    phase: Array | None,
+    watched: _Watched,
+    n_obs: int,
+) -> _Seen:
+    ours, units = part(moments, 0, n_obs), part(moments, n_obs, None)
+    estimate = None
+    if phase is not None:
+        means = ours.mean
+        flat = phase - jnp.mean(means, axis=0)
+        _, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
+        estimate = summarised(
+            unravel(flat),
+            flat,
+            state,
+            independent_states(ours),
+            moments.count,
+            -scatter(means),
+            jnp.zeros((0, flat.size), flat.dtype),
+            means.shape[0] - 1,
+        )
+    pieces, _, _ = streamed_pieces(ours)
+    # Each chain with the sign of its overlap with the direction that most chains share.
+    means = units.mean
+    _, vectors = jnp.linalg.eigh(means.T @ means)
+    signs = jnp.where(means @ vectors[:, -1] < 0, -1, 1).astype(means.dtype)
+    # Functions that are even at random states too: chains may all be alike.
+    x = observed(state.x)
+    x = jnp.concatenate([x, jr.rademacher(jr.key(0), x.shape, x.dtype)])
+    return _Seen(
+        estimate=estimate,
+        share=jnp.mean(autocorrelation_time(ours).status == 0),
+        r_hat=jnp.max(streamed_r_hat(ours)),
+        t_o=jnp.sum(jnp.mean(pieces, axis=0)),
+        frozen=jnp.all(units.variance == 0, axis=1),
+        units=jnp.max(streamed_r_hat(units)),
+        aligned=jnp.max(streamed_r_hat(units, signs)),
+        even=jnp.allclose(watched.values(x), watched.values(-x), rtol=1e-5, atol=1e-6),
+    )
+
+
+def _result(
+    seen: _Seen,
+    state: ChainState,
+    moments: Moments,
+    targets: dict[str, float],
+    found: dict[str, list[float]],
+    steps: list[int],
+    n_looks: int,
+    confidence: float,
+    n_obs: int,
+) -> Until:
+    """What there is to say at a look."""
+    values = {"resolved": seen.share, "r_hat": seen.r_hat, "settled": seen.t_o}
+    estimate = seen.estimate
+    long = estimate is not None and bool(estimate.ok)
+    if "q" in targets and estimate is not None:
+        spent = 1 - (1 - confidence) / n_looks
+        values["q"] = estimate.interval(spent)[0]
+    for name, row in found.items():
+        row.append(float(values[name]))
+    met = {
+        "q": lambda row, aim: row[-1] >= aim and long,
+        "resolved": lambda row, aim: row[-1] >= aim,
+        "r_hat": lambda row, aim: row[-1] <= aim,
+        "settled": lambda row, aim: has_settled(row, aim),
+    }
+    missed = [name for name, aim in targets.items() if not met[name](found[name], aim)]
+    apart = bool(seen.units > _APART)
+    mirrored = apart and bool(seen.even) and bool(seen.aligned <= _APART)
+    status = MAX_STEPS if missed else REACHED
+    if not missed and apart and not mirrored:
+        status = APART
+    if bool(jnp.any(seen.frozen)):
+        status = FROZEN
+    return Until(
+        state=state,
+        moments=part(moments, 0, n_obs),
+        estimate=estimate,
+        status=status,
+        missed=tuple(missed),
+        targets=targets,
+        history={name: jnp.asarray(row) for name, row in found.items()},
+        steps=jnp.asarray(steps),
+        frozen=seen.frozen,
+        units_r_hat=seen.units,
+        mirrored=mirrored,
+        n_looks=n_looks,
+        confidence=confidence,
+    )
+
+
+def has_settled(values: list[float], share: float) -> bool:
+    """Whether the last two doublings have each changed the value by less than this
+    share of it."""
+    if len(values) < 3:
+        return False
+    pairs = zip(values[-3:-1], values[-2:], strict=True)
+    return all(abs(new - old) < share * abs(new) for old, new in pairs)

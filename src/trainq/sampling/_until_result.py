@@ -1,0 +1,131 @@
+"""Why a run has stopped, and what it leaves."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .._show import AbstractShown, Table, count, number
+from ._chain_state import ChainState
+from ._estimate import GradientEstimate
+from ._moments import Moments
+
+
+UNTIL_STATUS = {
+    0: "reached: all targets are met",
+    1: "max_steps: no more doublings, and a target is missed",
+    2: "frozen: a chain has never moved, so that nothing that chains agree in counts",
+    3: "apart: chains sit in different modes, though the functions agree",
+}
+"""What the codes in `Until.status` mean."""
+REACHED, MAX_STEPS, FROZEN, APART = UNTIL_STATUS
+
+_WHAT = {
+    "q": "lower end of the interval of Q",
+    "resolved": "share of times that are resolved",
+    "r_hat": "largest R-hat",
+    "settled": "T_O, in records",
+}
+_TRY = {
+    "q": "more chains, which Q is proportional to; or `plan_budget`",
+    "resolved": "a kernel with shorter times, or a larger `every`",
+    "r_hat": "a burn-in before, or a kernel that crosses barriers, such as "
+    "`ParallelTempering`",
+    "settled": "more chains, which make T_O less noisy",
+}
+
+
+class Until(AbstractShown):
+    """What [`trainq.sampling.run_until`][] leaves, and why it stopped."""
+
+    state: ChainState
+    """Where the chains stand: to go on from."""
+    moments: Moments
+    """Means, variances and autocovariances of the functions, for each chain."""
+    estimate: GradientEstimate | None
+    """The gradient averaged over the run, with its Q, if there are data. The interval
+    that it has of its own knows of no looks: use that of this result."""
+    status: int = eqx.field(static=True)
+    """A key of [`trainq.sampling.UNTIL_STATUS`][], zero if all targets are reached."""
+    missed: tuple[str, ...] = eqx.field(static=True)
+    """The names of the targets that are not reached."""
+    targets: dict[str, float] = eqx.field(static=True)
+    """What was asked for."""
+    history: dict[str, Float[Array, " looks"]]
+    """What each target's quantity was at each look: the lower end of the interval of
+    `Q`, the share of times that are resolved, the largest R-hat, and `T_O` in
+    records, for `settled`."""
+    steps: Int[Array, " looks"]
+    """The number of kernel steps at each look."""
+    frozen: Bool[Array, " chains"]
+    """The chains in which no unit has ever changed."""
+    units_r_hat: Float[Array, ""]
+    """The largest R-hat of a unit."""
+    mirrored: bool = eqx.field(static=True)
+    """Whether the chains sit in different modes that are images of each other by the
+    global flip, for even functions, which do not tell them apart."""
+    n_looks: int = eqx.field(static=True)
+    """The number of looks that there would have been up to `max_steps`."""
+    confidence: float = eqx.field(static=True)
+    """What the interval of `Q` was to promise."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all targets are reached."""
+        return self.status == REACHED
+
+    def interval(self, confidence: float | None = None) -> Float[Array, " 2"]:
+        """A confidence interval for the `Q` of `estimate` that holds at all looks
+        together, and so at the one at which the run stopped.
+
+        **Raises:** `ValueError` without data, or for a confidence that is not between 0
+        and 1.
+        """
+        if self.estimate is None:
+            raise ValueError("There is no Q without data: give them to `run_until`.")
+        confidence = self.confidence if confidence is None else confidence
+        if not 0 < confidence < 1:
+            raise ValueError(
+                f"confidence is between 0 and 1, but {confidence} was given."
+            )
+        return self.estimate.interval(1 - (1 - confidence) / self.n_looks)
+
+    def _shown(self) -> list[str | Table]:
+        n_steps = int(self.steps[-1])
+        name, _, why = UNTIL_STATUS[self.status].partition(":")
+        rows: Table = [("target", "asked for", "found", "")]
+        for key, aim in self.targets.items():
+            met = "missed" if key in self.missed else "reached"
+            rows.append((_WHAT[key], f"{aim:.4g}", number(self.history[key][-1]), met))
+        lines: list[str | Table] = [
+            f"{name} after {count(n_steps, 'step')} of "
+            f"{count(self.state.n_chains, 'chain')}, at look {self.steps.size} of "
+            f"{self.n_looks}:{why}",
+            rows,
+        ]
+        if self.estimate is not None:
+            low, high = self.interval()
+            lines.append(
+                f"Q is {low:.4g} to {high:.4g} with {100 * self.confidence:.4g} % "
+                "confidence at all looks together, any bias left out"
+            )
+        n_frozen = int(jnp.sum(self.frozen))
+        if n_frozen:
+            lines.append(
+                f"{count(n_frozen, 'chain')} never moved. Try another start, a higher "
+                "temperature, or `ParallelTempering`."
+            )
+        if self.mirrored:
+            lines.append(
+                "Chains sit in modes that are images of each other by the global flip, "
+                "which even functions do not tell apart: right for these, and for no "
+                "others."
+            )
+        elif self.status == APART:
+            lines.append(
+                f"The largest R-hat of a unit is {float(self.units_r_hat):.4g}. Try "
+                "`ParallelTempering`, or a longer run."
+            )
+        lines += [f"{_WHAT[key]} is missed: try {_TRY[key]}." for key in self.missed]
+        if self.missed:
+            lines.append("Or go on from `state` with a larger `max_steps`.")
+        return lines

@@ -1,0 +1,302 @@
+"""Streamed autocovariances against those of kept values, by plain NumPy."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import DIRECT, IDENTITY, KERNELS, SIGMAS, assert_close, rbm
+from scipy.signal import lfilter
+
+import trainq as tq
+from trainq import sampling
+
+
+MODEL = rbm(3, 2)
+SCAN = KERNELS["alternating"]
+
+
+def start(n_chains=8, seed=0):
+    return sampling.start_chains(jr.key(seed), MODEL, n_chains)
+
+
+def streamed(values, lags=16):
+    """Moments of a series of one's own, `(chains, steps, n_obs)`."""
+    values = jnp.asarray(values)
+    moments = sampling.Moments.begin(
+        (values.shape[0], values.shape[2]), values.dtype, lags
+    )
+
+    def add(moments, value):
+        return moments.add(value), None
+
+    return jax.jit(lambda m, v: jax.lax.scan(add, m, v)[0])(
+        moments, jnp.swapaxes(values, 0, 1)
+    )
+
+
+def naive(values, length, lag):
+    """The autocovariance of bins of so many values at a lag, by loops over pairs."""
+    chains, n, _ = values.shape
+    n_bins = n // length
+    bins = [
+        [values[c, j * length : (j + 1) * length].mean(axis=0) for j in range(n_bins)]
+        for c in range(chains)
+    ]
+    mean = np.mean(bins, axis=(0, 1))
+    total = np.zeros(values.shape[2])
+    for chain in bins:
+        for j in range(n_bins - lag):
+            total = total + (chain[j] - mean) * (chain[j + lag] - mean)
+    return total / (chains * n_bins)
+
+
+def same_bits(one, other):
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+# 36 chains are summed in groups of 2, and 5 chains each alone.
+@pytest.mark.parametrize("n_chains", [5, 36])
+@pytest.mark.parametrize("n", [203, 64])
+def test_sums_are_those_of_kept_values_on_every_level(n, n_chains):
+    run = sampling.run(SCAN, MODEL, start(n_chains), n, keep=True, lags=8)
+    values, lagged = np.asarray(run.values), run.moments.autocovariances
+    for level, length in enumerate(lagged.bins):
+        if length > n:
+            assert np.all(lagged.value[level] == 0)
+            continue
+        for lag in range(9):
+            expected = naive(values, int(length), lag)
+            assert_close(lagged.value[level, lag], expected, DIRECT)
+    half, found = lagged.of_half()
+    assert half.count == (64 if n == 203 else 32)
+    for lag in (0, 3, 8):
+        assert_close(found[0, lag], naive(values[:, : half.count], 1, lag), DIRECT)
+    # A negative control: the mean of each chain alone leaves something else.
+    alone = values - values.mean(axis=1, keepdims=True)
+    assert np.abs(naive(alone, 1, 3) - lagged.value[0, 3]).max() > 1e-3
+
+
+def test_a_run_goes_on_to_the_same_bits():
+    whole = sampling.run(SCAN, MODEL, start(), 300, lags=8)
+    first = sampling.run(SCAN, MODEL, start(), 77, lags=8, chunk=50)
+    rest = sampling.run(SCAN, MODEL, first.state, 223, moments=first.moments)
+    assert same_bits(rest.moments, whole.moments)
+    assert not same_bits(first.moments, whole.moments)
+    # Nor do lags change anything else.
+    plain = sampling.run(SCAN, MODEL, start(), 300)
+    assert same_bits(plain.moments.totals, whole.moments.totals)
+    assert same_bits(plain.state, whole.state)
+
+
+def test_times_are_those_of_kept_values_where_lags_are_enough():
+    run = sampling.run(SCAN, MODEL, start(16), 1024, keep=True, lags=80)
+    for windowing in ("sokal", "geyer"):
+        kept = sampling.autocorrelation_time(run.values, windowing=windowing)
+        found = sampling.autocorrelation_time(run.moments, windowing=windowing)
+        assert np.all(kept.status < 2)
+        for name in ("value", "error", "lags", "status", "effective_samples"):
+            assert_close(getattr(found, name), getattr(kept, name), DIRECT)
+    # A count that is a power of two cuts chains in halves.
+    assert_close(sampling.r_hat(run.moments), sampling.r_hat(run.values), DIRECT)
+    # Of another count the first part is shorter, and means the same.
+    run = sampling.run(SCAN, MODEL, start(16), 1000, keep=True, lags=80)
+    found, kept = (sampling.r_hat(x) for x in (run.moments, run.values))
+    assert np.all(np.abs(found - kept) < 0.02) and np.any(found != kept)
+
+
+def test_nothing_in_a_run_grows_with_its_steps():
+    sizes = [
+        [
+            x.shape
+            for x in jax.tree.leaves(sampling.run(SCAN, MODEL, start(), n, lags=8))
+        ]
+        for n in (16, 700)
+    ]
+    assert sizes[0] == sizes[1]
+
+
+def autoregression(phi, n_chains=16, n_steps=4096, n_obs=1, seed=0):
+    noise = np.random.default_rng(seed).normal(size=(n_chains, n_steps, n_obs))
+    noise[:, 0] /= np.sqrt(1 - phi**2)
+    return lfilter([1], [1, -phi], noise, axis=1)
+
+
+@pytest.mark.parametrize("phi", [-0.6, 0.0, 0.5, 0.9, 0.95])
+def test_times_from_bins_are_the_exact_ones(phi):
+    found = sampling.autocorrelation_time(streamed(autoregression(phi)))
+    exact = (1 + phi) / (1 - phi)
+    assert found.ok and abs(found.value - exact) < SIGMAS * found.error
+    # Of 16 lags alone the longer ones would be cut.
+    assert np.all(found.lags > 16) or phi < 0.9
+    assert abs(found.value - 2 * exact) > SIGMAS * found.error
+
+
+def test_errors_of_times_from_bins_are_as_large_as_they_say():
+    z = []
+    for seed in range(2):
+        values = autoregression(0.9, 8, 2048, 60, seed)
+        found = sampling.autocorrelation_time(streamed(values))
+        z.append((found.value - 19) / found.error)
+    z = np.concatenate(z)
+    z = z[np.isfinite(z)]  # without those of 2048 steps that are too few
+    assert z.size > 110
+    # 120 draws tell a deviation of one to 7 %, and the sum is cut a little short.
+    assert abs(np.mean(z)) < 0.6 and 0.7 < np.std(z) < 1.4
+
+
+def unrelaxed(kind, n_chains, n):
+    rng = np.random.default_rng(1)
+    walk = np.cumsum(rng.normal(size=(n_chains, n, 3)), axis=1)
+    return {
+        "walk": walk,
+        "walks from places far apart": walk
+        + 10 * np.sqrt(n) * rng.normal(size=(n_chains, 1, 3)),
+        "trend": np.arange(float(n))[None, :, None] + 0.1 * walk[..., :1],
+        "constant": np.ones((n_chains, n, 1)),
+        "frozen apart": np.ones((n_chains, n, 1)) * np.arange(n_chains)[:, None, None],
+    }[kind]
+
+
+KINDS = ["walk", "walks from places far apart", "trend", "constant", "frozen apart"]
+
+
+@pytest.mark.parametrize("n_chains", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_series_that_never_relaxes_has_no_share_of_its_length_for_a_time(
+    kind, n_chains
+):
+    for n in (250, 1000):
+        values = unrelaxed(kind, n_chains, n)
+        for some in (jnp.asarray(values), streamed(values)):
+            found = sampling.autocorrelation_time(some)
+            assert np.all(found.status == 4) and np.all(found.value == np.inf)
+            assert np.all(found.error == np.inf) and not found.ok
+            assert np.all(found.lags <= n // 8) and "longer than the lags" in str(found)
+            assert np.all(found.effective_samples == 0)
+    # A negative control: one that relaxes.
+    relaxed = autoregression(0.5, n_chains, 1000)
+    assert np.isfinite(sampling.autocorrelation_time(streamed(relaxed)).value)
+
+
+@pytest.mark.slow
+def test_random_walks_hardly_ever_stop_within_an_eighth():
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        walk = np.cumsum(rng.normal(size=(1, 1000, 1000)), axis=1)
+        status = sampling.autocorrelation_time(walk).status
+        # 31 of 20,000 in all do, and none is resolved.
+        assert np.mean(status == 4) > 0.99 and np.all(status != 0)
+        # A control: their steps.
+        found = sampling.autocorrelation_time(np.diff(walk, axis=1))
+        assert np.mean(found.status == 4) < 0.01
+
+
+def test_r_hat_of_chains_that_are_stuck():
+    still = unrelaxed("constant", 4, 64)
+    assert sampling.r_hat(streamed(still)) == 1
+    apart = unrelaxed("frozen apart", 4, 64)
+    assert sampling.r_hat(streamed(apart)) == np.inf
+    shift = 9 * (np.arange(4) == 0)[:, None, None]
+    moved = autoregression(0.0, 4, 64) + shift
+    assert 2 < sampling.r_hat(streamed(moved)) < np.inf
+    assert sampling.r_hat(streamed(still[:, :1])) == np.inf  # of one value
+
+
+def test_t_o_from_groups_of_chains():
+    state = sampling.run(SCAN, MODEL, start(64), 300).state
+    run = sampling.run(SCAN, MODEL, state, 4096, keep=True, lags=16)
+    kept = sampling.sampled_time(run.values)
+    found = sampling.sampled_time(run.moments)
+    assert found.segments.size == 32 and found.resolved and kept.resolved
+    assert_close(found.variance, kept.variance, DIRECT)
+    chain, f = SCAN.chain(MODEL), tq.observables(MODEL)
+    centred = chain.centre(f)
+    noise = jnp.trace(tq.markov.asymptotic_covariance(chain, f))
+    exact = (noise + jnp.sum(chain.stationary @ centred**2)) / 2
+    for one in (found, kept):
+        assert abs(one.t_o - exact) < SIGMAS * one.t_o_error
+    # A control: half of it is far away. And what does not relax is infinite.
+    assert abs(found.t_o - exact / 2) > SIGMAS * found.t_o_error
+    never = sampling.sampled_time(streamed(unrelaxed("walk", 8, 512)))
+    assert never.t_o == never.t_o_error == np.inf and not never.resolved
+    assert "NOT RESOLVED" in str(never)
+
+
+def test_t_o_is_that_of_the_values_where_lags_are_enough():
+    # With one chain a group and one piece a chain both are the same numbers.
+    run = sampling.run(SCAN, MODEL, start(32), 512, keep=True, lags=100)
+    kept, found = (sampling.sampled_time(x) for x in (run.values, run.moments))
+    assert_close(found.segments, kept.segments, DIRECT)
+
+
+def test_a_long_float32_run_keeps_its_digits():
+    n = 60_000
+
+    def value(i):
+        return jnp.where(i % 3 == 0, 1.1, -0.3).astype(jnp.float32)[None, None]
+
+    @jax.jit
+    def sums():
+        begin = sampling.Moments.begin((1, 1), jnp.float32, 8)
+        return jax.lax.fori_loop(0, n, lambda i, m: m.add(value(i)), begin)
+
+    found = np.asarray(sums().autocovariances.value[0, :4, 0], float)
+    x = np.where(np.arange(n) % 3 == 0, np.float32(1.1), np.float32(-0.3)).astype(float)
+    x = x - x.mean()
+    expected = [np.sum(x[: n - k] * x[k:]) / n for k in range(4)]
+    assert np.abs(found - expected).max() < 5e-6
+
+
+def test_moments_are_saved_and_go_on(tmp_path):
+    run = sampling.run(SCAN, MODEL, start(), 100, lags=8)
+    tq.save(tmp_path / "run.npz", run)
+    again = tq.load(tmp_path / "run.npz")
+    assert same_bits(again, run)
+    one, other = (
+        sampling.run(SCAN, MODEL, x.state, 60, moments=x.moments) for x in (run, again)
+    )
+    assert same_bits(one, other)
+
+
+def test_under_jit_vmap_and_scan():
+    def moments(state):
+        return sampling.run(SCAN, MODEL, state, 40, lags=8).moments
+
+    def values(m):
+        return m.autocovariances.value, sampling.autocorrelation_time(m).value
+
+    expected = [values(moments(start(seed=s))) for s in (0, 1)]
+    assert all(
+        np.allclose(a, b, rtol=0, atol=IDENTITY)
+        for a, b in zip(
+            jax.jit(lambda s: values(moments(s)))(start()), expected[0], strict=True
+        )
+    )
+    both = jax.tree.map(lambda *x: jnp.stack(x), start(seed=0), start(seed=1))
+    found = eqx.filter_vmap(lambda s: values(moments(s)))(both)
+    assert_close(found[0], np.stack([e[0] for e in expected]), IDENTITY)
+
+    def step(carry, _):
+        run = sampling.run(SCAN, MODEL, carry[0], 20, moments=carry[1])
+        return (run.state, run.moments), None
+
+    begin = sampling.Moments.begin((8, 6), MODEL.dtype, 8)
+    (_, scanned), _ = jax.lax.scan(step, (start(), begin), length=2)
+    assert same_bits(scanned, moments(start()))
+
+
+def test_mistakes(as_for_users):
+    run = sampling.run(SCAN, MODEL, start(), 16)
+    for ask in (sampling.autocorrelation_time, sampling.r_hat, sampling.sampled_time):
+        with pytest.raises(ValueError, match="run` sums them up only if .* lags=16"):
+            ask(run.moments if ask is not sampling.sampled_time else run.moments)
+    with pytest.raises(ValueError, match="lags is a whole number, at least 8, but 3"):
+        sampling.run(SCAN, MODEL, start(), 16, lags=3)
+    with pytest.raises(ValueError, match="have autocovariances at none lags, but lags"):
+        sampling.run(SCAN, MODEL, start(), 16, lags=8, moments=run.moments)
+    few = sampling.run(SCAN, MODEL, start(4), 16, lags=8).moments
+    with pytest.raises(ValueError, match="at least 8 of them, but 4 were given"):
+        sampling.sampled_time(few)
