@@ -34,7 +34,7 @@ def test_every_kernel_is_certified(name, model):
     assert certificate.ok and certificate.require() is certificate
     assert certificate.failed == ()
     applicable = {k for k, check in certificate.checks.items() if check.applicable}
-    expected = {"row_sums", "positivity", "stationarity"}
+    expected = {"row_sums", "positivity", "stationarity", "law"}
     expected |= {"detailed_balance", "cheeger"} if kernel.is_reversible else set()
     expected |= {"symmetry"} if model.is_symmetric else set()
     assert applicable == expected
@@ -84,6 +84,48 @@ def test_a_kernel_with_a_wrong_law_is_halted():
     assert "cheeger" in certificate.failed and np.isnan(certificate.cheeger.gap)
     with pytest.raises(CertificateError, match=r"detailed balance .*FAILED"):
         certificate.require()
+
+
+class Warmer(tq.markov.AbstractKernel):
+    """A sound chain, at another temperature than it should be."""
+
+    kernel: tq.markov.AbstractKernel = KERNELS["gibbs"]
+    is_reversible = True
+
+    def chain(self, model):
+        return self.kernel.chain(model.tempered(0.9))
+
+    def stepper(self, model):
+        return self.kernel.stepper(model.tempered(0.9))
+
+    def site_updates(self, model):
+        return self.kernel.site_updates(model)
+
+
+def test_a_sound_chain_of_another_law_is_halted():
+    certificate = tq.certify(Warmer(), rbm(2, 2))
+    assert certificate.failed == ("law",)
+    model = rbm(2, 2)
+    law = np.exp(np.asarray(tq.log_stationary(model)))
+    chain = Warmer().chain(model)
+    residual = np.max(np.abs(np.asarray(chain.stationary) - law))
+    assert_close(certificate.checks["law"].residual, residual, IDENTITY)
+    assert residual > 1e-3
+    with pytest.raises(ValueError, match="the 32 states of what it samples, but .* 16"):
+        tq.markov.law_residual(chain, [rbm(2, 3)])
+
+
+def test_the_law_of_replicas_is_their_product():
+    kernel = tq.ParallelTempering(KERNELS["gibbs"], [1.0, 0.5])
+    model = rbm(2, 1)
+    assert tq.certify(kernel, model).ok
+    law, hot = (
+        np.exp(np.asarray(tq.log_stationary(one))) for one in kernel.replicas(model)
+    )
+    found = np.asarray(kernel.chain(model).stationary)
+    assert_close(found, np.kron(law, hot), IDENTITY)
+    hotter = tq.ParallelTempering(KERNELS["gibbs"], [1.0, 0.4]).replicas(model)
+    assert tq.markov.law_residual(kernel.chain(model), hotter) > 1e-3
 
 
 def test_a_model_that_is_not_as_symmetric_as_it_says_is_halted():

@@ -95,9 +95,13 @@ def test_mistakes_are_told(as_for_users):
     with pytest.raises(ValueError, match="nodes has .* once, but 'g' is not known"):
         from_networkx(graph, nodes="abcdefg")
     del graph.nodes["c"]["bias"]
-    with pytest.raises(ValueError, match="node has the attribute 'bias', but 'c' has"):
+    with pytest.raises(
+        ValueError, match="node needs the attribute 'bias', but 'c' has"
+    ):
         from_networkx(graph, nodes="abcdef")
-    with pytest.raises(ValueError, match="edge has the attribute 'J', but .* has not"):
+    with pytest.raises(
+        ValueError, match="edge needs the attribute 'J', but .* has none"
+    ):
         from_networkx(graph, nodes="abcdef", weight="J")
     loop = nx.Graph([(0, 1), (1, 1)])
     with pytest.raises(ValueError, match="Each edge joins two different units"):

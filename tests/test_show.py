@@ -122,7 +122,7 @@ def test_a_notebook_shows_the_same_words(name):
 
 
 def test_a_notebook_shows_tables():
-    assert SHOWN["certificate"][0]._repr_html_().count("<tr>") == 7
+    assert SHOWN["certificate"][0]._repr_html_().count("<tr>") == 8
     assert "no &lt;flip&gt;" in SHOWN["check"][0]._repr_html_()
 
 

@@ -76,6 +76,7 @@ from .sampling import (
     certify_sampler as certify_sampler,
     plan_budget as plan_budget,
     run as run,
+    run_until as run_until,
     start_chains as start_chains,
 )
 from .solvers import (

@@ -125,8 +125,8 @@ def _attribute(
     for one, attributes in found:
         if name not in attributes:
             raise ValueError(
-                f"Every {kind} has the attribute {name!r}, but {one!r} has not. Name "
-                "another one, or give the numbers in its place."
+                f"Every {kind} needs the attribute {name!r}, but {one!r} has none. "
+                "Name another one, or give the numbers in its place."
             )
     return np.array([attributes[name] for _, attributes in found], float)
 

@@ -41,6 +41,7 @@ from ._ladder import (
 from ._modes import modes as modes
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
+    law_residual as law_residual,
     positivity_residual as positivity_residual,
     row_sum_residual as row_sum_residual,
     stationarity_residual as stationarity_residual,

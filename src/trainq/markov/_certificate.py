@@ -14,6 +14,7 @@ from ..models import AbstractEnergyModel, require_model
 from ._conductance import CheegerMargins, margins
 from ._residuals import (
     detailed_balance_residual,
+    law_residual,
     positivity_residual,
     row_sum_residual,
     stationarity_residual,
@@ -108,11 +109,15 @@ class AbstractCertificate(AbstractShown):
                 f"{self._trouble}: call `require` outside `jit` to see.",
             )
         if not np.all(self.ok):
-            raise CertificateError(
-                f"{self._trouble}.\n{self}\nThe likely causes, in order: "
-                f"{self._causes}."
-            )
+            raise CertificateError(f"{self._trouble}.\n{self}")
         return self
+
+    @property
+    def _why(self) -> list[str | Table]:
+        """What to look for, if a check has failed."""
+        if not self.failed:
+            return []
+        return [f"The likely causes, in order: {self._causes}."]
 
     def _table(self, of: str, bar: str, digits: str) -> Table:
         """One check a row; of a batch, its worst residual."""
@@ -133,7 +138,7 @@ class Certificate(AbstractCertificate):
     Cheeger's."""
 
     checks: dict[str, Check]
-    """`"row_sums"`, `"positivity"`, `"stationarity"`, `"detailed_balance"`,
+    """`"row_sums"`, `"positivity"`, `"stationarity"`, `"law"`, `"detailed_balance"`,
     `"symmetry"` and `"cheeger"`, each a [`trainq.markov.Check`][]."""
     cheeger: CheegerMargins | None
     """Gap, conductance and both margins, in inverse kernel steps, as
@@ -142,12 +147,13 @@ class Certificate(AbstractCertificate):
     _trouble: ClassVar[str] = "A chain failed its certificate"
     _causes: ClassVar[str] = (
         "a step of a kernel of your own that does not leave the law of the model "
-        "invariant; a model whose `is_symmetric` is not true; parameters so large that "
-        "rounding matters (use float64)"
+        "invariant; a chain of another model, or of another temperature; a model whose "
+        "`is_symmetric` is not true; parameters so large that rounding matters (use "
+        "float64)"
     )
 
     def _shown(self) -> list[str | Table]:
-        return [self._table("residual", "tolerance", ".1e")]
+        return [self._table("residual", "tolerance", ".1e"), *self._why]
 
 
 def certify(
@@ -159,13 +165,18 @@ def certify(
 ) -> Certificate:
     """Check that a chain is what it claims to be, on the model at hand.
 
-    Rows of `P` sum to one and have no negative entry; `π` is a stationary law; detailed
-    balance holds; the law, the chain and the gradient observables are symmetric under
-    the global flip; and the conductance of the slowest mode lies within Cheeger's
-    bounds `γ/2 ≤ Φ ≤ √(2γ)`, where the residual is the share by which it does not, so
-    that a bottleneck that is hardly ever crossed is checked like any other. A check
-    that does not apply says why: symmetry of a model with biases, detailed balance of a
-    chain that is not reversible, what needs a matrix of a chain that is too large.
+    Rows of `P` sum to one and have no negative entry; `π` is a stationary law, and that
+    of the model; detailed balance holds; the law, the chain and the gradient
+    observables are symmetric under the global flip; and the conductance of the slowest
+    mode lies within Cheeger's bounds `γ/2 ≤ Φ ≤ √(2γ)`, where the residual is the share
+    by which it does not, so that a bottleneck that is hardly ever crossed is checked
+    like any other. A check that does not apply says why: symmetry of a model with
+    biases, detailed balance of a chain that is not reversible, what needs a matrix of a
+    chain that is too large.
+
+    All of this is about the chain. That the steps of a kernel of your own do what its
+    chain says is asked by
+    `trainq.certify_sampler(key, kernel.stepper(model), model, kernel=kernel)`.
 
     **Arguments:**
 
@@ -189,7 +200,8 @@ def certify(
     check_enumerable(n_units, _MAX_UNITS, "states of a certificate", _SMALLER)
     if n_units <= _MAX_MATRIX:
         return _certify_small(kernel, model, sector, tolerance)
-    return _certified(eqx.filter_jit(kernel.chain)(model), model, sector, tolerance)
+    chain = eqx.filter_jit(kernel.chain)(model)
+    return _certified(chain, kernel.replicas(model), sector, tolerance)
 
 
 @eqx.filter_jit
@@ -199,15 +211,16 @@ def _certify_small(
     sector: Sector | None,
     tolerance: float | None,
 ) -> Certificate:
-    return _certified(kernel.chain(model), model, sector, tolerance)
+    return _certified(kernel.chain(model), kernel.replicas(model), sector, tolerance)
 
 
 def _certified(
     chain: AbstractChain,
-    model: AbstractEnergyModel,
+    replicas: tuple[AbstractEnergyModel, ...],
     sector: Sector | None,
     tolerance: float | None,
 ) -> Certificate:
+    model = replicas[0]
     chain.check_sector(sector)
     if tolerance is None:
         tolerance = 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
@@ -247,6 +260,7 @@ def _certified(
         "row_sums": lambda: row_sum_residual(chain),
         "positivity": lambda: positivity_residual(chain),
         "stationarity": lambda: stationarity_residual(chain),
+        "law": lambda: law_residual(chain, replicas),
         "detailed_balance": lambda: detailed_balance_residual(chain),
         "symmetry": lambda: symmetry_residual(chain, EnergyGradients(model)),
         "cheeger": lambda: cheeger and cheeger.violation,

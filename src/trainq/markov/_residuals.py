@@ -1,11 +1,14 @@
 """How far a chain is from what it claims to be: residuals that are zero up to
 rounding."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import global_flip
+from ..models import AbstractEnergyModel, log_stationary
 from ..solvers import Form, columns_in
 from .chains import (
     AbstractChain,
@@ -52,6 +55,48 @@ def stationarity_residual(chain: AbstractChain) -> Float[Array, ""]:
     law = chain.stationary
     moved = largest(chain.push(law) - law)
     return jnp.maximum(moved, jnp.abs(jnp.sum(law) - 1))
+
+
+@eqx.filter_jit
+def law_residual(
+    chain: AbstractChain, models: Sequence[AbstractEnergyModel]
+) -> Float[Array, ""]:
+    """`max_x |π(x) - Π_r p_r(x_r)|`: how far the law of a chain is from that of the
+    models it should sample, one but for replicas.
+
+    The other residuals know the chain alone: one that is sound, of another temperature
+    or of other parameters, has none of them.
+
+    **Arguments:**
+
+    - `chain`: the chain.
+    - `models`: what its kernel runs side by side, `kernel.replicas(model)`.
+
+    **Returns:** the largest difference of two probabilities.
+
+    **Raises:** `TypeError` for another thing than a chain; `ValueError` if the chain
+    has other states than the models.
+
+    !!! example
+
+        ```python
+        kernel = tq.RandomScanGibbs()
+        chain = kernel.chain(model.tempered(0.5))
+        assert tq.markov.stationarity_residual(chain) < 1e-12
+        assert tq.markov.law_residual(chain, [model]) > 1e-3
+        ```
+    """
+    require_chain(chain)
+    n_states = 2 ** sum(model.n_units for model in models)
+    if chain.n_states != n_states:
+        raise ValueError(
+            f"The law of a chain is over the {n_states} states of what it samples, but "
+            f"this {type(chain).__name__} has {chain.n_states}."
+        )
+    law, *others = (log_stationary(model) for model in models)
+    for other in others:
+        law = (law[:, None] + other[None]).reshape(-1)
+    return largest(chain.stationary - jnp.exp(law))
 
 
 @eqx.filter_jit

@@ -19,6 +19,7 @@ from ..markov import (
     SingleFlipChain,
     checked_kernel,
     detailed_balance_residual,
+    law_residual,
     modes,
     symmetry_residual,
     variance,
@@ -133,7 +134,8 @@ def diagnose(
 
     The noise is split by modes, by parity under the global flip, and by observables.
     The assumptions are those of the structural prediction and of the cluster of slow
-    modes that stands for it: the chain is reversible, irreducible and aperiodic; the
+    modes that stands for it: the law of the chain is that of the model; it is
+    reversible, irreducible and aperiodic; the
     burn-in is at least `5 / γ_eff`; the window is at least ten relaxation times of the
     slowest observable, so that the prediction is right to some 10 %; what is not in the
     cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
@@ -177,6 +179,7 @@ def diagnose(
     relaxation = _relaxation(chain, f, snr)
     found = modes(chain, f) if chain.is_reversible else None
     assumptions = {
+        "law of the model": _law(chain, kernel.replicas(model)),
         "reversible": _reversible(chain, model),
         "irreducible": _irreducible(found, snr),
         "aperiodic": _aperiodic(chain, found, model),
@@ -226,6 +229,17 @@ def _tolerance(chain: AbstractChain) -> float:
 
 def _not_applicable(reason: str) -> Assumption:
     return Assumption("", None, None, reason)
+
+
+def _law(chain: AbstractChain, replicas: tuple[AbstractEnergyModel, ...]) -> Assumption:
+    residual = law_residual(chain, replicas)
+    return Assumption(
+        "of another law",
+        residual,
+        bool(residual <= _tolerance(chain)),
+        advice="a chain with the law of the model; `device=` for another",
+        rounding=_tolerance(chain),
+    )
 
 
 def _reversible(chain: AbstractChain, model: AbstractEnergyModel) -> Assumption:

@@ -77,7 +77,9 @@ class AutocorrelationTime(AbstractShown):
             if n
         )
         known = np.asarray(self.value)[np.isfinite(self.value)]
-        times = f" of {number(known)} steps" if known.size else ""
+        some = f"; the finite {known.size} of {self.value.size}"
+        some = "" if known.size == self.value.size else some
+        times = f" of {number(known)} steps{some}" if known.size else ""
         longer = np.asarray(self.lags)[np.asarray(self.status) == 4]
         if longer.size:
             what += f": {count(int(np.max(longer)), 'step')}"

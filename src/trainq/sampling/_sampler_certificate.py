@@ -63,7 +63,7 @@ class SamplerCertificate(AbstractCertificate):
         ]
         worst = self.worst
         if worst is None or self.excess is None or self.excess_error is None:
-            return shown
+            return [*shown, *self._why]
         unit, column = worst
         by = f"unit {column}"
         if column in (unit, len(self.excess)):
@@ -74,4 +74,5 @@ class SamplerCertificate(AbstractCertificate):
             f"effective beta {self.beta:.4f} ± {self.beta_error:.2g}",
             f"largest excess: of the field on unit {unit} by {by}, {off:+.3f} ± "
             f"{error:.2g}",
+            *self._why,
         ]

@@ -108,7 +108,7 @@ def run_until(
         kernel = tq.AlternatingBlockGibbs()
         state = tq.sampling.start_chains(key, model, n_chains=32)
         state = tq.sampling.run(kernel, model, state, 100).state
-        until = tq.sampling.run_until(
+        until = tq.run_until(
             kernel, model, state, data, q=20, r_hat=1.05, max_steps=20_000
         )
         print(until)

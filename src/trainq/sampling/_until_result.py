@@ -12,7 +12,7 @@ from ._moments import Moments
 
 UNTIL_STATUS = {
     0: "reached: all targets are met",
-    1: "max_steps: no more doublings, and a target is missed",
+    1: "max_steps: the next doubling is past them, and a target is missed",
     2: "frozen: a chain has never moved, so that nothing that chains agree in counts",
     3: "apart: chains sit in different modes, though the functions agree",
 }
@@ -95,7 +95,7 @@ class Until(AbstractShown):
         rows: Table = [("target", "asked for", "found", "")]
         for key, aim in self.targets.items():
             met = "missed" if key in self.missed else "reached"
-            rows.append((_WHAT[key], f"{aim:.4g}", number(self.history[key][-1]), met))
+            rows.append((_WHAT[key], f"{aim:.8g}", number(self.history[key][-1]), met))
         lines: list[str | Table] = [
             f"{name} after {count(n_steps, 'step')} of "
             f"{count(self.state.n_chains, 'chain')}, at look {self.steps.size} of "
