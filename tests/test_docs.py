@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import programs
 import pytest
 
@@ -102,6 +103,28 @@ def test_the_tables_of_exp9_are_those_of_the_stored_summaries():
     assert len(rows) == 16
     for row, cells in rows.items():
         assert row + cells in page, row
+
+
+def test_the_table_over_seeds_of_exp9_is_that_of_the_stored_seeds():
+    page = (ROOT / "docs/exp9.md").read_text()
+    for family in ("two-layer", "hidden"):
+        stored = json.loads((ROOT / f"docs/exp9/{family}/seeds.json").read_text())
+        seeds, bar = stored["seeds"], stored["constants"]["steering_bar"]
+        assert stored["label"].endswith(f"{family} teachers") and len(seeds) > 1
+        for arms in zip(*(seed["arms"] for seed in seeds), strict=True):
+            medians = [a["median"] for a in arms if a["median"] is not None]
+            gains = [a["g_gamma"] for a in arms if a["g_gamma"] is not None]
+            cells = [family, f"{arms[0]['weight']:g}"]
+            for found in (medians, gains):
+                ends = [np.median(found), min(found), max(found)] if found else []
+                cells.append("{:.2f}, {:.2f} to {:.2f}".format(*ends) if ends else "–")
+            reached = sum(median >= bar for median in medians)
+            genuine = sum(gain <= 0.9 for gain in gains)
+            crossed = f"{sum(a['crossed'] for a in arms)} of {4 * len(arms)}"
+            halted = sum(a["halted"] for a in arms)
+            cells[3:3] = [f"{reached} of {len(arms)}", crossed]
+            cells += [f"{genuine} of {len(arms)}", f"{halted}"]
+            assert f"| {' | '.join(cells)} |" in page
 
 
 def test_the_counts_of_three_rungs_are_those_of_the_stored_summary():

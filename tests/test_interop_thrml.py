@@ -149,8 +149,8 @@ def test_means_times_and_q_of_a_program_of_thrml_are_those_we_compute():
     half = tq.markov.asymptotic_covariance(chain, f).diagonal()
     variance = chain.stationary @ (f - exact[None]) ** 2
     tau = half / variance
-    # Sixty sweeps a chain: the times are short, and known to some percent, but where the
-    # sum goes on past an eighth of a chain: five times a time is more than 7 lags.
+    # Sixty sweeps a chain: the times are short, and known to some percent, but where
+    # the sum goes on past an eighth of a chain: five times a time is more than 7 lags.
     known = found.status != 4
     np.testing.assert_allclose(found.value[known], tau[known], rtol=0.1)
     assert jnp.sum(known) > 10 and jnp.all(tau[~known] > 7 / 5)
