@@ -20,6 +20,13 @@ class Factors(eqx.Module):
     is_transposed: bool = eqx.field(static=True)
 
 
+@_lapack.one_by_one
+def _cholesky(system: AbstractSystem) -> Float[Array, "n n"]:
+    # With the matrix, so that those of a batch are made and factored one by one too,
+    # each while it is in the cache.
+    return _lapack.cholesky(system.matrix())
+
+
 class Direct(AbstractSolver):
     """Solve by one factorisation, for all right-hand sides at once.
 
@@ -53,7 +60,7 @@ class Direct(AbstractSolver):
     def init(self, system: AbstractSystem) -> "Factors":
         self.check_size(system)
         if system.is_self_adjoint:
-            return Factors(_lapack.cholesky(system.matrix()), None, False)
+            return Factors(_cholesky(system), None, False)
         factor, pivots = _lapack.lu(system.matrix())
         return Factors(factor, pivots, False)
 

@@ -57,7 +57,9 @@ def one_by_one(function: Callable[..., Any]) -> Any:
 @one_by_one
 def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The lower triangular factor; NaN if the matrix is not positive definite."""
-    return jnp.linalg.cholesky(matrix, symmetrize_input=False)
+    # LAPACK wants columns, and the matrix has been made in rows: that of its transpose,
+    # which is the same, are its columns, and need not be copied into another order.
+    return jnp.linalg.cholesky(matrix.T, symmetrize_input=False)
 
 
 @one_by_one

@@ -91,7 +91,7 @@ class AbstractScaledSystem(AbstractSystem):
 
     def _scaled(self, b: Array) -> Array:
         if self.null is not None:
-            b = b - jnp.outer(self.null, _overlap(self.null, b))
+            b = b - jnp.outer(self.null, self.null @ b)
         return b / self.root[:, None]
 
     def _unscaled(self, y: Array, b: Array) -> Array:
@@ -100,8 +100,8 @@ class AbstractScaledSystem(AbstractSystem):
             return y
         # Twice, because what the first one takes off may be large: `ŷ` has a mean of
         # zero in the law of the jumps, in which states that are hardly left are rare.
-        y = y - jnp.outer(self.null, _overlap(self.null, y))
-        return y + jnp.outer(self.null, _overlap(self.null, b - y))
+        y = y - jnp.outer(self.null, self.null @ y)
+        return y + jnp.outer(self.null, self.null @ (b - y))
 
     @property
     def _scaled_null(self) -> Float[Array, " states"] | None:
@@ -297,11 +297,6 @@ def split(y: Float[Array, "..."], axis: int = 0) -> tuple[Array, Array]:
     first = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
     second = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
     return jnp.where(odd, second, first), jnp.where(odd, first, second)
-
-
-def _overlap(u: Float[Array, " n"], y: Float[Array, "n k"]) -> Float[Array, " k"]:
-    # As a reduction, which the compiler fuses: products with one row are slow.
-    return jnp.sum(u[:, None] * y, axis=0)
 
 
 def _join(even: Float[Array, "half k"], odd: Float[Array, "half k"]) -> Array:

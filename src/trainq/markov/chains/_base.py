@@ -121,11 +121,11 @@ class AbstractChain(eqx.Module):
         return f - (self.stationary @ f)[None]
 
     def _at_the_mode(self, f: Float[Array, "states *obs"]) -> Float[Array, "*obs"]:
-        """The value in the most frequent state, or the mean of such: as a sum, because
-        to look one up gathers states that are spread over devices."""
+        """The value in the most frequent state, or the mean of such: as a product,
+        because to look one up gathers states that are spread over devices."""
         law = lax.stop_gradient(self.log_stationary)
         most = (law == jnp.max(law)).astype(f.dtype)
-        return jnp.sum(scale(most / jnp.sum(most), f), axis=0)
+        return (most / jnp.sum(most)) @ f
 
     def bulk(self, f: Float[Array, "states n_obs"]) -> Float[Array, "states n_obs"]:
         """What the rounding errors in `√π f̃` are proportional to, for functions that
