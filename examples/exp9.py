@@ -41,7 +41,7 @@ from importlib import import_module
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from threading import Event, RLock
+from threading import Event, Lock
 from typing import Any
 from zipfile import BadZipFile
 
@@ -385,8 +385,8 @@ class Clock:
     """Seconds by activity, those of runs that go on at the same time added up.
 
     The first call of a program for arrays of a new size compiles it, which takes nearly
-    all of that call: this is an activity of its own, of one run at a time, so that the
-    others find the program made.
+    all of that call: this is an activity of its own. Other runs that call the same one
+    wait, and find it made.
     """
 
     def __init__(self) -> None:
@@ -394,12 +394,12 @@ class Clock:
         self.spans: list[tuple[str, float]] = []
         self.reused = 0.0  # seconds that runs from disk took when they were made
         self.compiled: set[Any] = set()
-        self.compiling = RLock()
+        self.locks: dict[Any, Lock] = {}
 
     @contextmanager
     def __call__(self, activity: str, *program: Any) -> Iterator[None]:
         is_new = bool(program) and program not in self.compiled
-        with self.compiling if is_new else nullcontext():
+        with self.locks.setdefault(program, Lock()) if is_new else nullcontext():
             if is_new and program not in self.compiled:
                 activity = "compile"
             start = time.perf_counter()
@@ -1509,7 +1509,14 @@ def run_protocol(
     clock, folder = Clock(), runs_folder(out, constants)
     write_json(folder / "constants.json", asdict(constants))
     plan = list(product(constants.seeds[:n_seeds], constants.arms))
-    runs: list[Run] = []
+    runs: dict[tuple[int, Cell, float], Run] = {}
+
+    def turn(one: tuple[int, tuple[Cell, float]]) -> tuple[Any, ...]:
+        # The short baselines last, and sizes in turn: runs side by side then compile
+        # different programs, and none waits for the other's.
+        seed, ((m, s), weight) = one
+        return seed, weight == 0, weight, -s, -m
+
     columns = "{task.description:24}", BarColumn(24), MofNCompleteColumn()
     with Progress(
         *columns, TimeElapsedColumn(), console=console, transient=True
@@ -1534,15 +1541,17 @@ def run_protocol(
 
         pool = ThreadPoolExecutor(os.cpu_count())
         try:
-            for run, source in pool.map(make, *zip(*plan, strict=True)):
-                runs.append(run)
+            order = zip(*sorted(plan, key=turn), strict=True)
+            for run, source in pool.map(make, *order):
+                runs[run.seed, run.cell, run.weight] = run
                 clock.reused += run.seconds if source == "from disk" else 0.0
                 bars.advance(every)
                 console.print(progress_line(run, source), markup=False)
         finally:  # also after Ctrl-C: no run goes on alone
             leaving.set()
             pool.shutdown(cancel_futures=True)
-    return conclude(out, constants, runs, clock), runs
+    in_order = [runs[seed, *arm] for seed, arm in plan]
+    return conclude(out, constants, in_order, clock), in_order
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Constants]:
