@@ -11,6 +11,8 @@ from scipy.signal import lfilter
 
 import trainq as tq
 from trainq import sampling
+from trainq.sampling import _autocovariances
+from trainq.sampling._streamed import streamed_sums
 
 
 MODEL = rbm(3, 2)
@@ -81,7 +83,7 @@ def test_sums_are_those_of_kept_values_on_every_level(n, n_chains):
 
 def test_a_run_goes_on_to_the_same_bits():
     whole = sampling.run(SCAN, MODEL, start(), 300, lags=8)
-    first = sampling.run(SCAN, MODEL, start(), 77, lags=8, chunk=50)
+    first = sampling.run(SCAN, MODEL, start(), 77, lags=8, chunk=48)
     rest = sampling.run(SCAN, MODEL, first.state, 223, moments=first.moments)
     assert same_bits(rest.moments, whole.moments)
     assert not same_bits(first.moments, whole.moments)
@@ -89,6 +91,47 @@ def test_a_run_goes_on_to_the_same_bits():
     plain = sampling.run(SCAN, MODEL, start(), 300)
     assert same_bits(plain.moments.totals, whole.moments.totals)
     assert same_bits(plain.state, whole.state)
+
+
+def test_past_the_last_level(monkeypatch):
+    monkeypatch.setattr(_autocovariances, "_LEVELS", 3)
+    values = np.random.default_rng(0).normal(size=(4, 41, 2))
+    found = streamed(values, 8).autocovariances.value
+    for level in range(3):
+        for lag in (0, 1, 5):
+            assert_close(found[level, lag], naive(values, 2**level, lag), DIRECT)
+
+
+def test_values_far_from_zero_keep_their_digits():
+    values = 1000 + np.random.default_rng(0).normal(size=(4, 300, 1))
+    values = values.astype(np.float32)
+    found = streamed(values).autocovariances.value
+    assert found.dtype == np.float32
+    for lag in (0, 3):
+        expected = naive(values.astype(float), 1, lag)
+        assert np.abs(np.asarray(found[0, lag]) - expected).max() < 1e-5
+
+
+def test_groups_of_chains():
+    sizes = {1: 1, 7: 7, 8: 8, 36: 18, 37: 37, 74: 74, 256: 32}
+    assert {n: _autocovariances.n_groups(n) for n in sizes} == sizes
+
+
+def test_more_values_than_twice_an_integer_holds():
+    # Without 64-bit numbers 2**30 values are so many, and 8 chains come to it sooner.
+    n = 2**62
+    lagged = streamed(np.random.default_rng(0).normal(size=(8, 40, 1)))
+    lagged = eqx.tree_at(
+        lambda m: (
+            m.count,
+            m.autocovariances.count,
+            *(h.count for h in m.autocovariances.halves),
+        ),
+        lagged,
+        [jnp.asarray(x) for x in (n, n, n // 2, n)],
+    )
+    assert lagged.autocovariances.of_half()[0].count == n // 2
+    assert sampling.autocorrelation_time(lagged).n_samples == 8.0 * n
 
 
 def test_times_are_those_of_kept_values_where_lags_are_enough():
@@ -105,6 +148,49 @@ def test_times_are_those_of_kept_values_where_lags_are_enough():
     run = sampling.run(SCAN, MODEL, start(16), 1000, keep=True, lags=80)
     found, kept = (sampling.r_hat(x) for x in (run.moments, run.values))
     assert np.all(np.abs(found - kept) < 0.02) and np.any(found != kept)
+    parts = run.values[:, :256], run.values[:, 256:]
+    means = np.concatenate([np.mean(x, axis=1) for x in parts])
+    within = np.mean([np.var(x, axis=1, ddof=1) for x in parts], axis=(0, 1))
+    between = np.var(means, axis=0, ddof=1)
+    expected = np.sqrt(1 - (1 / 256 + 1 / 744) / 2 + between / within)
+    assert_close(found, expected, DIRECT)
+
+
+def test_a_first_part_that_disagrees_is_told_by_its_length():
+    # It has 256 of 1000 values: errors of the whole are no measure, but 1.7 of them.
+    values = np.random.default_rng(0).normal(size=(8, 1000, 100))
+    moments = streamed(values)
+    found, sums = sampling.autocorrelation_time(moments), streamed_sums(moments)
+    assert np.all(sums.level == 0)
+    first = sampling.autocorrelation_time(values[:, :256]).value
+    assert_close(sums.half, first, DIRECT)
+    apart = np.abs(found.value - first) / found.error
+    told = apart > 3 * np.sqrt(1000 / 256 - 1)
+    assert np.all(found.error < found.value / 4)
+    assert np.array_equal(found.status, np.where(told, 1, 0))
+    assert np.sum((apart > 3) & ~told) > 3
+
+
+def test_times_that_are_nearly_zero_are_those_of_kept_values():
+    # The differences of noise have none: 1/n, and not one over the number of lags.
+    values = np.diff(np.random.default_rng(0).normal(size=(8, 513, 20)), axis=1)
+    kept = sampling.autocorrelation_time(values)
+    found = sampling.autocorrelation_time(streamed(values))
+    assert np.any(kept.value < 1 / 17)
+    for name in ("value", "error", "lags", "status"):
+        assert_close(getattr(found, name), getattr(kept, name), DIRECT)
+
+
+def test_sokals_rule_is_asked_where_geyers_has_no_right():
+    noise = np.random.default_rng(0).normal(size=(64, 1224, 1))
+    values = lfilter([1], [1, 0, 0.49], noise, axis=1)[:, 200:]
+    found, kept = (
+        sampling.autocorrelation_time(x, windowing="geyer")
+        for x in (streamed(values, 60), values)
+    )
+    assert kept.status == 1 and kept.error < kept.value / 4
+    for name in ("value", "error", "status"):
+        assert_close(getattr(found, name), getattr(kept, name), DIRECT)
 
 
 def test_nothing_in_a_run_grows_with_its_steps():
@@ -147,6 +233,29 @@ def test_errors_of_times_from_bins_are_as_large_as_they_say():
     assert abs(np.mean(z)) < 0.6 and 0.7 < np.std(z) < 1.4
 
 
+def test_geyers_rule_goes_on_where_sokals_stops():
+    # Noise, and a twentieth of the variance that is slow: Sokal's rule stops within 20
+    # lags, where it has found a time of 2.4.
+    noise = np.random.default_rng(1).normal(size=(16, 8192, 1))
+    slow = np.sqrt(1 - 0.97**2) * autoregression(0.97, 16, 8192)
+    values = np.sqrt(0.95) * noise + np.sqrt(0.05) * slow
+    found = sampling.autocorrelation_time(streamed(values), windowing="geyer")
+    exact = 1 + 2 * 0.05 * 0.97 / 0.03
+    assert abs(found.value - exact) < SIGMAS * found.error and found.lags > 20
+    assert abs(found.value - 2.4) > SIGMAS * found.error
+    kept = sampling.autocorrelation_time(values)
+    assert kept.lags < 20 and kept.value < 3
+
+
+def test_geyers_rule_alone_does_not_make_a_trend_short():
+    # Of a period of three steps the very first pair is negative.
+    wave = 3 * np.cos(2 * np.pi * np.arange(1000) / 3)[None, :, None]
+    values = np.linspace(0, 2, 1000)[None, :, None] + wave
+    for some in (values, streamed(values)):
+        found = sampling.autocorrelation_time(some, windowing="geyer")
+        assert found.status == 4 and found.value == np.inf
+
+
 def unrelaxed(kind, n_chains, n):
     rng = np.random.default_rng(1)
     walk = np.cumsum(rng.normal(size=(n_chains, n, 3)), axis=1)
@@ -157,10 +266,12 @@ def unrelaxed(kind, n_chains, n):
         "trend": np.arange(float(n))[None, :, None] + 0.1 * walk[..., :1],
         "constant": np.ones((n_chains, n, 1)),
         "frozen apart": np.ones((n_chains, n, 1)) * np.arange(n_chains)[:, None, None],
+        "rounding": 0.3 + 2.0**-54 * rng.integers(0, 2, (n_chains, n, 1)),
     }[kind]
 
 
 KINDS = ["walk", "walks from places far apart", "trend", "constant", "frozen apart"]
+KINDS += ["rounding"]
 
 
 @pytest.mark.parametrize("n_chains", [1, 4])
@@ -170,11 +281,13 @@ def test_a_series_that_never_relaxes_has_no_share_of_its_length_for_a_time(
 ):
     for n in (250, 1000):
         values = unrelaxed(kind, n_chains, n)
-        for some in (jnp.asarray(values), streamed(values)):
+        for some in (values, streamed(values)):
             found = sampling.autocorrelation_time(some)
             assert np.all(found.status == 4) and np.all(found.value == np.inf)
             assert np.all(found.error == np.inf) and not found.ok
-            assert np.all(found.lags <= n // 8) and "longer than the lags" in str(found)
+            bins = [b for b in 2 ** np.arange(10) if some is not values]
+            reach = max([b * min(n // b // 8, 16) for b in bins], default=n // 8)
+            assert np.all(found.lags == reach) and "longer than the lags" in str(found)
             assert np.all(found.effective_samples == 0)
     # A negative control: one that relaxes.
     relaxed = autoregression(0.5, n_chains, 1000)
@@ -202,7 +315,13 @@ def test_r_hat_of_chains_that_are_stuck():
     shift = 9 * (np.arange(4) == 0)[:, None, None]
     moved = autoregression(0.0, 4, 64) + shift
     assert 2 < sampling.r_hat(streamed(moved)) < np.inf
-    assert sampling.r_hat(streamed(still[:, :1])) == np.inf  # of one value
+    # Of one value, or with one before the cut.
+    for n in (1, 2, 3):
+        assert sampling.r_hat(streamed(moved[:, :n])) == np.inf
+    rounded = unrelaxed("rounding", 4, 64)
+    assert np.any(rounded != rounded[0, 0]) and sampling.r_hat(streamed(rounded)) == 1
+    steady = still + 2.0**-52 * np.arange(4)[:, None, None]
+    assert sampling.r_hat(streamed(steady)) == 1
 
 
 def test_t_o_from_groups_of_chains():
@@ -223,6 +342,30 @@ def test_t_o_from_groups_of_chains():
     never = sampling.sampled_time(streamed(unrelaxed("walk", 8, 512)))
     assert never.t_o == never.t_o_error == np.inf and not never.resolved
     assert "NOT RESOLVED" in str(never)
+
+
+def test_t_o_of_bins():
+    moments = streamed(autoregression(0.6, 64, 4096))
+    found = sampling.sampled_time(moments)
+    assert streamed_sums(moments).level == 1
+    exact = (4 + 1) / (1 - 0.36) / 2
+    error = found.t_o_error
+    assert abs(found.t_o - exact) < SIGMAS * error and found.resolved
+    # Controls: without the step itself, and with that of bins of two for it.
+    assert error < 0.02 * exact and abs(found.t_o - 0.8 * exact) > SIGMAS * error
+    assert abs(found.t_o - 1.12 * exact) > SIGMAS * error
+
+
+def test_t_o_of_a_time_within_the_lags_but_not_an_eighth_is_infinite():
+    values = autoregression(0.9, 16, 512)
+    for some in (values, streamed(values)):
+        assert np.all(sampling.autocorrelation_time(some).value == np.inf)
+    assert sampling.sampled_time(streamed(values)).t_o == np.inf
+    # Within an eighth, but not a tenth of it.
+    values = streamed(autoregression(0.9, 16, 1000))
+    assert sampling.autocorrelation_time(values).status == 2
+    longer = sampling.sampled_time(values)
+    assert np.isfinite(longer.t_o) and not longer.resolved
 
 
 def test_t_o_is_that_of_the_values_where_lags_are_enough():

@@ -1,5 +1,7 @@
 """Runs until a target is reached: why they stop, and what the result promises."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -10,7 +12,8 @@ from test_compilation import Counted
 
 import trainq as tq
 from trainq import sampling
-from trainq.sampling._until import has_settled
+from trainq.sampling import _until
+from trainq.sampling._until_result import has_settled, status_of
 
 
 MODEL = tq.RBM(0.5 * jr.normal(jr.key(0), (4, 3)))
@@ -46,17 +49,32 @@ def test_a_run_stops_at_the_first_doubling_that_reaches_the_targets():
     alone = found.estimate.interval(0.95)
     assert low < alone[0] and alone[1] < high
     assert_close(low, found.estimate.interval(1 - 0.05 / 7)[0], DIRECT)
-    assert "reached after" in str(found) and "7: all targets are met" in str(found)
+    assert_close(found.interval(0.5), found.estimate.interval(1 - 0.5 / 7), DIRECT)
+    text = str(found)
+    assert f"reached after {int(found.steps[-1])} steps" in text
+    assert "7: all targets are met" in text and "missed" not in text
 
 
 def test_it_leaves_what_a_plain_run_does():
-    found = until(data=DATA, q=40)
+    others = {"resolved": 0.5, "r_hat": 1.001, "settled": 0.01}
+    found = until(data=DATA, q=40, **others)
     n = int(found.steps[-1])
     run = sampling.run(GIBBS, MODEL, start(), n, keep=True, lags=16)
     assert np.array_equal(run.state.x, found.state.x)
     one, other = (jax.tree.leaves(x.moments) for x in (run, found))
     assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
     assert_close(found.moments.mean, np.mean(run.values, axis=1), DIRECT)
+    # Nor do the units, which are watched besides, come into what is told.
+    times = sampling.autocorrelation_time(run.moments)
+    last = {name: row[-1] for name, row in found.history.items()}
+    assert last["resolved"] == float(np.mean(times.status == 0))
+    assert_close(last["r_hat"], np.max(sampling.r_hat(run.values)), DIRECT)
+    assert_close(last["settled"], sampling.sampled_time(run.moments).t_o, DIRECT)
+    # The gradient with its noise is that of an estimator with such a window.
+    alike = sampling.GradientEstimator(GIBBS, window=n)(start(), MODEL, DATA)
+    for name in ("square", "variance", "log_error", "states", "window", "degrees"):
+        one, other = (getattr(x, name) for x in (found.estimate, alike))
+        assert_close(one, other, DIRECT)
     # The gradient is that of the data less that of the means, in the model's structure.
     f, v = np.asarray(tq.observables(MODEL)), np.asarray(run.values)
     law = np.asarray(DATA)
@@ -75,7 +93,29 @@ def test_max_steps_says_so_and_what_to_try():
     assert found.steps[-1] == 512 and found.steps.size == found.n_looks == 3
     text = str(found)
     assert "max_steps after 512 steps" in text and "try more chains" in text
-    assert "go on from `state`" in text
+    assert "go on from `state`" in text and "missed" in text
+
+
+def test_steps_are_those_of_the_kernel():
+    found = until(data=DATA, q=1e7, every=3, max_steps=768)
+    assert found.steps.tolist() == [384, 768] and found.estimate.window == 768
+    run = sampling.run(GIBBS, MODEL, start(), 768, every=3)
+    assert np.array_equal(run.state.x, found.state.x)
+    assert_close(found.moments.mean, run.moments.mean, DIRECT)
+
+
+def test_a_short_window_does_not_count():
+    # One of 20 units is drawn at a step: 128 steps are six sweeps.
+    model = tq.RBM(np.zeros((16, 4)), np.zeros(16), np.zeros(4))
+    found = until(model, data=np.ones((3, 16)), q=2, max_steps=128)
+    assert found.history["q"][-1] > 2 and found.estimate.window_status == 1
+    assert found.missed == ("q",) and found.status == 1
+    assert "its window is short" in str(found)
+
+
+def test_what_is_told_first():
+    assert status_of((), False, False) == 0 and status_of((), False, True) == 3
+    assert status_of(("q",), False, True) == 1 and status_of(("q",), True, True) == 2
 
 
 def test_resolved_is_the_share_of_times_that_are():
@@ -91,6 +131,9 @@ def test_settled_wants_two_doublings_in_a_row():
     assert not has_settled([1.0, 1.1], 0.15)
     assert not has_settled([1.0, 1.5, 1.6], 0.15)
     assert not has_settled([1.0, 1.1, 1.5], 0.15)
+    # It is a share of the later of two values.
+    assert has_settled([1.0, 1.0, 1.16], 0.15)
+    assert not has_settled([1.16, 1.0, 1.0], 0.15)
     assert not has_settled([np.inf, np.inf, np.inf], 0.15)
     found = until(settled=0.15, max_steps=2**14, kernel=tq.AlternatingBlockGibbs())
     last = found.history["settled"]
@@ -105,11 +148,22 @@ def test_frozen_chains_are_told_though_all_of_them_agree():
     # R-hat alone sees nothing.
     assert found.history["r_hat"][-1] == 1 and found.missed == ()
     assert found.status == 2 and np.all(found.frozen) and not found.ok
+    assert found.steps.tolist() == [128, 256]
     assert "16 chains never moved" in str(found)
     # One of them is enough, and no other one is named.
     model = tq.RBM(np.zeros((2, 1)))
     found = until(model, r_hat=1.5, max_steps=256, kernel=Sticky())
     assert found.status == 2 and np.flatnonzero(found.frozen).tolist() == [3]
+
+
+def test_a_unit_that_never_moves_is_no_frozen_chain():
+    model = tq.RBM(np.zeros((3, 2)), np.array([50.0, 0, 0]))
+
+    def constant(x):
+        return jnp.ones((x.shape[0], 1), x.dtype)
+
+    found = until(model, r_hat=1.1, functions=constant, max_steps=512)
+    assert found.ok and not np.any(found.frozen)
 
 
 class Sticky(tq.markov.AbstractKernel):
@@ -157,6 +211,28 @@ def test_modes_that_functions_do_not_tell_apart_are_no_success():
     assert "apart after" in str(found) and "ParallelTempering" in str(found)
 
 
+@pytest.mark.parametrize("case", ["not images", "even where chains are"])
+def test_modes_that_are_no_images_for_the_functions_are_told(case):
+    # Two pairs of visible units, each held by a hidden one, and a hidden unit alone.
+    weights = np.zeros((4, 3))
+    weights[:2, 0] = weights[2:, 1] = 5
+    signs = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]] * 4)
+    if case != "not images":  # but where both pairs go together
+        signs = signs[:, [0, 0]]
+    x = np.repeat(signs, 2, axis=1)
+    x = jnp.asarray(np.concatenate([x, signs, np.ones((16, 1))], axis=1), float)
+
+    def functions(x):
+        odd = 0 if case == "not images" else x[:, :1] - x[:, 1:2]
+        return x[:, :1] * x[:, 1:2] + odd
+
+    state = sampling.ChainState.begin(x, jr.key(0))
+    found = until(tq.RBM(weights), state, r_hat=1.1, functions=functions, max_steps=512)
+    assert found.missed == () and found.units_r_hat > 2 and not np.any(found.frozen)
+    assert found.status == 3 and not found.mirrored
+    assert found.steps.size == found.n_looks
+
+
 def test_one_program_for_all_doublings():
     class Traced(Counted):
         def stepper(self, model):
@@ -177,6 +253,24 @@ def test_one_program_for_all_doublings():
 def test_progress_is_shown(capsys):
     until(r_hat=1.0001, max_steps=512, progress=True)
     assert "steps" in capsys.readouterr().err
+
+
+def test_progress_changes_nothing_and_comes_to_its_end(monkeypatch):
+    moves = []
+
+    @contextlib.contextmanager
+    def bar(n_steps, show):
+        moves[:] = [-n_steps]
+        yield moves.append
+
+    monkeypatch.setattr(_until, "bar", bar)
+    monkeypatch.setattr(_until, "_MOVES", 5)
+    options = {"r_hat": 1.0001, "every": 2, "max_steps": 4096}
+    one, other = (until(progress=show, **options) for show in (True, False))
+    # The last doubling has 8 pieces, three at a time.
+    assert np.array_equal(one.state.x, other.state.x) and one.state.step == 4096
+    until(progress=True, **options)
+    assert sum(moves) == 0 and moves[-3:] == [768, 768, 512]
 
 
 @pytest.mark.slow
@@ -216,6 +310,15 @@ MISTAKES = {
         "data": DATA,
         "functions": lambda x: x,
     },
+    "from data: it takes data, and the model's own .*, but functions were given": {
+        "r_hat": 1.1,
+        "data": DATA,
+        "functions": lambda x: x,
+    },
+    "functions is a function of states, or None, but 3 was given": {
+        "r_hat": 1.1,
+        "functions": 3,
+    },
     "q is a finite positive number, but -1": {"q": -1, "data": DATA},
     "resolved is a share of the functions, above 0 and at most 1, but 2": {
         "resolved": 2
@@ -231,7 +334,7 @@ MISTAKES = {
         "r_hat": 1.1,
         "state": start(n_chains=1),
     },
-    r"functions returns floats of shape \(chains, n_obs\)": {
+    r"functions returns values of shape \(chains, n_obs\) .* add an axis: `values": {
         "r_hat": 1.1,
         "functions": lambda x: x[:, 0],
     },

@@ -41,7 +41,7 @@ from ..models import (
     require_model,
 )
 from ._annealing_path import AnnealingPath, Betas
-from ._statistics import student_quantile
+from ._statistics import student_reach
 
 
 States = Num[Array | np.ndarray, "draws n_units"]
@@ -122,12 +122,8 @@ class AnnealedPartition(AbstractShown):
         """A confidence interval for `log Z`, nats, from Student's `t` and `error`: as
         good as the chains have seen the model. It covers as often as it says where many
         chains are effective: see `status`."""
-        if not 0 < confidence < 1:
-            raise ValueError(
-                f"confidence is between 0 and 1, but {confidence} was given."
-            )
         degrees = self.log_weights.shape[-1] - 1
-        reach = student_quantile((1 + confidence) / 2, degrees) * self.error
+        reach = student_reach(confidence, degrees) * self.error
         centre = self.log_partition
         return jnp.stack([centre - reach, centre + reach], axis=-1)
 

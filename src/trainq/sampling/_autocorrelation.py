@@ -53,8 +53,9 @@ class AutocorrelationTime(AbstractShown):
     there is for it."""
     status: Int[Array, "*obs"]
     """A key of [`trainq.sampling.STATUS`][], zero if it is resolved."""
-    n_samples: Int[Array, "*obs"] = eqx.field(repr=False)
-    """The number of values that it comes from, of all chains together."""
+    n_samples: Float[Array, "*obs"] = eqx.field(repr=False)
+    """The number of values that it comes from, of all chains together: it may be more
+    than an integer holds."""
 
     @property
     def ok(self) -> Bool[Array, ""]:
@@ -66,7 +67,7 @@ class AutocorrelationTime(AbstractShown):
         """The number of independent samples worth as much for a mean, of all chains
         together. Of `n` samples whose errors cancel it can be more than `n`, and is
         taken to be `n log10(n)` at most (Vehtari et al. 2021)."""
-        n = self.n_samples.astype(self.value.dtype)
+        n = self.n_samples
         return n / jnp.maximum(self.value, 1 / jnp.log10(n))
 
     def _shown(self) -> list[str | Table]:
@@ -223,7 +224,7 @@ def autocorrelation_time(
         whole, n, n_chains, (half, n / (n // 2)), other, series.moves, series.finite
     )
     lags = jnp.where(status == _LONGER, n // _SHARE, whole.lags)
-    n_samples = jnp.full(value.shape, n_chains * n)
+    n_samples = jnp.full_like(value, n_chains * n)
     return AutocorrelationTime(value, error, lags, status, n_samples)
 
 
@@ -257,17 +258,18 @@ def _judged(
 def _of_moments(moments: Moments, windowing: Windowing) -> AutocorrelationTime:
     """The times from streamed autocovariances."""
     found = streamed_sums(moments, windowing, _SHARE)
+    n_chains = found.n_chains
     value, error, status = _judged(
         found.whole,
         found.n_bins.astype(found.scale.dtype),
-        found.n_chains,
+        n_chains,
         (found.half, found.ratio),
         found.sokal,
         found.moves,
     )
     longer = status == _LONGER
     lags = jnp.where(longer, found.most, found.whole.lags * found.bins)
-    n_samples = jnp.broadcast_to(moments.count * found.n_chains, lags.shape)
+    n_samples = jnp.full_like(value, moments.count.astype(value.dtype) * n_chains)
     # An infinite time has no scale: it may be zero.
     value, error = (jnp.where(longer, x, x * found.scale) for x in (value, error))
     return AutocorrelationTime(value, error, lags, status, n_samples)

@@ -105,7 +105,7 @@ class Autocovariances(AbstractShown):
         """The first half of the values, or what there was at the largest power of two
         up to it, and `value` then."""
         older, newer = self.halves
-        old = 2 * newer.count > self.count
+        old = newer.count > self.count // 2  # twice may be more than an integer holds
         half = jax.tree.map(lambda a, b: jnp.where(old, a, b), older, newer)
         found = self._centred(half.count, half.products, half.totals, half.last)
         return half, jnp.mean(found, axis=2)

@@ -7,17 +7,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Int
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
 
 from .._checks import whole_number
 from ..markov import AbstractKernel, observed
 from ..models import AbstractEnergyModel
 from ._chain_state import ChainState, step_keys
+from ._estimate import GradientEstimate, scatter, summarised
 from ._moments import Moments
 
 
 # Steps whose keys are made at once, as many as recent values of `Moments`.
 _BLOCK = 128
+# Degrees of freedom of what is exact.
+NO_LIMIT = 10**9
 
 
 def average(
@@ -64,6 +68,49 @@ def average(
         "A gradient of the energy is not finite, or too large to be squared.",
     )
     return ChainState(x, state.key_data, state.step, state.key_impl), moments
+
+
+def averaged(
+    model: AbstractEnergyModel,
+    state: ChainState,
+    moments: Moments,
+    window: Int[Array, ""],
+    phase: Array,
+    of_data: Array | None = None,
+    degrees: int = NO_LIMIT,
+) -> GradientEstimate:
+    """The estimate from means along chains; the data phase is exact by default."""
+    means = moments.mean
+    flat = phase - jnp.mean(means, axis=0)
+    _, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
+    return summarised(
+        unravel(flat),
+        flat,
+        state,
+        independent_states(moments),
+        window,
+        -scatter(means),
+        jnp.zeros((0, flat.size), flat.dtype) if of_data is None else of_data,
+        min(max(len(means) - 1, 1), degrees),
+    )
+
+
+def independent_states(moments: Moments) -> Float[Array, ""]:
+    """How many independent states the window of a chain is worth.
+
+    For chains in their law the variance of one state is that within chains plus that of
+    their means, `Var f = E[s²] + Var[m]`, for every window; and `Var[m]` is that of as
+    many independent states as `Var f / Var[m]`.
+    """
+    n_chains = moments.mean.shape[0]
+    if n_chains == 1:
+        return jnp.zeros((), moments.mean.dtype)
+    between = jnp.sum(jnp.var(moments.mean, axis=0, ddof=1))
+    within = jnp.sum(jnp.mean(moments.variance, axis=0))
+    moves = between > 0
+    # Means that agree to the last bit, of chains that move: only where all run alike.
+    alike = jnp.where(within > 0, jnp.inf, 0)
+    return jnp.where(moves, 1 + within / jnp.where(moves, between, 1), alike)
 
 
 def _blocks(

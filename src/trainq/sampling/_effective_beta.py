@@ -12,7 +12,7 @@ from .._show import AbstractShown, Table, count
 from .._spins import check_spins
 from ..models import AbstractEnergyModel, checked, require_model
 from ._redraws import Redraws, as_redraws, fit_temperature
-from ._statistics import student_quantile
+from ._statistics import student_reach
 
 
 class EffectiveBeta(AbstractShown):
@@ -32,11 +32,7 @@ class EffectiveBeta(AbstractShown):
 
         **Raises:** `ValueError` for a confidence that is not between 0 and 1.
         """
-        if not 0 < confidence < 1:
-            raise ValueError(
-                f"confidence is between 0 and 1, but {confidence} was given."
-            )
-        reach = student_quantile((1 + confidence) / 2, self.n_groups - 1)
+        reach = student_reach(confidence, self.n_groups - 1)
         if not np.isfinite([self.beta, self.error]).all():
             return np.array([-np.inf, np.inf])
         return self.beta + reach * self.error * np.array([-1, 1])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from .._show import AbstractShown, Table, count, number
 from ..predictors import AbstractSNR
 from ._chain_state import ChainState
-from ._statistics import student_quantile
+from ._statistics import student_reach
 
 
 WINDOW_STATUS = {
@@ -105,11 +105,7 @@ class GradientEstimate(AbstractSNR):
         **Raises:** `ValueError` for a single chain, which has no scatter, or a
         confidence that is not between 0 and 1.
         """
-        if not 0 < confidence < 1:
-            raise ValueError(
-                f"confidence is between 0 and 1, but {confidence} was given."
-            )
-        reach = student_quantile((1 + confidence) / 2, self.degrees) * self.log_error
+        reach = student_reach(confidence, self.degrees) * self.log_error
         ratio = self.square / self.mse
         known = jnp.isfinite(reach) & jnp.isfinite(ratio)
         reach, ratio = jnp.where(known, reach, 0), jnp.where(known, ratio, 1)

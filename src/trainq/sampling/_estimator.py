@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key
 
 from .._checks import no_derivative, whole_number
@@ -26,17 +25,14 @@ from ..models import (
     require_data_phase,
     require_model,
 )
-from ._averages import average, steps
+from ._averages import NO_LIMIT, average, averaged, steps
 from ._chain_state import ChainState, start_chains
 from ._clamped_chains import ClampedChains, scatter_of_chains
-from ._estimate import GradientEstimate, scatter, summarised
-from ._moments import Moments
+from ._estimate import GradientEstimate, scatter
 
 
 # Samples whose data phases are found side by side.
 _AT_ONCE = 256
-# Degrees of freedom of what is exact.
-_NO_LIMIT = 10**9
 _SAMPLES_ARE_FIXED = (
     "A `GradientEstimator` has no derivative by the model: its samples are no smooth "
     "function of it. `trainq.QStruct` and `trainq.QOperational` have one; or use "
@@ -271,19 +267,7 @@ def _estimate(
     phase, of_data, degrees = _data_phase(key, estimator, model, data, weights)
     state = ChainState(x, state.key_data, state.step, state.key_impl)
     state, moments = average(kernel, model, state, estimator.burn_in, estimator.window)
-    means = moments.mean
-    flat = phase - jnp.mean(means, axis=0)
-    _, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
-    return summarised(
-        unravel(flat),
-        flat,
-        state,
-        independent_states(moments),
-        estimator.window,
-        -scatter(means),
-        of_data,
-        min(max(n_chains - 1, 1), degrees),
-    )
+    return averaged(model, state, moments, estimator.window, phase, of_data, degrees)
 
 
 def _data_phase(
@@ -292,12 +276,13 @@ def _data_phase(
     model: AbstractEnergyModel,
     data: Array,
     weights: Array | None,
-) -> tuple[Array, Array, int]:
-    """The data phase, what each replicate adds to its error, and degrees of freedom."""
+) -> tuple[Array, Array | None, int]:
+    """The data phase, what each replicate adds to its error, or None if it is exact,
+    and degrees of freedom."""
     clamped, minibatch = estimator.clamped, estimator.minibatch
     if clamped is None and not minibatch and weights is None:
         phase = data_phase(model, data)
-        return phase, jnp.zeros((0, phase.size), phase.dtype), _NO_LIMIT
+        return phase, None, NO_LIMIT
     n = data.shape[0]
     shares = jnp.full(n, 1 / n, data.dtype) if weights is None else weights
     if clamped is None:
@@ -312,26 +297,8 @@ def _data_phase(
             return shares @ phases, of_data, n * (clamped.n_chains - 1)
     phase = shares @ phases
     if not minibatch:
-        return phase, jnp.zeros((0, phase.size), phase.dtype), _NO_LIMIT
+        return phase, None, NO_LIMIT
     return phase, scatter(phases, shares), n - 1
-
-
-def independent_states(moments: Moments) -> Float[Array, ""]:
-    """How many independent states the window of a chain is worth.
-
-    For chains in their law the variance of one state is that within chains plus that of
-    their means, `Var f = E[s²] + Var[m]`, for every window; and `Var[m]` is that of as
-    many independent states as `Var f / Var[m]`.
-    """
-    n_chains = moments.mean.shape[0]
-    if n_chains == 1:
-        return jnp.zeros((), moments.mean.dtype)
-    between = jnp.sum(jnp.var(moments.mean, axis=0, ddof=1))
-    within = jnp.sum(jnp.mean(moments.variance, axis=0))
-    moves = between > 0
-    # Means that agree to the last bit, of chains that move: only where all run alike.
-    alike = jnp.where(within > 0, jnp.inf, 0)
-    return jnp.where(moves, 1 + within / jnp.where(moves, between, 1), alike)
 
 
 def _call_key(state: ChainState, purpose: int) -> Key[Array, ""]:

@@ -42,7 +42,10 @@ class Moments(AbstractShown):
         cls, shape: tuple[int, ...], dtype: Any, lags: int | None = None
     ) -> "Moments":
         """Those of no values yet, for values of a shape `(chains, n_obs)`, with
-        autocovariances at so many lags, or without."""
+        autocovariances at so many lags, or without: in float32, or better where the
+        values are."""
+        if jnp.finfo(dtype).bits < 32:
+            dtype = jnp.float32
         zeros = jnp.zeros(shape, dtype)
         lagged = None if lags is None else Autocovariances.begin(shape, dtype, lags)
         return cls(jnp.zeros((), int), (zeros,) * 4, (zeros,) * 3, lagged)

@@ -100,10 +100,6 @@ def run(
         raise ValueError(
             f"n_steps is a multiple of every, but {n_steps} and {every} were given."
         )
-    if functions is not None and not callable(functions):
-        raise ValueError(
-            f"functions is a function of states, or None, but {functions!r} was given."
-        )
     state = with_all_replicas(kernel, model, state)
     if chunk is None:
         most = 2**20 if not progress else n_steps // 100
@@ -295,32 +291,10 @@ def _records(
     def of(x):
         return functions(observed(x))
 
-    values = jax.eval_shape(of, state.x)
-    shape = getattr(values, "shape", ())
-    if len(shape) != 2 or shape[0] != state.x.shape[0]:
-        chains, n_units = state.x.shape[0], state.x.shape[-1]
-        returned = shape if hasattr(values, "shape") else type(values).__name__
-        hints = []
-        if shape != (chains,) or chains == n_units:
-            hints.append(
-                "It takes all chains at once, and units are the last axis: write "
-                "`x[..., 0] * x[..., 1]` for `x[0] * x[1]`, or use `jax.vmap`."
-            )
-        if len(shape) < 2:
-            hints.append("For one function add an axis: `values[:, None]`.")
-        raise ValueError(
-            "functions returns values of shape (chains, n_obs) for states of shape "
-            f"{(chains, n_units)}, but it returned {returned}. {' '.join(hints)}"
-        )
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"functions returns floats, but it returned {values.dtype}. Convert them: "
-            "`values.astype(x.dtype)`."
-        )
+    values = shape_of(functions, state)
+    shape = values.shape
     if moments is None:
-        precise = jnp.finfo(values.dtype).bits >= 32
-        dtype = values.dtype if precise else jnp.float32
-        moments = Moments.begin(shape, dtype, lags)
+        moments = Moments.begin(shape, values.dtype, lags)
     elif moments.recent[0].shape != shape:
         raise ValueError(
             f"moments to go on from have shape {moments.recent[0].shape}, but values "
@@ -362,3 +336,34 @@ def _records(
     )
     state = ChainState(x, key_data, number, state.key_impl)
     return state, found, kept
+
+
+def shape_of(functions: Functions, state: ChainState) -> jax.ShapeDtypeStruct:
+    """The shape and the type of the values of functions, having checked them."""
+    if not callable(functions):
+        raise ValueError(
+            f"functions is a function of states, or None, but {functions!r} was given."
+        )
+    values = jax.eval_shape(lambda x: functions(observed(x)), state.x)
+    shape = getattr(values, "shape", ())
+    if len(shape) != 2 or shape[0] != state.x.shape[0]:
+        chains, n_units = state.x.shape[0], state.x.shape[-1]
+        returned = shape if hasattr(values, "shape") else type(values).__name__
+        hints = []
+        if shape != (chains,) or chains == n_units:
+            hints.append(
+                "It takes all chains at once, and units are the last axis: write "
+                "`x[..., 0] * x[..., 1]` for `x[0] * x[1]`, or use `jax.vmap`."
+            )
+        if len(shape) < 2:
+            hints.append("For one function add an axis: `values[:, None]`.")
+        raise ValueError(
+            "functions returns values of shape (chains, n_obs) for states of shape "
+            f"{(chains, n_units)}, but it returned {returned}. {' '.join(hints)}"
+        )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"functions returns floats, but it returned {values.dtype}. Convert them: "
+            "`values.astype(x.dtype)`."
+        )
+    return values

@@ -86,6 +86,21 @@ def student_quantile(probability: float, degrees: int) -> float:
     return float(stdtrit(degrees, probability))
 
 
+def check_confidence(confidence: float) -> None:
+    """That a confidence is one."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is between 0 and 1, but {confidence} was given.")
+
+
+def student_reach(confidence: float, degrees: int) -> float:
+    """Half an interval by Student's `t`, in standard errors.
+
+    **Raises:** `ValueError` for a confidence that is not between 0 and 1.
+    """
+    check_confidence(confidence)
+    return student_quantile((1 + confidence) / 2, degrees)
+
+
 def log_interval(
     value: Float[Array, ""],
     log_error: Float[Array, ""],
@@ -97,9 +112,7 @@ def log_interval(
 
     **Raises:** `ValueError` for a confidence that is not between 0 and 1.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is between 0 and 1, but {confidence} was given.")
-    reach = student_quantile((1 + confidence) / 2, degrees) * log_error
+    reach = student_reach(confidence, degrees) * log_error
     known = jnp.isfinite(reach) & jnp.isfinite(value)
     sides = jnp.where(known, reach, 0) * jnp.array([-1, 1], reach.dtype)
     wide = jnp.array([0, jnp.inf], reach.dtype)

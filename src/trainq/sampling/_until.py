@@ -6,8 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._checks import positive_number, require_concrete, whole_number
 from ..markov import AbstractKernel, checked_kernel, observed
@@ -21,14 +20,15 @@ from ..models import (
     require_model,
 )
 from ._autocorrelation import autocorrelation_time
+from ._averages import averaged
 from ._chain_state import ChainState
-from ._estimate import GradientEstimate, scatter, summarised
-from ._estimator import independent_states
+from ._estimate import GradientEstimate
 from ._moments import Moments
 from ._progress import bar
-from ._run import Functions, advance, with_all_replicas
+from ._run import Functions, advance, shape_of, with_all_replicas
+from ._statistics import check_confidence
 from ._streamed import streamed_pieces, streamed_r_hat
-from ._until_result import APART, FROZEN, MAX_STEPS, REACHED, Until
+from ._until_result import REACHED, Until, of_each, status_of, what_is_missed
 
 
 # Records in one compiled piece, as many as recent values of `Moments`.
@@ -99,8 +99,8 @@ def run_until(
     **Returns:** a [`trainq.sampling.Until`][].
 
     **Raises:** `ValueError` if no target is given, for one that is not a number in its
-    range, for `q` without data or with functions, for fewer than 2 chains, or under
-    `jax.jit`; and what [`trainq.sampling.run`][] raises.
+    range, for `q` without data, for `q` or data with functions, for fewer than 2
+    chains, or under `jax.jit`; and what [`trainq.sampling.run`][] raises.
 
     !!! example
 
@@ -135,8 +135,7 @@ def run_until(
             "run_until compares chains, at least 2 of them, but the state has "
             f"{state.n_chains}."
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is between 0 and 1, but {confidence} was given.")
+    check_confidence(confidence)
     every = whole_number("every", every, of="kernel steps")
     lags = whole_number("lags", lags, least=8)
     least = _PIECE * every
@@ -147,34 +146,56 @@ def run_until(
         data = check_data(data, model)
         require_data_phase(model, data)
         phase = _phase(model, data)
-    watched = _Watched(model, functions)
-    moments, n_obs = _begin(watched, state, lags)
-    found: dict[str, list[float]] = {name: [] for name in targets}
+    functions = model.observables if functions is None else functions
+    values = shape_of(functions, state)
+    n_obs = values.shape[1]
+    shape = state.n_chains, n_obs + model.n_units
+    moments = Moments.begin(shape, values.dtype, lags)
+    watched = _Watched(functions)
+    history: dict[str, list[float]] = {name: [] for name in targets}
     steps: list[int] = []
-    until = None
     with bar(least * 2 ** (n_looks - 1), progress) as moved:
-        for look in range(n_looks):
-            pieces = max(1, 2**look // 2)
+        while True:
+            # The first look has one piece, the second one more, then 2, 4, and so on.
+            pieces = max(1, 2 ** len(steps) // 2)
             most = max(1, 2 ** (n_looks - 1) // _MOVES) if progress else pieces
-            while pieces:
-                times = min(pieces, most)
+            for done in range(0, pieces, most):
+                times = min(most, pieces - done)
                 number = jnp.asarray(times)
                 state, moments = advance(
                     kernel, model, state, moments, watched, _PIECE, every, number
                 )
-                pieces -= times
                 if progress:
                     jax.block_until_ready(state)
                 moved(times * least)
-            steps.append(least * 2**look)
-            seen = _look(model, state, moments, phase, watched, n_obs)
-            until = _result(
-                seen, state, moments, targets, found, steps, n_looks, confidence, n_obs
-            )
-            if until.status == REACHED:
+            steps.append(least * 2 ** len(steps))
+            seen = _look(model, state, moments, phase, watched, n_obs, every)
+            found = dict(seen.found)
+            if "q" in targets and seen.estimate is not None:
+                found["q"] = seen.estimate.interval(of_each(confidence, n_looks))[0]
+            for name, row in history.items():
+                row.append(float(found[name]))
+            long = seen.estimate is not None and bool(seen.estimate.ok)
+            missed = what_is_missed(targets, history, long)
+            apart = bool((seen.units > _APART) & ~seen.mirrored)
+            status = status_of(missed, bool(jnp.any(seen.frozen)), apart)
+            if status == REACHED or len(steps) == n_looks:
                 break
-    assert until is not None
-    return until
+    return Until(
+        state=state,
+        moments=_part(moments, 0, n_obs),
+        estimate=seen.estimate,
+        status=status,
+        missed=missed,
+        targets=targets,
+        history={name: jnp.asarray(row) for name, row in history.items()},
+        steps=jnp.asarray(steps),
+        frozen=seen.frozen,
+        units_r_hat=seen.units,
+        mirrored=bool(seen.mirrored),
+        n_looks=n_looks,
+        confidence=confidence,
+    )
 
 
 def _check_targets(targets: dict[str, float], data: Any, functions: Any) -> None:
@@ -183,7 +204,7 @@ def _check_targets(targets: dict[str, float], data: Any, functions: Any) -> None
             "A run goes on until a target is reached: give `q`, `resolved`, `r_hat` or "
             "`settled`. Without a target use `run`."
         )
-    if "q" in targets and (data is None or functions is not None):
+    if (functions is not None or data is None) and (data is not None or "q" in targets):
         what = "functions were given" if functions is not None else "no data"
         raise ValueError(
             "q is that of the gradient of the KL divergence from data: it takes data, "
@@ -204,32 +225,11 @@ def _check_targets(targets: dict[str, float], data: Any, functions: Any) -> None
 class _Watched(eqx.Module):
     """The functions, and the units besides."""
 
-    model: AbstractEnergyModel
-    functions: Functions | None
-
-    def values(self, x: Array) -> Array:
-        f = self.model.observables if self.functions is None else self.functions
-        return f(x)
+    functions: Functions
 
     def __call__(self, x: Array) -> Array:
-        values = self.values(x)
-        if getattr(values, "ndim", 0) != 2:
-            return values  # of a wrong shape, which `run` says
+        values = self.functions(x)
         return jnp.concatenate([values, x.astype(values.dtype)], axis=1)
-
-
-def _begin(watched: _Watched, state: ChainState, lags: int) -> tuple[Moments, int]:
-    """Moments of no values yet, and the number of functions."""
-    values = jax.eval_shape(lambda x: watched(observed(x)), state.x)
-    shape, dtype = values.shape, values.dtype
-    if len(shape) != 2 or not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            "functions returns floats of shape (chains, n_obs), but it returned an "
-            f"array of shape {shape} and dtype {dtype}."
-        )
-    precise = jnp.finfo(dtype).bits >= 32
-    moments = Moments.begin(shape, dtype if precise else jnp.float32, lags)
-    return moments, shape[1] - observed(state.x).shape[1]
 
 
 @eqx.filter_jit
@@ -241,16 +241,13 @@ class _Seen(eqx.Module):
     """What a look finds."""
 
     estimate: GradientEstimate | None
-    share: Float[Array, ""]
-    r_hat: Float[Array, ""]
-    t_o: Float[Array, ""]
-    frozen: Array
+    found: dict[str, Float[Array, ""]]
+    frozen: Bool[Array, " chains"]
     units: Float[Array, ""]
-    aligned: Float[Array, ""]
-    even: Array
+    mirrored: Bool[Array, ""]
 
 
-def part(moments: Moments, start: int, stop: int | None) -> Moments:
+def _part(moments: Moments, start: int, stop: int | None) -> Moments:
     """The moments of some of the functions."""
     return jax.tree.map(lambda x: x[..., start:stop] if x.ndim else x, moments)
 
@@ -263,98 +260,31 @@ def _look(
     phase: Array | None,
     watched: _Watched,
     n_obs: int,
+    every: int,
 ) -> _Seen:
-    ours, units = part(moments, 0, n_obs), part(moments, n_obs, None)
+    ours, units = _part(moments, 0, n_obs), _part(moments, n_obs, None)
     estimate = None
     if phase is not None:
-        means = ours.mean
-        flat = phase - jnp.mean(means, axis=0)
-        _, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
-        estimate = summarised(
-            unravel(flat),
-            flat,
-            state,
-            independent_states(ours),
-            moments.count,
-            -scatter(means),
-            jnp.zeros((0, flat.size), flat.dtype),
-            means.shape[0] - 1,
-        )
+        estimate = averaged(model, state, ours, moments.count * every, phase)
     pieces, _, _ = streamed_pieces(ours)
     # Each chain with the sign of its overlap with the direction that most chains share.
     means = units.mean
     _, vectors = jnp.linalg.eigh(means.T @ means)
     signs = jnp.where(means @ vectors[:, -1] < 0, -1, 1).astype(means.dtype)
+    apart, aligned = (jnp.max(streamed_r_hat(units, s)) for s in (None, signs))
     # Functions that are even at random states too: chains may all be alike.
     x = observed(state.x)
     x = jnp.concatenate([x, jr.rademacher(jr.key(0), x.shape, x.dtype)])
+    f = watched.functions
+    even = jnp.allclose(f(x), f(-x), rtol=1e-5, atol=1e-6)
     return _Seen(
         estimate=estimate,
-        share=jnp.mean(autocorrelation_time(ours).status == 0),
-        r_hat=jnp.max(streamed_r_hat(ours)),
-        t_o=jnp.sum(jnp.mean(pieces, axis=0)),
+        found={
+            "resolved": jnp.mean(autocorrelation_time(ours).status == 0),
+            "r_hat": jnp.max(streamed_r_hat(ours)),
+            "settled": jnp.sum(jnp.mean(pieces, axis=0)),
+        },
         frozen=jnp.all(units.variance == 0, axis=1),
-        units=jnp.max(streamed_r_hat(units)),
-        aligned=jnp.max(streamed_r_hat(units, signs)),
-        even=jnp.allclose(watched.values(x), watched.values(-x), rtol=1e-5, atol=1e-6),
+        units=apart,
+        mirrored=(apart > _APART) & even & (aligned <= _APART),
     )
-
-
-def _result(
-    seen: _Seen,
-    state: ChainState,
-    moments: Moments,
-    targets: dict[str, float],
-    found: dict[str, list[float]],
-    steps: list[int],
-    n_looks: int,
-    confidence: float,
-    n_obs: int,
-) -> Until:
-    """What there is to say at a look."""
-    values = {"resolved": seen.share, "r_hat": seen.r_hat, "settled": seen.t_o}
-    estimate = seen.estimate
-    long = estimate is not None and bool(estimate.ok)
-    if "q" in targets and estimate is not None:
-        spent = 1 - (1 - confidence) / n_looks
-        values["q"] = estimate.interval(spent)[0]
-    for name, row in found.items():
-        row.append(float(values[name]))
-    met = {
-        "q": lambda row, aim: row[-1] >= aim and long,
-        "resolved": lambda row, aim: row[-1] >= aim,
-        "r_hat": lambda row, aim: row[-1] <= aim,
-        "settled": lambda row, aim: has_settled(row, aim),
-    }
-    missed = [name for name, aim in targets.items() if not met[name](found[name], aim)]
-    apart = bool(seen.units > _APART)
-    mirrored = apart and bool(seen.even) and bool(seen.aligned <= _APART)
-    status = MAX_STEPS if missed else REACHED
-    if not missed and apart and not mirrored:
-        status = APART
-    if bool(jnp.any(seen.frozen)):
-        status = FROZEN
-    return Until(
-        state=state,
-        moments=part(moments, 0, n_obs),
-        estimate=estimate,
-        status=status,
-        missed=tuple(missed),
-        targets=targets,
-        history={name: jnp.asarray(row) for name, row in found.items()},
-        steps=jnp.asarray(steps),
-        frozen=seen.frozen,
-        units_r_hat=seen.units,
-        mirrored=mirrored,
-        n_looks=n_looks,
-        confidence=confidence,
-    )
-
-
-def has_settled(values: list[float], share: float) -> bool:
-    """Whether the last two doublings have each changed the value by less than this
-    share of it."""
-    if len(values) < 3:
-        return False
-    pairs = zip(values[-3:-1], values[-2:], strict=True)
-    return all(abs(new - old) < share * abs(new) for old, new in pairs)

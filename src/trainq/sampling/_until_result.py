@@ -8,6 +8,7 @@ from .._show import AbstractShown, Table, count, number
 from ._chain_state import ChainState
 from ._estimate import GradientEstimate
 from ._moments import Moments
+from ._statistics import check_confidence
 
 
 UNTIL_STATUS = {
@@ -32,6 +33,50 @@ _TRY = {
     "`ParallelTempering`",
     "settled": "more chains, which make T_O less noisy",
 }
+
+
+_SHORT = (
+    "Q is there, but its window is short: it has to hold 10 independent states of each "
+    "chain."
+)
+
+
+def of_each(confidence: float, n_looks: int) -> float:
+    """The confidence of each look, for one of all of them together (Bonferroni)."""
+    check_confidence(confidence)
+    return 1 - (1 - confidence) / n_looks
+
+
+def what_is_missed(
+    targets: dict[str, float], history: dict[str, list[float]], long: bool
+) -> tuple[str, ...]:
+    """The targets that are not reached at the last look, where the window of the
+    gradient is long, or is not."""
+    met = {
+        "q": lambda row, aim: row[-1] >= aim and long,
+        "resolved": lambda row, aim: row[-1] >= aim,
+        "r_hat": lambda row, aim: row[-1] <= aim,
+        "settled": has_settled,
+    }
+    return tuple(k for k, aim in targets.items() if not met[k](history[k], aim))
+
+
+def has_settled(values: list[float], share: float) -> bool:
+    """Whether the last two doublings have each changed the value by less than this
+    share of it."""
+    if len(values) < 3:
+        return False
+    pairs = zip(values[-3:-1], values[-2:], strict=True)
+    return all(abs(new - old) < share * abs(new) for old, new in pairs)
+
+
+def status_of(missed: tuple[str, ...], frozen: bool, apart: bool) -> int:
+    """The status of a run that stops now."""
+    if frozen:
+        return FROZEN
+    if missed:
+        return MAX_STEPS
+    return APART if apart else REACHED
 
 
 class Until(AbstractShown):
@@ -83,11 +128,7 @@ class Until(AbstractShown):
         if self.estimate is None:
             raise ValueError("There is no Q without data: give them to `run_until`.")
         confidence = self.confidence if confidence is None else confidence
-        if not 0 < confidence < 1:
-            raise ValueError(
-                f"confidence is between 0 and 1, but {confidence} was given."
-            )
-        return self.estimate.interval(1 - (1 - confidence) / self.n_looks)
+        return self.estimate.interval(of_each(confidence, self.n_looks))
 
     def _shown(self) -> list[str | Table]:
         n_steps = int(self.steps[-1])
@@ -125,7 +166,10 @@ class Until(AbstractShown):
                 f"The largest R-hat of a unit is {float(self.units_r_hat):.4g}. Try "
                 "`ParallelTempering`, or a longer run."
             )
-        lines += [f"{_WHAT[key]} is missed: try {_TRY[key]}." for key in self.missed]
+        for key in self.missed:
+            reached = key == "q" and self.history["q"][-1] >= self.targets["q"]
+            what = f"{_WHAT[key]} is missed: try {_TRY[key]}."
+            lines.append(_SHORT if reached else what)
         if self.missed:
             lines.append("Or go on from `state` with a larger `max_steps`.")
         return lines
