@@ -142,6 +142,9 @@ def test_past_the_numbers_of_one_key(name):
     part = sampling.run(kernel, MODEL, late, 3, functions=lambda x: x)
     assert part.state.step == 0 and whole.state.step == 3
     assert not np.array_equal(part.state.key_data, late.key_data)
+    # Nor is the next key one that a step has drawn by.
+    last = jr.key_data(jr.fold_in(late.key, jnp.uint32(2**32 - 1)))
+    assert not np.array_equal(part.state.key_data, last)
     rest = sampling.run(kernel, MODEL, part.state, 3, functions=lambda x: x, keep=True)
     assert np.array_equal(rest.values, whole.values[:, 3:])
     assert np.array_equal(rest.state.x, whole.state.x)
@@ -153,6 +156,19 @@ def test_past_the_numbers_of_one_key(name):
     # The steps before are those that they always were.
     kept = sampling.run(kernel, MODEL, first, 4, chunk=2).state
     assert np.array_equal(kept.key_data, first.key_data) and kept.step == 4
+
+
+def test_the_steps_have_another_key_than_the_start():
+    key = jr.key(7)
+    state = sampling.start_chains(key, MODEL, 50)
+    used = [key, *(k for k in jr.split(key) if _starts(k, state))]
+    assert len(used) == 2
+    assert not any(np.array_equal(state.key_data, jr.key_data(k)) for k in used)
+
+
+def _starts(key, state):
+    x = tq.Uniform().draw(key, MODEL, None, state.n_chains)
+    return np.array_equal(x, state.x)
 
 
 def test_the_first_record_is_the_state_given():
