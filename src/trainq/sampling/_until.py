@@ -204,7 +204,8 @@ def _check_targets(targets: dict[str, float], data: Any, functions: Any) -> None
             "A run goes on until a target is reached: give `q`, `resolved`, `r_hat` or "
             "`settled`. Without a target use `run`."
         )
-    if (functions is not None or data is None) and (data is not None or "q" in targets):
+    gradient = data is not None or "q" in targets
+    if gradient and (data is None or functions is not None):
         what = "functions were given" if functions is not None else "no data"
         raise ValueError(
             "q is that of the gradient of the KL divergence from data: it takes data, "
