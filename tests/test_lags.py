@@ -84,13 +84,17 @@ def test_sums_are_those_of_kept_values_on_every_level(n, n_chains):
 
 
 def test_a_run_goes_on_to_the_same_bits():
-    whole = sampling.run(SCAN, MODEL, start(), 300, lags=8)
-    first = sampling.run(SCAN, MODEL, start(), 77, lags=8, chunk=50)
-    rest = sampling.run(SCAN, MODEL, first.state, 223, moments=first.moments)
+    def rounded(x):  # the sums of ±1 alone are exact
+        return 0.1 * x + 0.7 * x[:, :1]
+
+    options = {"functions": rounded}
+    whole = sampling.run(SCAN, MODEL, start(), 300, lags=8, **options)
+    first = sampling.run(SCAN, MODEL, start(), 77, lags=8, chunk=50, **options)
+    rest = sampling.run(SCAN, MODEL, first.state, 223, moments=first.moments, **options)
     assert same_bits(rest.moments, whole.moments)
     assert not same_bits(first.moments, whole.moments)
     # Nor do lags change anything else.
-    plain = sampling.run(SCAN, MODEL, start(), 300)
+    plain = sampling.run(SCAN, MODEL, start(), 300, **options)
     assert same_bits(plain.moments.totals, whole.moments.totals)
     assert same_bits(plain.state, whole.state)
 
@@ -317,9 +321,10 @@ def test_r_hat_of_chains_that_are_stuck():
     shift = 9 * (np.arange(4) == 0)[:, None, None]
     moved = autoregression(0.0, 4, 64) + shift
     assert 2 < sampling.r_hat(streamed(moved)) < np.inf
-    # Of one value, or with one before the cut.
+    assert_close(sampling.r_hat(streamed(moved)), sampling.r_hat(moved), DIRECT)
+    # Of one value, or with one before the cut, nothing is known.
     for n in (1, 2, 3):
-        assert sampling.r_hat(streamed(moved[:, :n])) == np.inf
+        assert sampling.r_hat(streamed(still[:, :n])) == np.inf
     rounded = unrelaxed("rounding", 4, 64)
     assert np.any(rounded != rounded[0, 0]) and sampling.r_hat(streamed(rounded)) == 1
     steady = still + 2.0**-52 * np.arange(4)[:, None, None]
