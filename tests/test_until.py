@@ -83,6 +83,10 @@ def test_it_leaves_what_a_plain_run_does():
     joint = law[:, None] * posterior / posterior.sum(axis=1, keepdims=True)
     expected = joint.ravel() @ f - v.mean(axis=(0, 1))
     assert_close(found.estimate.gradient.weights.ravel(), expected, DIRECT)
+    # A chain adds its own error, with the sign of the gradient.
+    scatter = (v.mean(axis=(0, 1)) - v.mean(axis=1)) / np.sqrt(16 * 15)
+    assert_close(found.estimate.chain_scatter, scatter, DIRECT)
+    assert found.estimate.degrees == 15
     # A control: another number of steps is another gradient.
     assert np.abs(v[:, : n // 2].mean(axis=(0, 1)) - v.mean(axis=(0, 1))).max() > 1e-4
 
