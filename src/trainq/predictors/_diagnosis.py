@@ -127,7 +127,7 @@ def diagnose(
     model: AbstractEnergyModel,
     data: VisibleLaw,
     window: SupportsIndex | float,
-    burn_in: SupportsIndex = 0,
+    burn_in: SupportsIndex | None = None,
 ) -> Diagnosis:
     """Why is `Q` low? Where the noise of a gradient comes from, and which assumption of
     its prediction fails, each with its number and what to change.
@@ -135,8 +135,8 @@ def diagnose(
     The noise is split by modes, by parity under the global flip, and by observables.
     The assumptions are those of the structural prediction and of the cluster of slow
     modes that stands for it: the law of the chain is that of the model; it is
-    reversible, irreducible and aperiodic; the
-    burn-in is at least `5 / γ_eff`; the window is at least ten relaxation times of the
+    reversible, irreducible and aperiodic; chains start in that law, or after a burn-in
+    of at least `5 / γ_eff`; the window is at least ten relaxation times of the
     slowest observable, so that the prediction is right to some 10 %; what is not in the
     cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
     at most a factor 1.5 on the threshold of relevance, from 1e-8 to 1e-4; and law,
@@ -150,8 +150,9 @@ def diagnose(
 
     - `kernel`, `model`, `data`: as for [`trainq.QStruct`][].
     - `window`: length `K` of the average, in kernel steps.
-    - `burn_in`: steps that are dropped before, of chains that do not start from the
-        law of the model.
+    - `burn_in`: steps that are dropped before, of chains that start elsewhere. By
+        default none are, and the chains start in the law of the model, as the
+        prediction assumes.
 
     **Returns:** a [`trainq.predictors.Diagnosis`][]. `print` it. Its `modes` are
     those of [`trainq.markov.modes`][], for a look at the cluster or a figure.
@@ -171,7 +172,8 @@ def diagnose(
     """
     checked_kernel(kernel)
     window = positive_number("window", window, of="kernel steps")
-    dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
+    if burn_in is not None:
+        burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
     require_concrete("A diagnosis", model=model, data=data)
     snr = QStruct(kernel, window)(model, data)
     chain = _chain(kernel, model)
@@ -183,7 +185,7 @@ def diagnose(
         "reversible": _reversible(chain, model),
         "irreducible": _irreducible(found, snr),
         "aperiodic": _aperiodic(chain, found, model),
-        **_times(found, relaxation, float(window), dropped),
+        **_times(found, relaxation, float(window), burn_in),
         "bulk relaxes": _bulk(found, kernel.steps(model, sweeps=1)),
         "cluster is stable": _stable(found),
         "one symmetry": _symmetric(chain, model, f),
@@ -290,22 +292,28 @@ def _aperiodic(
 
 
 def _times(
-    found: Modes | None, relaxation: Array, window: float, burn_in: int
+    found: Modes | None, relaxation: Array, window: float, burn_in: int | None
 ) -> dict[str, Assumption]:
     slowest = jnp.max(relaxation)
     name = "burn-in / τ" if found is None else "γ_eff × burn-in"
     rate = 1 / slowest if found is None else found.cluster().gamma_eff
     enough = math.ceil(_BURN_IN / float(rate))
-    dropped = burn_in * rate
     long = math.ceil(_WINDOW * float(slowest))
     ratio = window / slowest
-    return {
-        "burn-in is long": Assumption(
+    if burn_in is None:
+        long_enough = _not_applicable(
+            f"chains start in the law; elsewhere, burn_in={enough} steps"
+        )
+    else:
+        dropped = burn_in * rate
+        long_enough = Assumption(
             f"{name}, ≥ {_BURN_IN:g}",
             dropped,
             bool(dropped >= _BURN_IN),
-            advice=f"burn_in={enough} steps, or start from the law",
-        ),
+            advice=f"burn_in={enough} steps, or start in the law",
+        )
+    return {
+        "burn-in is long": long_enough,
         "window is long": Assumption(
             f"relaxation times, ≥ {_WINDOW:g}",
             ratio,
