@@ -27,6 +27,7 @@ from ..markov import (
 from ..models import AbstractEnergyModel, VisibleLaw, parameters
 from ._qstruct import QStruct
 from ._snr import GradientSNR
+from ._why import why
 
 
 # Up to so many units a chain has a matrix.
@@ -73,6 +74,9 @@ class Diagnosis(AbstractShown):
     """The parameter of each observable."""
     assumptions: dict[str, Assumption]
     """Each by name, as a [`trainq.predictors.Assumption`][]."""
+    why: str = eqx.field(static=True)
+    """In plain words, a line each: what makes most of the noise, whether the signal is
+    small, and which assumptions fail."""
 
     @property
     def ok(self) -> bool:
@@ -82,7 +86,7 @@ class Diagnosis(AbstractShown):
     @property
     def failed(self) -> tuple[str, ...]:
         """The names of those that do not hold."""
-        return tuple(k for k, one in self.assumptions.items() if one.holds is False)
+        return _failed(self.assumptions)
 
     def _shown(self) -> list[str | Table]:
         if self.relaxation.ndim > 1:
@@ -119,7 +123,12 @@ class Diagnosis(AbstractShown):
             size = 0 if abs(size) <= one.rounding else size
             number = f"{size:.3g} {one.what}"
             checks.append((name, number, verdict, "" if one.holds else one.advice))
-        return [*parts, rows, "", "Which assumption fails", checks]
+        parts += [rows, "", "Which assumption fails", checks]
+        return [*parts, "", "In short", *self.why.splitlines()]
+
+
+def _failed(assumptions: dict[str, Assumption]) -> tuple[str, ...]:
+    return tuple(name for name, one in assumptions.items() if one.holds is False)
 
 
 def diagnose(
@@ -143,6 +152,13 @@ def diagnose(
     kernel and observables share the symmetry under the global flip. Of a chain that is
     not reversible, what needs a spectrum does not apply, and relaxation times stand in
     for `1 / γ_eff`.
+
+    The report ends in plain words, by rules of ours. An independent sample takes
+    `2 T_O / V - 1` steps, with `V = Σ_a Var f_a`. If that is at most two sweeps, the
+    samples are nearly independent. Otherwise, if the modes of one gap and parity make
+    half of the noise, they are named, and if not, the cluster if it does. Independent
+    samples, one a sweep, would have `Q = (K / sweep) ‖g‖² / V`: if that is below one,
+    the signal is small for the window. A sweep is `kernel.steps(model, sweeps=1)`.
 
     It is made of numbers: call it outside of `jax.jit`.
 
@@ -178,19 +194,23 @@ def diagnose(
     snr = QStruct(kernel, window)(model, data)
     chain = _chain(kernel, model)
     f = EnergyGradients(model)
-    relaxation = _relaxation(chain, f, snr)
+    var = _variance(chain, f)
+    relaxation = _relaxation(snr, var)
     found = modes(chain, f) if chain.is_reversible else None
+    sweep = kernel.steps(model, sweeps=1)
     assumptions = {
         "law of the model": _law(chain, kernel.replicas(model)),
         "reversible": _reversible(chain, model),
         "irreducible": _irreducible(found, snr),
         "aperiodic": _aperiodic(chain, found, model),
         **_times(found, relaxation, float(window), burn_in),
-        "bulk relaxes": _bulk(found, kernel.steps(model, sweeps=1)),
+        "bulk relaxes": _bulk(found, sweep),
         "cluster is stable": _stable(found),
         "one symmetry": _symmetric(chain, model, f),
     }
-    return Diagnosis(snr, found, relaxation, _names(model), assumptions)
+    failed = _failed(assumptions)
+    text = why(snr, found, float(jnp.sum(var)), sweep, failed)
+    return Diagnosis(snr, found, relaxation, _names(model), assumptions, text)
 
 
 @eqx.filter_jit
@@ -198,9 +218,10 @@ def _chain(kernel: AbstractKernel, model: AbstractEnergyModel) -> AbstractChain:
     return kernel.chain(model)
 
 
-@eqx.filter_jit
-def _relaxation(chain: AbstractChain, f: EnergyGradients, snr: GradientSNR) -> Array:
-    var = variance(chain, f)
+_variance = eqx.filter_jit(variance)
+
+
+def _relaxation(snr: GradientSNR, var: Array) -> Array:
     some = var > 0
     t_o = snr.parameter_t_o
     assert t_o is not None  # of a structural prediction
