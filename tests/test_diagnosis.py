@@ -96,6 +96,9 @@ def test_a_chain_that_is_not_reversible_uses_what_applies():
         assert one.reason == "the chain is not reversible"
     assert found.assumptions["window is long"].holds
     assert "PalindromicBlockGibbs" in str(found)
+    solved = found.assumptions["irreducible"]
+    assert solved.what == "relative residual of the resolvent's equation"
+    assert solved.holds and solved.number == jnp.max(found.snr.stats.residual) < 1e-14
 
 
 def test_a_model_that_is_not_as_symmetric_as_it_says_fails():

@@ -150,8 +150,9 @@ def diagnose(
     cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
     at most a factor 1.5 on the threshold of relevance, from 1e-8 to 1e-4; and law,
     kernel and observables share the symmetry under the global flip. Of a chain that is
-    not reversible, what needs a spectrum does not apply, and relaxation times stand in
-    for `1 / γ_eff`.
+    not reversible, what needs a spectrum does not apply: relaxation times stand in for
+    `1 / γ_eff`, and for a gap above zero that the resolvent's equation `(I - P) x = f̃`
+    was solved. Its relative residual, what a solution leaves of it, is then rounding.
 
     The report ends in plain words, by rules of ours. An independent sample takes
     `2 T_O / V - 1` steps, with `V = Σ_a Var f_a`. If that is at most two sweeps, the
@@ -285,9 +286,10 @@ def _irreducible(found: Modes | None, snr: GradientSNR) -> Assumption:
         return Assumption("smallest gap", gap, bool(gap > 0), None, advice)
     if snr.stats is None:
         return _not_applicable(_NOT_REVERSIBLE)
+    # A chain that falls apart has no resolvent, and its equation no solution.
+    what = "relative residual of the resolvent's equation"
     residual = jnp.max(snr.stats.residual)
-    solved = bool(snr.stats.ok)
-    return Assumption("left of the resolvent", residual, solved, None, advice)
+    return Assumption(what, residual, bool(snr.stats.ok), None, advice)
 
 
 def _aperiodic(
