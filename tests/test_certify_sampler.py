@@ -309,6 +309,58 @@ def test_a_fault_is_told(fault):
         found.require()
 
 
+WHY = {
+    "at once": ("at once", "all units follow the heat bath of the model: they are"),
+    "at once, not declared": ("at once", "they are redrawn at once"),
+    "beta, declared": ("temperature", "At the inverse temperature 1.05"),
+    "sign, declared": ("temperature", "At the inverse temperature -0.99"),
+    "sign, not declared": ("temperature", "At the inverse temperature -"),
+    "bits for spins": ("temperature", "At the inverse temperature 0.49"),
+    "stale, declared": (None, "order: parameters that have not reached the sampler"),
+    "stale, not declared": (None, "Neither another temperature alone nor all"),
+    "one edge": (None, "Neither another temperature alone nor all"),
+    "lazy": (None, "Neither another temperature alone nor all"),
+    "nothing": (None, "No state moved"),
+}
+
+
+@pytest.mark.parametrize(
+    "fault", slow_except(WHY, "at once", "beta, declared", "one edge")
+)
+def test_the_cause_that_the_states_show_comes_first(fault):
+    step, claim, _ = FAULTS[fault]
+    found = tq.certify_sampler(KEY, step, MODEL, kernel=claim)
+    expected, words = WHY[fault]
+    assert found.explained_by == expected
+    first = str(found).partition("largest excess")[2].splitlines()[1]
+    assert words in (first if expected or "Neither" in words else str(found)), found
+    # The cause that is told is not in the list of others, and one ruled out neither.
+    listed = str(found).partition("in order: ")[2]
+    if expected == "temperature":
+        one = "another temperature" if fault == "beta, declared" else "a sign, or a fac"
+        assert listed.startswith(one)
+    assert ("redrawn at once" in listed) == (expected is None and fault != "nothing")
+
+
+def test_parameters_change_both_units_of_a_pair_and_an_order_one():
+    # What the report says of `excess`: of visible units by hidden ones, and back.
+    at_once, edge = (
+        tq.certify_sampler(KEY, FAULTS[name][0], MODEL, kernel=LAYERS)
+        for name in ("at once", "one edge")
+    )
+    z = at_once.excess / at_once.excess_error
+    assert abs(z[:4, 4:7]).max() < SIGMAS and abs(z[4:, :4]).max() > 4 * SIGMAS
+    z = edge.excess / edge.excess_error
+    assert abs(z[1, 6]) > SIGMAS and abs(z[6, 1]) > SIGMAS
+
+
+def test_what_was_not_looked_at_is_said():
+    step, claim, _ = FAULTS["at once"]
+    found = tq.certify_sampler(KEY, step, MODEL, kernel=claim, estimates=False)
+    assert found.explained_by is None and "With `estimates=True` two of" in str(found)
+    assert tq.certify_sampler(KEY, SWEEP, MODEL, kernel=LAYERS).explained_by is None
+
+
 def test_a_lazy_sampler_passes_where_nothing_is_claimed():
     assert tq.certify_sampler(KEY, lazy, MODEL, estimates=False).ok
     found = tq.certify_sampler(KEY, lazy, MODEL, kernel=LAYERS)

@@ -486,6 +486,19 @@ def test_a_layer_clamped_leaves_independent_units_of_any_number(key):
     assert jnp.max(error) < SIGMAS
 
 
+def test_a_product_of_clamped_units_never_varies():
+    # No standard error compares it: its value does.
+    whole = rbm(3, 2)
+    rest = whole.clamp([0, 4], [1, -1])
+    state = tq.start_chains(jr.key(0), rest, 8)
+    means = tq.run(tq.RandomScanGibbs(), rest, state, 50).moments.mean
+    fixed = np.ptp(np.asarray(means), axis=0) == 0
+    assert fixed.tolist() == [False, True, False, False, False, False]
+    exact = tq.mean_observables(rest)
+    assert_close(means[0, 1], 1.0, IDENTITY)
+    assert_close(exact[1], 1.0, IDENTITY)
+
+
 def test_values_are_no_parameters(tmp_path):
     model = clamp("machine")
     assert flatten(model)[0].shape == flatten(model.model)[0].shape

@@ -47,7 +47,7 @@ def test_all_that_can_hold_holds_of_a_warm_model_with_a_long_window():
 
 
 def test_times_that_are_too_short_say_what_is_enough():
-    found = tq.diagnose(GIBBS, MODEL, DATA, 20)
+    found = tq.diagnose(GIBBS, MODEL, DATA, 20, 0)
     assert set(found.failed) == {"burn-in is long", "window is long"}
     cluster = found.modes.cluster()
     enough = math.ceil(5 / float(cluster.gamma_eff))
@@ -57,6 +57,25 @@ def test_times_that_are_too_short_say_what_is_enough():
     assert tq.diagnose(GIBBS, MODEL, DATA, long, enough).ok
     almost = tq.diagnose(GIBBS, MODEL, DATA, long - 1, enough - 1)
     assert set(almost.failed) == {"burn-in is long", "window is long"}
+
+
+def test_without_a_burn_in_the_chains_start_in_the_law():
+    found = tq.diagnose(GIBBS, MODEL, DATA, 20)
+    one = found.assumptions["burn-in is long"]
+    assert one.number is None and one.holds is None
+    assert found.failed == ("window is long",)
+    # What would be enough elsewhere is what a burn-in of zero is told.
+    none = tq.diagnose(GIBBS, MODEL, DATA, 20, 0).assumptions["burn-in is long"]
+    assert none.holds is False and none.number == 0
+    enough = math.ceil(5 / float(found.modes.cluster().gamma_eff))
+    assert one.reason == f"chains start in the law; elsewhere, burn_in={enough} steps"
+    assert none.advice == f"burn_in={enough} steps, or start in the law"
+    # As before, of a chain without modes: relaxation times stand in.
+    alternating = KERNELS["alternating"]
+    found = tq.diagnose(alternating, MODEL, DATA, 1000)
+    assert found.failed == ("reversible",)
+    enough = math.ceil(5 * float(jnp.max(found.relaxation)))
+    assert f"burn_in={enough} " in str(found.assumptions["burn-in is long"].reason)
 
 
 def test_numbers_are_those_of_a_dense_spectrum():
@@ -77,6 +96,9 @@ def test_a_chain_that_is_not_reversible_uses_what_applies():
         assert one.reason == "the chain is not reversible"
     assert found.assumptions["window is long"].holds
     assert "PalindromicBlockGibbs" in str(found)
+    solved = found.assumptions["irreducible"]
+    assert solved.what == "relative residual of the resolvent's equation"
+    assert solved.holds and solved.number == jnp.max(found.snr.stats.residual) < 1e-14
 
 
 def test_a_model_that_is_not_as_symmetric_as_it_says_fails():

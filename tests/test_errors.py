@@ -1,5 +1,7 @@
 """Bad input: one row for every raise, with the exact type and message."""
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -487,6 +489,59 @@ def test_mistakes_of_shape_or_value_raise_while_tracing(case):
 COLD = tq.RBM(60 * np.ones((2, 2)))
 # Flips between the wells of a frozen one have a probability below all numbers.
 FROZEN = tq.RBM(400 * np.ones((2, 2)))
+# Bits for spins, by the argument that they are given as.
+BITS = {
+    "start of 0 and 1": (
+        lambda x: tq.QOperational(GIBBS, 5, start=tq.At(x))(rbm(2, 2), LAW).q,
+        jnp.zeros(4),
+    ),
+    "values of 0 and 1": (
+        lambda x: rbm(2, 2).clamp([0], x).energy(jnp.ones(3)),
+        jnp.zeros(1),
+    ),
+    "chains of 0 and 1": (
+        lambda x: tq.sampling.ChainState.begin(x, jax.random.key(0)).x,
+        jnp.zeros((3, 4), int),
+    ),
+    "patterns of 0 and 1": (lambda x: tq.hopfield(x, 1.0).couplings, jnp.zeros((2, 4))),
+    "samples of 0 and 1": (tq.empirical_distribution, jnp.zeros((3, 2))),
+    "data of 0 and 1": (partial(tq.kl_gradient, rbm(2, 2)), jnp.zeros((3, 2))),
+    "likelihood of 0 and 1": (
+        partial(tq.log_likelihood, rbm(2, 2)),
+        jnp.zeros((3, 2)),
+    ),
+    "free energy of 0 and 1": (partial(tq.free_energy, rbm(2, 2)), jnp.zeros(2)),
+    **{
+        f"state of 0 and 1 in {name}": (
+            partial(kernel.step, jax.random.key(0), rbm(2, 2)),
+            jnp.zeros(4),
+        )
+        for name, kernel in KERNELS.items()
+    },
+}
+
+
+@pytest.mark.parametrize("case", BITS)
+def test_bits_raise_at_once_and_name_an_entry(case):
+    fn, x = BITS[case]
+    at = r"\[" + ", ".join("0" * x.ndim)
+    message = rf"Spins are -1 or \+1, but the entry {at}\] is 0. Convert bits, 0 and 1"
+    with pytest.raises(ValueError, match=message):
+        fn(x)
+    fn(2 * x - 1)  # as it says
+    # One wrong number, at the end.
+    wrong = jnp.ones(x.size).at[-1].set(0.5).reshape(x.shape)
+    last = ", ".join(str(n - 1) for n in x.shape)
+    with pytest.raises(ValueError, match=rf"entry \[{last}\] is 0.5"):
+        fn(wrong)
+
+
+def test_constant_bits_raise_at_once_while_others_are_traced():
+    x = jnp.zeros(4)
+    with pytest.raises(ValueError, match=r"the entry \[0\] is 0"):
+        jax.jit(lambda y: y + GIBBS.step(jax.random.key(0), rbm(2, 2), x))(1.0)
+
+
 FAULTS = {
     "two chains in one": (
         lambda: tq.markov.resolvent(
@@ -572,20 +627,13 @@ FAULTS = {
         lambda: tq.markov.window_moments(chain(), jnp.ones(16), 5, law=jnp.ones(16)),
         "law is not a law",
     ),
-    "start of 0 and 1": (
-        lambda: tq.QOperational(GIBBS, 5, start=tq.At(jnp.zeros(4)))(rbm(2, 2), LAW),
-        r"Spins are -1 or \+1, but another value was given",
-    ),
-    "samples of 0 and 1": (
-        lambda: tq.empirical_distribution(jnp.zeros((3, 2))),
-        r"Spins are -1 or \+1, but another value was given",
-    ),
+    # Those that are traced: others raise at once, as above.
     **{
-        f"state of 0 and 1 in {name}": (
-            lambda k=kernel: k.step(jax.random.key(0), rbm(2, 2), jnp.zeros(4)),
+        f"{name}, traced": (
+            lambda fn=fn, x=x: eqx.filter_jit(fn)(x),
             r"Spins are -1 or \+1, but another value was given",
         )
-        for name, kernel in KERNELS.items()
+        for name, (fn, x) in BITS.items()
     },
     "traced triangular couplings": (traced_machine, "symmetric matrix, with zeros"),
     "matrix that is not stochastic": (

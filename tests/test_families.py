@@ -143,5 +143,5 @@ def test_what_is_no_family_has_a_sentence(make, message, as_for_users):
 
 
 def test_patterns_are_signs(as_for_users):
-    with pytest.raises(Exception, match=r"Spins are -1 or \+1"):
+    with pytest.raises(ValueError, match=r"Spins are -1 or \+1"):
         tq.hopfield(np.full((2, 4), 0.5), 1.0)

@@ -19,6 +19,7 @@ from trainq._spins import (
     map_states,
     merge,
     parity,
+    require_spins,
     spins,
     state_index,
     state_spins,
@@ -155,6 +156,18 @@ def test_spins_have_a_sign(dtype):
         check_spins(x, 3)
     with pytest.raises(ValueError, match=message):
         as_spins(x, 3, float)
+
+
+def test_numbers_that_are_no_spins_are_named_and_others_left_alone():
+    for x in (np.ones((2, 3)), jnp.ones(3, int), np.ones(2, bool), [0, 1], None):
+        require_spins(x)
+    for bad in (0, 0.5, 2, np.nan):
+        x = np.ones((2, 3))
+        x[1, 2] = bad
+        for given in (x, jnp.asarray(x), jnp.asarray(x, jnp.bfloat16)):
+            message = rf"the entry \[1, 2\] is {bad:g}\. Convert bits"
+            with pytest.raises(ValueError, match=message):
+                require_spins(given)
 
 
 def test_merge_broadcasts_leading_axes_and_casts():

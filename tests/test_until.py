@@ -97,7 +97,10 @@ def test_max_steps_says_so_and_what_to_try():
     assert found.steps[-1] == 512 and found.steps.size == found.n_looks == 3
     text = str(found)
     assert "max_steps after 512 steps" in text and "try more chains" in text
-    assert "go on from `state`" in text and "missed" in text
+    assert "missed" in text
+    assert "go on from `state` with `max_steps=1024` or more" in text
+    longer = until(data=DATA, q=1e7, resolved=1.0, max_steps=1024)
+    assert longer.steps[-1] == 1024  # the least that looks once more
 
 
 def test_steps_are_those_of_the_kernel():

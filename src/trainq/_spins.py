@@ -6,16 +6,23 @@ bit, flipping unit `i` is an exclusive or with `unit_mask(i, N)`, and flipping e
 unit sends index `s` to `2**N - 1 - s`: it reverses an array.
 """
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
+from jax.core import Tracer
 from jax.extend.core.primitives import threefry2x32_p
 from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt
 
+
+_Fn = TypeVar("_Fn", bound=Callable[..., Any])
 
 # A vector over 2**28 states takes 2 GiB in float64.
 MAX_UNITS = 28
@@ -24,6 +31,8 @@ MAX_BLOCK = 20
 # Numbers in an intermediate table: what needs more of them goes block by block.
 MAX_TABLE = 2**21
 
+_SPINS = "Spins are -1 or +1, but"
+_BITS = "Convert bits, 0 and 1, with `2 * x - 1`."
 _SAMPLE = (
     "Use a smaller model, or sample it: `trainq.QSampled` estimates Q, and "
     "`trainq.run` any mean."
@@ -208,8 +217,7 @@ def as_spins(
             f"States have shape (..., {'n_units' if n_units is None else n_units}), "
             f"visible units first, but an array of shape {x.shape} was given."
         )
-    signed = (jnp.signedinteger, jnp.floating)
-    if not any(jnp.issubdtype(x.dtype, kind) for kind in signed):
+    if not _is_signed(x.dtype):
         raise ValueError(
             f"Spins are -1 or +1, but an array of {x.dtype} was given. Use floats or "
             "signed integers; convert bits with `2 * x.astype(float) - 1`."
@@ -217,18 +225,58 @@ def as_spins(
     return x if dtype is None else x.astype(dtype)
 
 
+def _is_signed(dtype: Any) -> bool:
+    signed = (jnp.signedinteger, jnp.floating)
+    return any(jnp.issubdtype(dtype, kind) for kind in signed)
+
+
 def check_spins(x: Shaped[Array, "..."], n_units: int | None) -> Shaped[Array, "..."]:
     """Return `x`, having checked that it holds spin states.
 
-    **Raises:** as `as_spins`; a run-time error where a spin is neither -1 nor +1.
+    **Raises:** as `as_spins`; where a spin is neither -1 nor +1, `ValueError` if the
+    values are there, and a run-time error if they are traced.
     """
     x = as_spins(x, n_units)
+    require_spins(x)
     return eqx.error_if(
-        x,
-        jnp.any(jnp.abs(x) != 1),
-        "Spins are -1 or +1, but another value was given. Convert 0/1 states with "
-        "`2 * x - 1`.",
+        x, jnp.any(jnp.abs(x) != 1), f"{_SPINS} another value was given. {_BITS}"
     )
+
+
+def require_spins(x: Any) -> None:
+    """Raise a `ValueError` that names the first entry which is neither -1 nor +1, if
+    these are numbers with a sign whose values are there: not traced, nor with another
+    process."""
+    if isinstance(x, Tracer) or not hasattr(x, "dtype") or not _is_signed(x.dtype):
+        return
+    if isinstance(x, Array) and not x.is_fully_addressable:
+        return
+    with jax.ensure_compile_time_eval():  # constants are there while others are traced
+        wrong = jnp.abs(x) != 1
+        if not jnp.any(wrong):
+            return
+        at = np.argwhere(np.asarray(wrong))[0].tolist()
+        value = float(x[tuple(at)])
+    raise ValueError(f"{_SPINS} the entry {at} is {value:g}. {_BITS}")
+
+
+def compiled_with_spins(name: str, least_axes: int = 1) -> Callable[[_Fn], _Fn]:
+    """As `eqx.filter_jit`, of a function one argument of which holds spin states if it
+    has so many axes: these are looked at by `require_spins` before they are traced."""
+
+    def compiled(fn: _Fn) -> _Fn:
+        inner, signature = eqx.filter_jit(fn), inspect.signature(fn)
+
+        @functools.wraps(fn)
+        def outer(*args: Any, **kwargs: Any) -> Any:
+            x = signature.bind(*args, **kwargs).arguments[name]
+            if getattr(x, "ndim", 0) >= least_axes:
+                require_spins(x)
+            return inner(*args, **kwargs)
+
+        return cast(_Fn, outer)
+
+    return compiled
 
 
 def happens(

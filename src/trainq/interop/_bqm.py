@@ -139,8 +139,8 @@ def to_sampleset(
     **Returns:** a `dimod.SampleSet` of spins, whose variables are the units, numbered
     from 0.
 
-    **Raises:** `ValueError` for a wrong shape, and under `jax.jit` and its like; a
-    run-time error for another value than ±1, or a parameter that is not finite.
+    **Raises:** `ValueError` for a wrong shape, another value than ±1, and under
+    `jax.jit` and its like; a run-time error for a parameter that is not finite.
 
     !!! example
 

@@ -409,8 +409,8 @@ class AbstractEnergyModel(eqx.Module):
         clamped.
 
         **Raises:** `ValueError` for units that are traced, not there or given twice,
-        if none is left, and for values of another shape, or derivatives by them; a
-        run-time error for another value than ±1.
+        if none is left, and for values of another shape, other than ±1, or derivatives
+        by them.
 
         !!! example
 

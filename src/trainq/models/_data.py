@@ -12,7 +12,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key, Num
 
 from .._checks import require_law
-from .._spins import check_enumerable, check_spins, state_index, state_spins
+from .._spins import (
+    check_enumerable,
+    check_spins,
+    compiled_with_spins,
+    state_index,
+    state_spins,
+)
 from ._base import AbstractEnergyModel, exactly, require_model
 from ._laws import model_phase
 
@@ -51,7 +57,7 @@ def _kl(model: AbstractEnergyModel, data: Array) -> Float[Array, ""]:
     return jnp.sum(jnp.where(positive, data * (log_data - log_model), 0))
 
 
-@eqx.filter_jit
+@compiled_with_spins("data", least_axes=2)
 def log_likelihood(
     model: AbstractEnergyModel, data: Data, weights: SampleWeights | None = None
 ) -> Float[Array, ""]:
@@ -72,8 +78,9 @@ def log_likelihood(
 
     **Returns:** a number.
 
-    **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error for
-    data or weights that are not what they should be, or a parameter that is not finite.
+    **Raises:** `ValueError` for a wrong shape, another value than ±1, or too many
+    states; a run-time error for a law or weights that are not what they should be, or a
+    parameter that is not finite.
 
     !!! example
 
@@ -90,7 +97,7 @@ def log_likelihood(
     return -_mean_free_energy(model, data, weights) - model.log_partition()
 
 
-@eqx.filter_jit
+@compiled_with_spins("data", least_axes=2)
 def kl_gradient(
     model: AbstractEnergyModel, data: Data, weights: SampleWeights | None = None
 ) -> Float[Array, " n_parameters"]:
@@ -145,7 +152,7 @@ def gradient_of_kl(
     return ravel_pytree(gradient)[0]
 
 
-@eqx.filter_jit
+@compiled_with_spins("samples")
 def empirical_distribution(
     samples: Num[Array, "*batch n_visible"],
 ) -> Float[Array, " visible_states"]:
@@ -157,8 +164,7 @@ def empirical_distribution(
 
     **Returns:** `(2**n_visible,)` probabilities, in order.
 
-    **Raises:** `ValueError` if there are none; a run-time error for another value than
-    ±1.
+    **Raises:** `ValueError` if there are none, or for another value than ±1.
 
     !!! example
 
@@ -217,8 +223,8 @@ def check_data(data: Any, model: AbstractEnergyModel) -> Float[Array, "..."]:
 
     **Returns:** the same, as an array of JAX.
 
-    **Raises:** `ValueError` for a wrong shape; a run-time error if it is not a law, or
-    a spin is neither -1 nor +1.
+    **Raises:** `ValueError` for a wrong shape, or a spin that is neither -1 nor +1; a
+    run-time error if it is not a law.
     """
     data = jnp.asarray(data)
     if data.ndim == 1 and data.shape != (model.n_visible,):

@@ -106,7 +106,7 @@ def hopfield(
     each pair.
 
     **Raises:** as [`trainq.curie_weiss`][]; also `ValueError` if the patterns have
-    another shape, and a run-time error for another value than ±1.
+    another shape, or another value than ±1.
 
     !!! example
 
@@ -181,7 +181,7 @@ def paired_rbm(
     **Returns:** an [`trainq.RBM`][] without biases.
 
     **Raises:** `ValueError` if there are not as many patterns of one layer as of the
-    other, or `beta` is not one real number; a run-time error for another value than ±1.
+    other, for another value than ±1, or if `beta` is not one real number.
 
     !!! example
 

@@ -10,7 +10,14 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
-from .._spins import check_enumerable, check_spins, map_states, shard, spins
+from .._spins import (
+    check_enumerable,
+    check_spins,
+    compiled_with_spins,
+    map_states,
+    shard,
+    spins,
+)
 from ._base import AbstractEnergyModel, checked, exactly
 
 
@@ -45,7 +52,7 @@ def free_energies(model: AbstractEnergyModel) -> Float[Array, " visible_states"]
     return exactly(model).free_energies()
 
 
-@eqx.filter_jit
+@compiled_with_spins("v")
 def free_energy(
     model: AbstractEnergyModel, v: Num[Array | np.ndarray, "*batch n_visible"]
 ) -> Float[Array, "*batch"]:
@@ -62,8 +69,8 @@ def free_energy(
 
     **Returns:** a number for each of them.
 
-    **Raises:** `ValueError` for a wrong shape, or more interacting hidden units; a
-    run-time error for another value than ±1, or if a parameter is not finite.
+    **Raises:** `ValueError` for a wrong shape, another value than ±1, or more
+    interacting hidden units; a run-time error if a parameter is not finite.
 
     !!! example
 

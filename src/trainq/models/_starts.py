@@ -9,7 +9,13 @@ import jax.random as jr
 from jaxtyping import Array, Float, Key, Num
 
 from .._checks import require_law
-from .._spins import check_enumerable, check_spins, state_index, state_spins
+from .._spins import (
+    check_enumerable,
+    check_spins,
+    require_spins,
+    state_index,
+    state_spins,
+)
 from ._base import AbstractEnergyModel, checked
 from ._data import Data, check_data, draw_visible, empirical_distribution
 from ._laws import log_laws
@@ -160,6 +166,9 @@ class At(AbstractStart):
     """
 
     state: Num[Array, " n_units"] = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        require_spins(self.state)
 
     def _checked(self, model: AbstractEnergyModel) -> Array:
         state = check_spins(self.state, model.n_units)

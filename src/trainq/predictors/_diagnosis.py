@@ -27,6 +27,7 @@ from ..markov import (
 from ..models import AbstractEnergyModel, VisibleLaw, parameters
 from ._qstruct import QStruct
 from ._snr import GradientSNR
+from ._why import why
 
 
 # Up to so many units a chain has a matrix.
@@ -73,6 +74,9 @@ class Diagnosis(AbstractShown):
     """The parameter of each observable."""
     assumptions: dict[str, Assumption]
     """Each by name, as a [`trainq.predictors.Assumption`][]."""
+    why: str = eqx.field(static=True)
+    """In plain words, a line each: what makes most of the noise, whether the signal is
+    small, and which assumptions fail."""
 
     @property
     def ok(self) -> bool:
@@ -82,7 +86,7 @@ class Diagnosis(AbstractShown):
     @property
     def failed(self) -> tuple[str, ...]:
         """The names of those that do not hold."""
-        return tuple(k for k, one in self.assumptions.items() if one.holds is False)
+        return _failed(self.assumptions)
 
     def _shown(self) -> list[str | Table]:
         if self.relaxation.ndim > 1:
@@ -119,7 +123,12 @@ class Diagnosis(AbstractShown):
             size = 0 if abs(size) <= one.rounding else size
             number = f"{size:.3g} {one.what}"
             checks.append((name, number, verdict, "" if one.holds else one.advice))
-        return [*parts, rows, "", "Which assumption fails", checks]
+        parts += [rows, "", "Which assumption fails", checks]
+        return [*parts, "", "In short", *self.why.splitlines()]
+
+
+def _failed(assumptions: dict[str, Assumption]) -> tuple[str, ...]:
+    return tuple(name for name, one in assumptions.items() if one.holds is False)
 
 
 def diagnose(
@@ -127,7 +136,7 @@ def diagnose(
     model: AbstractEnergyModel,
     data: VisibleLaw,
     window: SupportsIndex | float,
-    burn_in: SupportsIndex = 0,
+    burn_in: SupportsIndex | None = None,
 ) -> Diagnosis:
     """Why is `Q` low? Where the noise of a gradient comes from, and which assumption of
     its prediction fails, each with its number and what to change.
@@ -135,14 +144,22 @@ def diagnose(
     The noise is split by modes, by parity under the global flip, and by observables.
     The assumptions are those of the structural prediction and of the cluster of slow
     modes that stands for it: the law of the chain is that of the model; it is
-    reversible, irreducible and aperiodic; the
-    burn-in is at least `5 / γ_eff`; the window is at least ten relaxation times of the
+    reversible, irreducible and aperiodic; chains start in that law, or after a burn-in
+    of at least `5 / γ_eff`; the window is at least ten relaxation times of the
     slowest observable, so that the prediction is right to some 10 %; what is not in the
     cluster relaxes at a rate of order one per sweep, at least 0.1; `γ_eff` depends by
     at most a factor 1.5 on the threshold of relevance, from 1e-8 to 1e-4; and law,
     kernel and observables share the symmetry under the global flip. Of a chain that is
-    not reversible, what needs a spectrum does not apply, and relaxation times stand in
-    for `1 / γ_eff`.
+    not reversible, what needs a spectrum does not apply: relaxation times stand in for
+    `1 / γ_eff`, and for a gap above zero that the resolvent's equation `(I - P) x = f̃`
+    was solved. Its relative residual, what a solution leaves of it, is then rounding.
+
+    The report ends in plain words, by rules of ours. An independent sample takes
+    `2 T_O / V - 1` steps, with `V = Σ_a Var f_a`. If that is at most two sweeps, the
+    samples are nearly independent. Otherwise, if the modes of one gap and parity make
+    half of the noise, they are named, and if not, the cluster if it does. Independent
+    samples, one a sweep, would have `Q = (K / sweep) ‖g‖² / V`: if that is below one,
+    the signal is small for the window. A sweep is `kernel.steps(model, sweeps=1)`.
 
     It is made of numbers: call it outside of `jax.jit`.
 
@@ -150,8 +167,9 @@ def diagnose(
 
     - `kernel`, `model`, `data`: as for [`trainq.QStruct`][].
     - `window`: length `K` of the average, in kernel steps.
-    - `burn_in`: steps that are dropped before, of chains that do not start from the
-        law of the model.
+    - `burn_in`: steps that are dropped before, of chains that start elsewhere. By
+        default none are, and the chains start in the law of the model, as the
+        prediction assumes.
 
     **Returns:** a [`trainq.predictors.Diagnosis`][]. `print` it. Its `modes` are
     those of [`trainq.markov.modes`][], for a look at the cluster or a figure.
@@ -171,24 +189,29 @@ def diagnose(
     """
     checked_kernel(kernel)
     window = positive_number("window", window, of="kernel steps")
-    dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
+    if burn_in is not None:
+        burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
     require_concrete("A diagnosis", model=model, data=data)
     snr = QStruct(kernel, window)(model, data)
     chain = _chain(kernel, model)
     f = EnergyGradients(model)
-    relaxation = _relaxation(chain, f, snr)
+    var = _variance(chain, f)
+    relaxation = _relaxation(snr, var)
     found = modes(chain, f) if chain.is_reversible else None
+    sweep = kernel.steps(model, sweeps=1)
     assumptions = {
         "law of the model": _law(chain, kernel.replicas(model)),
         "reversible": _reversible(chain, model),
         "irreducible": _irreducible(found, snr),
         "aperiodic": _aperiodic(chain, found, model),
-        **_times(found, relaxation, float(window), dropped),
-        "bulk relaxes": _bulk(found, kernel.steps(model, sweeps=1)),
+        **_times(found, relaxation, float(window), burn_in),
+        "bulk relaxes": _bulk(found, sweep),
         "cluster is stable": _stable(found),
         "one symmetry": _symmetric(chain, model, f),
     }
-    return Diagnosis(snr, found, relaxation, _names(model), assumptions)
+    failed = _failed(assumptions)
+    text = why(snr, found, float(jnp.sum(var)), sweep, failed)
+    return Diagnosis(snr, found, relaxation, _names(model), assumptions, text)
 
 
 @eqx.filter_jit
@@ -196,9 +219,10 @@ def _chain(kernel: AbstractKernel, model: AbstractEnergyModel) -> AbstractChain:
     return kernel.chain(model)
 
 
-@eqx.filter_jit
-def _relaxation(chain: AbstractChain, f: EnergyGradients, snr: GradientSNR) -> Array:
-    var = variance(chain, f)
+_variance = eqx.filter_jit(variance)
+
+
+def _relaxation(snr: GradientSNR, var: Array) -> Array:
     some = var > 0
     t_o = snr.parameter_t_o
     assert t_o is not None  # of a structural prediction
@@ -262,9 +286,10 @@ def _irreducible(found: Modes | None, snr: GradientSNR) -> Assumption:
         return Assumption("smallest gap", gap, bool(gap > 0), None, advice)
     if snr.stats is None:
         return _not_applicable(_NOT_REVERSIBLE)
+    # A chain that falls apart has no resolvent, and its equation no solution.
+    what = "relative residual of the resolvent's equation"
     residual = jnp.max(snr.stats.residual)
-    solved = bool(snr.stats.ok)
-    return Assumption("left of the resolvent", residual, solved, None, advice)
+    return Assumption(what, residual, bool(snr.stats.ok), None, advice)
 
 
 def _aperiodic(
@@ -290,22 +315,28 @@ def _aperiodic(
 
 
 def _times(
-    found: Modes | None, relaxation: Array, window: float, burn_in: int
+    found: Modes | None, relaxation: Array, window: float, burn_in: int | None
 ) -> dict[str, Assumption]:
     slowest = jnp.max(relaxation)
     name = "burn-in / τ" if found is None else "γ_eff × burn-in"
     rate = 1 / slowest if found is None else found.cluster().gamma_eff
     enough = math.ceil(_BURN_IN / float(rate))
-    dropped = burn_in * rate
     long = math.ceil(_WINDOW * float(slowest))
     ratio = window / slowest
-    return {
-        "burn-in is long": Assumption(
+    if burn_in is None:
+        long_enough = _not_applicable(
+            f"chains start in the law; elsewhere, burn_in={enough} steps"
+        )
+    else:
+        dropped = burn_in * rate
+        long_enough = Assumption(
             f"{name}, ≥ {_BURN_IN:g}",
             dropped,
             bool(dropped >= _BURN_IN),
-            advice=f"burn_in={enough} steps, or start from the law",
-        ),
+            advice=f"burn_in={enough} steps, or start in the law",
+        )
+    return {
+        "burn-in is long": long_enough,
         "window is long": Assumption(
             f"relaxation times, ≥ {_WINDOW:g}",
             ratio,

@@ -40,7 +40,9 @@ class QStruct(eqx.Module):
     It is projected on the gradient observables `f_a = ∂E/∂θ_a` by the resolvent of the
     chain, and selects no eigenvectors. So it is smooth wherever the chain mixes, and
     its gradient costs no further solve. The data phase of the gradient is taken as
-    exact, and the chain as started from its stationary law.
+    exact, and the chain as started from its stationary law. That this law is the
+    model's, as it has to be of a kernel of your own, is not checked here but by
+    [`trainq.certify`][].
 
     Two conventions for the noise `E‖ĝ - g‖²`, which differ when the window is not much
     longer than the autocorrelation: see

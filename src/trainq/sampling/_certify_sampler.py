@@ -31,7 +31,7 @@ from ._redraws import (
     fit_temperature,
     redraws,
 )
-from ._sampler_certificate import SamplerCertificate
+from ._sampler_certificate import AT_ONCE, TEMPERATURE, SamplerCertificate
 from ._state_tests import flows, law_deviations, moved_moments
 
 
@@ -79,6 +79,10 @@ def certify_sampler(
     at the end alone are compared, each unit with its law given the others, which takes
     steps enough to leave the starts behind.
 
+    If a check fails, the same is asked of two other heat baths: that of the temperature
+    which fits best, and that of all units redrawn at once, given the states before the
+    step. One that the states do follow is the cause that is named first.
+
     A check that looks at `m` numbers has its bar at `√(2 log(2 m k / α))` standard
     errors, with `k` such checks and `α` the `false_alarm` of all of them: by the
     inequalities of Bernstein and Bonferroni the probability that a sound sampler fails
@@ -106,7 +110,8 @@ def certify_sampler(
     - `n_steps`: how many steps each is moved by.
     - `false_alarm`: the largest probability with which a sound sampler fails.
     - `estimates`: whether to fit the sampler's temperature and fields as well, by
-        maximum likelihood: what takes most of the time, and names the worst.
+        maximum likelihood, and to look for a fault that explains what fails: what takes
+        most of the time, and names the worst.
 
     **Returns:** a [`trainq.sampling.SamplerCertificate`][]. `print` it, read `.ok`, or
     halt with `.require()`.
@@ -187,9 +192,15 @@ def certify_sampler(
         return found
     beta, beta_error = _temperature(model, visits, states, groups)
     excess, excess_error = _fitted(model, visits, states, groups, fields)
-    return SamplerCertificate(
+    found = SamplerCertificate(
         *(checks, first.shape[0], n_steps, false_alarm),
         *(beta, beta_error, excess, excess_error),
+    )
+    if not found.failed or "motion" in found.failed:
+        return found
+    explained = _explained(model, visits, states, groups, found)
+    return eqx.tree_at(
+        lambda c: c.explained_by, found, explained, is_leaf=lambda x: x is None
     )
 
 
@@ -302,6 +313,34 @@ def _fitted(
                     one, place, memory=visits is not None
                 )
     return excess, error
+
+
+def _explained(
+    model: AbstractEnergyModel,
+    visits: tuple[Visit, ...] | None,
+    states: Array,
+    groups: int,
+    found: SamplerCertificate,
+) -> str | None:
+    """Which single fault leaves nothing unexplained: that whose heat bath the states
+    are closest to, if they pass it."""
+    n_units, beta = model.n_units, found.beta
+    before, after = (s.reshape(-1, n_units) for s in (states[:-1], states[1:]))
+    everyone = (Visit(tuple(range(n_units)), 1.0, ()),)
+    heat_baths = {AT_ONCE: deviations(model, everyone, before, after)}
+    if beta is not None and math.isfinite(beta):
+        other = model.tempered(beta)
+        if visits is None:
+            heat_baths[TEMPERATURE] = law_deviations(other, states[-1], groups)
+        else:
+            heat_baths[TEMPERATURE] = deviations(other, visits, before, after)
+    bars = [found.checks[name].tolerance for name in ("fields", "temperature")]
+    worst = {
+        name: max(float(jnp.max(x)) / bar for x, bar in zip(off, bars, strict=True))
+        for name, off in heat_baths.items()
+    }
+    best = min(worst, key=worst.__getitem__)
+    return best if worst[best] <= 1 else None
 
 
 _redraws = eqx.filter_jit(redraws)

@@ -54,8 +54,8 @@ class ChainState(AbstractShown):
 
         **Returns:** what [`trainq.sampling.run`][] goes on from.
 
-        **Raises:** `ValueError` for a wrong shape; `TypeError` for another thing than a
-        key; a run-time error for another value than ±1.
+        **Raises:** `ValueError` for a wrong shape, or another value than ±1;
+        `TypeError` for another thing than a key.
         """
         check_key(key)
         x = check_spins(x, None)

@@ -66,8 +66,8 @@ def effective_beta(
 
     **Returns:** a [`trainq.sampling.EffectiveBeta`][].
 
-    **Raises:** `ValueError` for a wrong shape, or fewer than two samples or chains, and
-    under `jax.jit` and its like; a run-time error for another value than ±1.
+    **Raises:** `ValueError` for a wrong shape, another value than ±1, or fewer than two
+    samples or chains, and under `jax.jit` and its like.
 
     ??? cite "Source"
 
@@ -98,8 +98,7 @@ def effective_beta(
 def grouped(x: Any, n_units: int) -> tuple[Num[Array, "states n_units"], int]:
     """States in a row, and how many independent groups they come from, in order.
 
-    **Raises:** `ValueError` for a wrong shape; a run-time error for another value than
-    ±1.
+    **Raises:** `ValueError` for a wrong shape, or another value than ±1.
     """
     x = check_spins(jnp.asarray(x), n_units)
     if x.ndim not in (2, 3) or 0 in x.shape:

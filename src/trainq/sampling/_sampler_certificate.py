@@ -9,6 +9,19 @@ from .._show import Table, count
 from ..markov import AbstractCertificate, Check
 
 
+_SIGMAS = 5.0  # standard errors within which a temperature is one of some
+AT_ONCE, TEMPERATURE = "at once", "temperature"
+# In order, where nothing says more.
+_CAUSES = {
+    "parameters": "parameters that have not reached the sampler, as the arrays of a "
+    "program that was built before they changed",
+    "sign": "a sign, or a factor of two between spins and bits",
+    TEMPERATURE: "another temperature",
+    AT_ONCE: "units that interact and are redrawn at once",
+    "starts": "starts that are not from the law of the model",
+}
+
+
 class SamplerCertificate(AbstractCertificate):
     """What [`trainq.certify_sampler`][] found: every check by name, and the temperature
     and the fields that the sampler has.
@@ -37,13 +50,12 @@ class SamplerCertificate(AbstractCertificate):
     pairwise model the sampler's coupling less the model's. Zero if it is sound."""
     excess_error: Float[np.ndarray, "n_units columns"] | None = None
     """The standard errors of `excess`; infinite for what was not fitted."""
+    explained_by: str | None = None
+    """If a check failed, the one fault whose heat bath the states do follow:
+    `"at once"` for all units redrawn given the states before the step, or
+    `"temperature"`. None if neither, as where parameters are other ones."""
     _trouble: ClassVar[str] = "A sampler failed its certificate"
-    _causes: ClassVar[str] = (
-        "parameters that have not reached the sampler, as the arrays of a program that "
-        "was built before they changed; a sign, or a factor of two between spins and "
-        "bits; another temperature; units that interact and are redrawn at once; "
-        "starts that are not from the law of the model"
-    )
+    _causes: ClassVar[str] = "; ".join(_CAUSES.values())
 
     @property
     def worst(self) -> tuple[int, int] | None:
@@ -54,6 +66,46 @@ class SamplerCertificate(AbstractCertificate):
         sizes = abs(self.excess) / self.excess_error
         unit, column = np.unravel_index(np.argmax(sizes), sizes.shape)
         return int(unit), int(column)
+
+    @property
+    def _is_a_factor(self) -> bool:
+        """Whether `beta` is what a sign, or bits taken for spins, would make of it."""
+        assert self.beta is not None and self.beta_error is not None
+        off = min(abs(self.beta - b) for b in (-2, -1, -0.5, 0.5, 2))
+        return off <= _SIGMAS * self.beta_error
+
+    @property
+    def _why(self) -> list[str | Table]:
+        if not self.failed:
+            return []
+        if "motion" in self.failed:
+            return ["No state moved: the step returns what it was given."]
+        causes, lines = dict(_CAUSES), []
+        if self.explained_by == AT_ONCE:
+            del causes[AT_ONCE]
+            lines = [
+                "Given the states before the step, all units follow the heat bath of "
+                "the model: they are redrawn at once. Those that interact have to be "
+                "redrawn one after the other."
+            ]
+        elif self.explained_by == TEMPERATURE:
+            del causes["parameters"], causes[AT_ONCE]
+            if not self._is_a_factor:
+                del causes["sign"]
+            lines = [
+                f"At the inverse temperature {self.beta:.4g} of the model all units "
+                "follow its heat bath."
+            ]
+        elif self.beta is None:
+            lines = ["With `estimates=True` two of these causes are looked at."]
+        else:
+            lines = [
+                "Neither another temperature alone nor all units redrawn at once is "
+                "what the states show. `excess` tells more, if the step names its "
+                "`kernel`: other parameters change it for both units of a pair, "
+                "another order of redraws for one of them."
+            ]
+        return [*lines, f"The likely causes, in order: {'; '.join(causes.values())}."]
 
     def _shown(self) -> list[str | Table]:
         shown: list[str | Table] = [

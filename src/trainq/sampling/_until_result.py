@@ -13,7 +13,8 @@ from ._statistics import check_confidence
 
 UNTIL_STATUS = {
     0: "reached: all targets are met",
-    1: "max_steps: the next doubling is past them, and a target is missed",
+    1: "stopped by max_steps: a target is missed, and the next look, at twice the "
+    "steps, would be past max_steps",
     2: "frozen: a chain has never moved, so that nothing that chains agree in counts",
     3: "apart: chains sit in different modes, though the functions agree",
 }
@@ -171,5 +172,7 @@ class Until(AbstractShown):
             what = f"{_WHAT[key]} is missed: try {_TRY[key]}."
             lines.append(_SHORT if reached else what)
         if self.missed:
-            lines.append("Or go on from `state` with a larger `max_steps`.")
+            lines.append(
+                f"Or go on from `state` with `max_steps={2 * n_steps}` or more."
+            )
         return lines

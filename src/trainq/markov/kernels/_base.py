@@ -11,7 +11,7 @@ from jax.sharding import AxisType
 from jaxtyping import Array, Key, Num
 
 from ..._checks import positive_number
-from ..._spins import check_spins
+from ..._spins import check_spins, compiled_with_spins
 from ...models import AbstractEnergyModel, checked
 from ..chains import AbstractChain, AbstractScan
 from ._visits import Visit
@@ -44,7 +44,7 @@ class AbstractKernel(eqx.Module):
 
     is_reversible: AbstractClassVar[bool]
 
-    @eqx.filter_jit
+    @compiled_with_spins("x")
     def step(
         self,
         key: Key[Array, ""],
@@ -61,8 +61,8 @@ class AbstractKernel(eqx.Module):
 
         **Returns:** the next states, in the shape and dtype of `x`.
 
-        **Raises:** `ValueError` for a wrong shape or dtype; a run-time error for
-        another value than ±1, or a parameter that is not finite.
+        **Raises:** `ValueError` for a wrong shape or dtype, or another value than ±1;
+        a run-time error for a parameter that is not finite.
         """
         step = on_any_mesh(type(self).stepper)(self, checked(model))
         return step(key, check_spins(x, model.n_units))

@@ -1,0 +1,85 @@
+"""Why `Q` is low, in plain words: the rules are in the docstring of `diagnose`."""
+
+from collections.abc import Sequence
+
+from .._show import count, percent
+from ..markov import Modes
+from ._snr import GradientSNR
+
+
+# The bars, all of them ours.
+_LOW = 1.0  # from here on a single estimate points the right way
+_NEARLY = 2.0  # sweeps that an independent sample takes, at most
+_MOST = 0.5  # of the noise
+
+
+def why(
+    snr: GradientSNR,
+    modes: Modes | None,
+    variance: float,
+    sweep: int,
+    failed: Sequence[str],
+) -> str:
+    """What makes most of the noise, whether the signal is small, and what fails: a line
+    each.
+
+    **Arguments:**
+
+    - `snr`: the structural prediction, in the resolvent convention.
+    - `modes`: those of the chain, or None if it has no real ones.
+    - `variance`: `V = Σ_a Var f_a`, the error of one independent sample.
+    - `sweep`: the kernel steps in a sweep.
+    - `failed`: the assumptions that fail.
+    """
+    lines = ["Nothing makes noise: under the law no observable varies."]
+    if variance > 0:
+        apart = (2 * float(snr.t_o) / variance - 1) / sweep
+        independent = float(snr.window) / sweep * float(snr.signal) / variance
+        lines = [_noise(modes, apart), _signal(float(snr.q), independent)]
+    fails = f"What fails: {', '.join(failed)}." if failed else "No assumption fails."
+    return "\n".join([*lines, fails])
+
+
+def _noise(modes: Modes | None, apart: float) -> str:
+    takes = f"an independent sample takes {apart:.3g} sweeps"
+    if apart <= _NEARLY:
+        return (
+            f"The samples are nearly independent: {takes}. More of them help, and a "
+            "faster kernel hardly."
+        )
+    if modes is None:
+        return (
+            f"The samples are far from independent: {takes}. The chain is not "
+            f"reversible, and has no modes that say why. A "
+            "faster kernel helps, or a longer window."
+        )
+    # Single modes of a level depend on the choice of functions, its sums do not.
+    noise = modes.over_level(modes.noise_share)
+    top = int(noise.argmax())
+    if noise[top] >= _MOST:
+        size = int((modes.level == modes.level[top]).sum())
+        parity = {1: "even ", -1: "odd ", 0: ""}[int(modes.parity[top])]
+        one = f"One {parity}mode makes"
+        who = one if size == 1 else f"{count(size, parity + 'mode')} of one gap make"
+        share, gap = noise[top], modes.gap[top]
+    elif (cluster := modes.cluster()).noise_share >= _MOST:
+        who = f"The {count(int(cluster.size), 'slow mode')} of the cluster make"
+        share, gap = cluster.noise_share, cluster.gamma_eff
+    else:
+        return (
+            f"Neither one gap nor the slow cluster makes half of the noise: {takes}. "
+            "A kernel that is faster as a whole helps, or a longer window."
+        )
+    return (
+        f"{who} {percent(share)} of the noise, with a relaxation time of "
+        f"{1 / float(gap):.4g} steps. A kernel that is faster there helps, "
+        "or a longer window."
+    )
+
+
+def _signal(q: float, independent: float) -> str:
+    would = f"Independent samples, one a sweep, would have Q = {independent:.3g}"
+    if q >= _LOW:
+        return f"{would}, and Q is not low as it is."
+    size = "small" if independent < _LOW else "not small"
+    return f"{would}: the signal is {size} for this window."
