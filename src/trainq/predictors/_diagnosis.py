@@ -1,6 +1,8 @@
 """Why is Q low? Where the noise comes from, and which assumption fails."""
 
+import itertools
 import math
+import textwrap
 from typing import SupportsIndex
 
 import equinox as eqx
@@ -124,7 +126,8 @@ class Diagnosis(AbstractShown):
             number = f"{size:.3g} {one.what}"
             checks.append((name, number, verdict, "" if one.holds else one.advice))
         parts += [rows, "", "Which assumption fails", checks]
-        return [*parts, "", "In short", *self.why.splitlines()]
+        short = (textwrap.wrap(line, 88) for line in self.why.splitlines())
+        return [*parts, "", "In short", *itertools.chain(*short)]
 
 
 def _failed(assumptions: dict[str, Assumption]) -> tuple[str, ...]:
