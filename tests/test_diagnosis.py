@@ -68,7 +68,7 @@ def test_without_a_burn_in_the_chains_start_in_the_law():
     none = tq.diagnose(GIBBS, MODEL, DATA, 20, 0).assumptions["burn-in is long"]
     assert none.holds is False and none.number == 0
     enough = math.ceil(5 / float(found.modes.cluster().gamma_eff))
-    assert one.reason == f"chains start in the law; elsewhere, burn_in={enough} steps"
+    assert one.reason == f"starts in the law; else {enough} steps"
     assert none.advice == f"burn_in={enough} steps, or start in the law"
     # As before, of a chain without modes: relaxation times stand in.
     alternating = KERNELS["alternating"]

@@ -327,9 +327,7 @@ def _times(
     long = math.ceil(_WINDOW * float(slowest))
     ratio = window / slowest
     if burn_in is None:
-        long_enough = _not_applicable(
-            f"chains start in the law; elsewhere, burn_in={enough} steps"
-        )
+        long_enough = _not_applicable(f"starts in the law; else {enough} steps")
     else:
         dropped = burn_in * rate
         long_enough = Assumption(
