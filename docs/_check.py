@@ -11,9 +11,11 @@ Playwright.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import functools
 import http.server
+import itertools
 import os
 import pathlib
 import shutil
@@ -35,6 +37,7 @@ VIEWS = {
     "wide": dict(viewport=dict(width=1400, height=900), color_scheme="light"),
     "narrow": dict(viewport=dict(width=420, height=900), color_scheme="dark"),
 }
+BROWSERS = 2
 NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
 NO_BROWSER = """\
 No browser to check the pages in. Install Chromium, one of
@@ -92,16 +95,14 @@ def main() -> int:
     parser.add_argument("site", type=pathlib.Path, nargs="?")
     parser.add_argument("--screenshots", type=pathlib.Path, metavar="DIR")
     arguments = parser.parse_args()
+    if arguments.site:
+        return check(arguments.site, arguments.screenshots)
     with sync_playwright() as playwright, launch(playwright) as browser:
-        if arguments.site:
-            return check(browser, arguments.site, arguments.screenshots)
         print(f"{browser.browser_type.name} {browser.version}")
-        return 0
+    return 0
 
 
-def check(
-    browser: Browser, site: pathlib.Path, screenshots: pathlib.Path | None
-) -> bool:
+def check(site: pathlib.Path, screenshots: pathlib.Path | None) -> bool:
     """Whether any page has a fault; each is printed."""
     pages = sorted(
         str(page.relative_to(site)).removesuffix("index.html")
@@ -109,31 +110,46 @@ def check(
     )
     if not pages:
         sys.exit(f"No page in {site}: build the site first, by `make docs`.")
-    faults = 0
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Quiet, directory=site)
     ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         home = f"http://127.0.0.1:{server.server_port}/"
-        for view, options in VIEWS.items():
-            context = browser.new_context(**options)
+        every = [(view, path) for view in VIEWS for path in pages]
+        # Most of the time a page waits for its network to be silent. Playwright stays
+        # in one thread, so each has its own browser.
+        with concurrent.futures.ThreadPoolExecutor(BROWSERS) as pool:
+            some = [every[i::BROWSERS] for i in range(BROWSERS)]
+            found = pool.map(functools.partial(visit, home, screenshots), some)
+            faults = sorted(itertools.chain.from_iterable(found))
+        server.shutdown()
+    print(*faults, sep="\n", end="\n" if faults else "")
+    print(f"{len(pages)} pages, {len(VIEWS)} views, {len(faults)} faults")
+    return bool(faults)
+
+
+def visit(
+    home: str, screenshots: pathlib.Path | None, some: list[tuple[str, str]]
+) -> list[str]:
+    """The faults of some pages, each in a view, in a browser of their own."""
+    faults = []
+    with sync_playwright() as playwright, launch(playwright) as browser:
+        # One tab for each view: a new one for each page takes twice the time.
+        tabs = {view: browser.new_page(**VIEWS[view]) for view in VIEWS}
+        for page in tabs.values():
             # What leaves the site fails, and is reported as a failed request.
-            context.route(
+            page.route(
                 lambda url: not url.startswith(home), lambda route: route.abort()
             )
-            for path in pages:
-                page = context.new_page()
-                for fault in look(page, home + path, view == "wide"):
-                    print(f"{path or 'home'}, {view}: {fault}")
-                    faults += 1
-                if screenshots:
-                    name = path.strip("/").replace("/", "-") or "home"
-                    file = screenshots / f"{name}-{view}.png"
-                    page.screenshot(path=file, full_page=True)
-                page.close()
-        server.shutdown()
-    print(f"{len(pages)} pages, {len(VIEWS)} views, {faults} faults")
-    return faults > 0
+        for view, path in some:
+            page = tabs[view]
+            found = look(page, home + path, view == "wide")
+            faults += [f"{path or 'home'}, {view}: {fault}" for fault in found]
+            if screenshots:
+                name = path.strip("/").replace("/", "-") or "home"
+                file = screenshots / f"{name}-{view}.png"
+                page.screenshot(path=file, full_page=True)
+    return faults
 
 
 def launch(playwright: Playwright) -> Browser:
@@ -147,23 +163,29 @@ def launch(playwright: Playwright) -> Browser:
 
 def look(page: Page, url: str, wide: bool) -> list[str]:
     """What is wrong with a page, in words."""
-    faults = []
+    faults: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
             text = message.text.partition("\n")[0]
             faults.append(f"{text} ({message.location['url']})")
 
+    def fail(error: Error) -> None:
+        faults.append(str(error))
+
     page.on("console", hear)
-    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("pageerror", fail)
     try:
         page.goto(url, wait_until="networkidle", timeout=60_000)
+        # A busy machine renders later. What stays is a fault, which is found below.
+        with contextlib.suppress(TimeoutError):
+            page.wait_for_function(RENDERED, timeout=5000)
+        return faults + page.evaluate(FAULTS, wide)
     except Error as error:
         return [error.message]
-    # A busy machine renders later. What stays is a fault, which is found below.
-    with contextlib.suppress(TimeoutError):
-        page.wait_for_function(RENDERED, timeout=5000)
-    return faults + page.evaluate(FAULTS, wide)
+    finally:
+        page.remove_listener("console", hear)
+        page.remove_listener("pageerror", fail)
 
 
 if __name__ == "__main__":

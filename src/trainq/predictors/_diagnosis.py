@@ -258,28 +258,26 @@ def _not_applicable(reason: str) -> Assumption:
     return Assumption("", None, None, reason)
 
 
+def _residual(
+    chain: AbstractChain, what: str, residual: Array, advice: str, claims: bool = True
+) -> Assumption:
+    """One that a residual decides, of a chain that claims to meet it."""
+    bar = _tolerance(chain)
+    holds = bool(claims and residual <= bar)
+    return Assumption(what, residual, holds, advice=advice, rounding=bar)
+
+
 def _law(chain: AbstractChain, replicas: tuple[AbstractEnergyModel, ...]) -> Assumption:
-    residual = law_residual(chain, replicas)
-    return Assumption(
-        "of another law",
-        residual,
-        bool(residual <= _tolerance(chain)),
-        advice="a chain with the law of the model; `device=` for another",
-        rounding=_tolerance(chain),
-    )
+    advice = "a chain with the law of the model; `device=` for another"
+    return _residual(chain, "of another law", law_residual(chain, replicas), advice)
 
 
 def _reversible(chain: AbstractChain, model: AbstractEnergyModel) -> Assumption:
     if not _is_small(chain, model):
         return _not_applicable("its flows need a matrix, of at most 13 units")
     residual = detailed_balance_residual(chain)
-    return Assumption(
-        "of imbalance",
-        residual,
-        bool(chain.is_reversible and residual <= _tolerance(chain)),
-        advice="for modes, PalindromicBlockGibbs or a random scan",
-        rounding=_tolerance(chain),
-    )
+    advice = "for modes, PalindromicBlockGibbs or a random scan"
+    return _residual(chain, "of imbalance", residual, advice, chain.is_reversible)
 
 
 def _irreducible(found: Modes | None, snr: GradientSNR) -> Assumption:
@@ -379,10 +377,4 @@ def _symmetric(
     if not _is_small(chain, model):
         return _not_applicable("it needs a matrix, of at most 13 units")
     residual = symmetry_residual(chain, f)
-    return Assumption(
-        "of asymmetry",
-        residual,
-        bool(residual <= _tolerance(chain)),
-        advice="an `is_symmetric` that is true",
-        rounding=_tolerance(chain),
-    )
+    return _residual(chain, "of asymmetry", residual, "an `is_symmetric` that is true")

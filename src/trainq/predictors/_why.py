@@ -50,8 +50,8 @@ def _noise(modes: Modes | None, apart: float) -> str:
     if modes is None:
         return (
             f"The samples are far from independent: {takes}. The chain is not "
-            f"reversible, and has no modes that say why. A "
-            "faster kernel helps, or a longer window."
+            "reversible, and has no modes that say why. A faster kernel helps, or a "
+            "longer window."
         )
     # Single modes of a level depend on the choice of functions, its sums do not.
     noise = modes.over_level(modes.noise_share)
