@@ -1,5 +1,6 @@
 """Strict settings for every test, and types checked at run time."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -39,6 +40,21 @@ settings.load_profile("trainq")
 # Tracing makes many small objects that live on: looking through them is a tenth of the
 # time.
 gc.set_threshold(200_000, 20, 100)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the cases of a test that is marked `quick(n)`, all but `n` are slow: those
+    that stay are as far apart as they can be."""
+    cases = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("quick") and not item.get_closest_marker("slow"):
+            cases[item.parent, item.originalname].append(item)
+    for some in cases.values():
+        (n,) = some[0].get_closest_marker("quick").args
+        for i, item in enumerate(some):
+            if i * n // len(some) == (i - 1) * n // len(some):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -65,6 +65,7 @@ def test_rare_rates_keep_their_digits():
     np.testing.assert_allclose(found.times, [2 / slow, 1 / slow, 0], rtol=1e-14)
 
 
+@pytest.mark.slow
 def test_derivatives_of_any_order():
     def times(p):
         up = jnp.diag(jnp.full(5, p), 1)
@@ -89,6 +90,7 @@ def test_all_states_may_be_ends():
     assert absorption(np.eye(2, dtype=int), np.ones(2, bool)).times.dtype == float
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_for_users")
 def test_what_is_not_absorbed_says_so():
     matrix, ends = walk(3, 0.5)
@@ -109,6 +111,7 @@ def test_what_is_not_absorbed_says_so():
         absorption(2 * matrix, ends)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("solver", [tq.Direct(), tq.ConjugateGradient()])
 @pytest.mark.parametrize(("n", "n_parts"), [(2, 2), (16, 3)])
 def test_the_resolvent_of_a_reducible_chain_is_refused(solver, n, n_parts):
@@ -131,6 +134,7 @@ def test_the_resolvent_of_a_reducible_chain_is_refused(solver, n, n_parts):
     assert_close(times, oracle.hitting_times(matrix, np.asarray(target)), DIRECT)
 
 
+@pytest.mark.slow
 def test_a_reducible_chain_is_refused_by_iterations_that_find_a_small_residual():
     # All of the first system is solved in one step, and what rounding leaves along the
     # second null vector is blown up: a residual alone would not tell.

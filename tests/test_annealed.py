@@ -36,6 +36,7 @@ def exact_log_z(model):
     return np.log(np.exp(-energies).sum())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("based", [False, True])
 @pytest.mark.parametrize("name", slow_except(NAMES, "neural 3+2"))
 def test_log_z_is_that_of_enumeration(name, based, key):
@@ -53,6 +54,7 @@ def test_log_z_is_that_of_enumeration(name, based, key):
     assert found.states.shape == (2000, model.n_units)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", ["gibbs", "alternating"])
 def test_the_expectation_of_the_weights_is_exact(kernel):
     """Over all paths, by dense matrices: also of a kernel that is not reversible, whose
@@ -85,6 +87,7 @@ def test_the_expectation_of_the_weights_is_exact(kernel):
     assert abs(ratio.mean() - 1) < SIGMAS * ratio.std() / np.sqrt(20_000)
 
 
+@pytest.mark.slow
 def test_bounds_close_as_chains_are_annealed_more_slowly(key):
     model = rbm(12, 8, biased=True, scale=1.0)
     truth = tq.log_partition(model)
@@ -123,6 +126,7 @@ def test_wells_that_chains_have_not_seen_show_in_the_bounds(key):
     assert found.upper > found.log_partition + 1 and found.status in (2, 3)
 
 
+@pytest.mark.slow
 def test_likelihoods_are_between_their_bounds(key):
     model, weights = MODEL, np.arange(6.0)
     truth = tq.log_likelihood(model, SAMPLES, weights)
@@ -149,6 +153,7 @@ def test_likelihoods_are_between_their_bounds(key):
     assert lows[0] < lows[1] < truth + 0.01 and lows[0] < truth - 0.1
 
 
+@pytest.mark.slow
 def test_data_make_a_better_base(key):
     visible = jnp.full(20, 2.0)
     model = tq.RBM(0.1 * jr.normal(key, (20, 5)), visible)

@@ -40,6 +40,7 @@ def test_autocovariance_by_sums():
         assert_close(found[:, lag], expected, IDENTITY)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gibbs", "alternating"])
 def test_times_are_the_exact_ones(name):
     found = sampling.autocorrelation_time(series(name, 20_000))
@@ -76,6 +77,7 @@ def test_emcee_and_arviz_find_the_same_on_the_same_chains():
         assert_close(sampling.r_hat(values)[a], theirs, IDENTITY)
 
 
+@pytest.mark.slow
 def test_what_is_not_known_says_so():
     short = sampling.autocorrelation_time(series("gibbs", 300))
     slow = exact("gibbs") > 30
@@ -239,6 +241,7 @@ def test_windows_of_positive_series_are_those_of_sokal():
 CONSTANTS = [1.0, 0.1, -0.3, 1e300, 1e-300, 0.0]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_steps", [1000, 1001, 1024])
 def test_a_constant(n_steps, dtype):

@@ -87,6 +87,7 @@ def call(fn, *args):
 all_energies = eqx.filter_jit(lambda model: model.energies())
 
 
+@pytest.mark.quick(8)
 def test_energies_are_those_of_numpy_in_order(model):
     expected = reference_energies(model)
     assert_close(energies(model), expected, IDENTITY)
@@ -192,6 +193,7 @@ def deviation(drawn, start, model, block):
     return (chi_squared - freedom) / np.sqrt(2 * freedom)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("block", ["visible", "hidden"])
 @pytest.mark.parametrize("name", ["rbm", "machine", "neural"])
 def test_a_block_is_drawn_from_its_conditional_law(name, block, key):
@@ -508,6 +510,7 @@ def test_the_repr_of_a_model_is_short_and_names_its_parameters(kind):
         assert len(text) < 100
 
 
+@pytest.mark.quick(2)
 def test_single_precision_parameters_give_single_precision_results(kind):
     def every_result(model, states):
         return [
@@ -575,6 +578,7 @@ print(exported.call(args[0], 2 * args[1]))
 """
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("checks", ["raise", "nan", "off"])
 def test_programs_are_exported_without_calls_to_the_host(checks):
     process = subprocess.run(

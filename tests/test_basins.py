@@ -79,6 +79,7 @@ def test_basins_and_passes_are_those_of_plain_searches(name):
     assert_close(found.height, energy[found.saddle], IDENTITY)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.integers(2, 6), st.booleans())
 def test_heights_are_an_ultrametric_of_all_basins(seed, n, integer):
     # Whole couplings have many ties.
@@ -106,6 +107,7 @@ def test_heights_are_an_ultrametric_of_all_basins(seed, n, integer):
     assert (off > 1e-12).all() or len(off) == 0
 
 
+@pytest.mark.slow
 def test_level_ground_is_one_bottom_and_leads_to_the_nearest_way_down():
     # Four free spins: one basin of everything.
     found = basins(chain_of(tq.RBM(jnp.zeros((2, 2)))))
@@ -188,6 +190,7 @@ def test_they_show_and_do_not_depend_on_the_kernel():
     assert len(many.minima) == 20 and str(many).endswith("and 12 more")
 
 
+@pytest.mark.slow
 def test_what_has_no_basins_says_so(monkeypatch):
     chain = chain_of(rbm(2, 2))
     with pytest.raises(ValueError, match="traced chain was given"):

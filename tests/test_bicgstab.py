@@ -35,6 +35,7 @@ def test_it_solves_the_system_and_its_transpose(sector):
         assert stats.ok and stats.iterations[1] == 0 < stats.iterations[0] <= 16
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_a_direct_solve():
     data = random_law(3)
 
@@ -50,6 +51,7 @@ def test_the_gradient_is_that_of_a_direct_solve():
     assert_close(found.couplings, expected.couplings, AUTODIFF)
 
 
+@pytest.mark.slow
 def test_what_is_not_solved_is_told():
     f = jnp.asarray(tq.observables(MODEL))
     chain = KERNEL.chain(MODEL)
@@ -66,6 +68,7 @@ def test_what_is_not_solved_is_told():
         jax.block_until_ready(tq.markov.resolvent(chain, f, solver=BiCGStab()))
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_a_guess():
     # From its own solution there is nothing left to do.
     left = generator("even")
@@ -104,6 +107,7 @@ def test_a_system_that_does_not_know_its_transpose():
         BiCGStab().transpose(Opaque())
 
 
+@pytest.mark.slow
 def test_auto_iterates_where_a_matrix_is_too_large():
     edges = [(i, (i + 1) % 15) for i in range(15)]
     model = tq.BoltzmannMachine.from_edges(edges, jnp.full(15, 0.2))

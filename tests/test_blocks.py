@@ -11,6 +11,7 @@ import trainq as tq
 SCANS = ("random", "palindromic", "alternating")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scan", SCANS)
 @pytest.mark.parametrize(
     ("shape", "biased"),
@@ -33,6 +34,7 @@ def test_the_smaller_layer_gives_the_joint_answer(scan, shape, biased):
     assert layer.n_states == 2 ** min(shape) // (1 if biased else 2)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scan", SCANS)
 def test_without_hidden_units_a_step_is_a_perfect_sample(scan):
     model = machine(3)
@@ -56,6 +58,7 @@ def test_gaps_follow_from_the_canonical_correlation():
     assert_close(gap(KERNELS["palindromic"].chain(model)), 1 - sigma**2, DIRECT)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("scale", [1e-2, 1e-3, 1e-6, 1e-12])
 @pytest.mark.parametrize("scan", SCANS)
 def test_layers_that_hardly_interact(scan, scale):

@@ -71,6 +71,7 @@ def test_flows_and_masses_may_be_smaller_than_any_number():
         assert found.mass == 0 == found.flow
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("sector", [None, "even", "odd"])
 @pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "palindromic"))
 def test_cheeger_and_the_best_of_all_cuts_in_every_sector(name, sector):
@@ -101,6 +102,7 @@ def test_cheeger_and_the_best_of_all_cuts_in_every_sector(name, sector):
     assert tq.markov.cheeger_margin(chain, sector) >= -IDENTITY
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(st.integers(0, 10**6), st.sampled_from([None, "even", "odd"]))
 def test_no_set_is_better_than_the_best(seed, sector):
@@ -151,6 +153,7 @@ def test_the_slowest_mode_says_nothing_of_the_even_bottleneck():
     assert sweep_conductance(chain) < gap / 2 < sweep_conductance(chain, sector="even")
 
 
+@pytest.mark.slow
 def test_derivatives_are_those_of_the_set_held_fixed():
     flat, build = flatten(rbm(2, 2, biased=True))
     members = jnp.arange(16) % 3 == 0

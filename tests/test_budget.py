@@ -136,6 +136,7 @@ def test_a_calibration_plans_what_reaches_the_target(key):
     assert plan.cost < 1.3 * best.cost
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("gradient", ["sampled", None])
 def test_a_calibration_knows_its_own_errors(gradient, key):
     # Of many calibrations the entries scatter as each of them says.
@@ -177,6 +178,7 @@ def test_what_is_left_out_is_what_the_others_say(key):
         np.testing.assert_allclose(pair, naive(means[others], late[others]), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_calibration_takes_samples_of_a_model_that_is_too_large(key):
     model = rbm(30, 20, scale=0.2)
     data = jr.rademacher(key, (40, 30), float)
@@ -213,6 +215,7 @@ def test_kernels_side_by_side():
         assert budget.plan in text
 
 
+@pytest.mark.slow
 def test_a_calibration_that_has_not_mixed_is_refused(key):
     # A walk among 2**24 states that takes three sweeps.
     model, data = rbm(12, 12, scale=0.3), jr.rademacher(key, (50, 12), float)
@@ -309,6 +312,7 @@ def test_numbers_of_numpy_are_numbers(kind):
     assert plan.q_low >= 2.0
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("start", ["uniform", "data", "stationary"])
 @pytest.mark.parametrize("name", ["gibbs", "alternating"])
 @pytest.mark.parametrize("cold", ["two wells", "one well"])
@@ -413,6 +417,7 @@ def pairs_of(table):
     return zip(table.burn_in.tolist(), table.window.tolist(), strict=True)
 
 
+@pytest.mark.slow
 def test_a_calibration_takes_the_true_gradient(key):
     exact = sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=40)
     options = {"max_steps": 40, "replicates": 4096}

@@ -21,6 +21,7 @@ import trainq as tq
 from trainq.markov import CertificateError, _certificate, _eigenpairs
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     [(k, m) for m in ("rbm 2x4", "neural 3+2") for k in KERNELS]
@@ -142,6 +143,7 @@ def test_a_tolerance_below_rounding_fails():
     assert "symmetry" not in certificate.failed
 
 
+@pytest.mark.slow
 def test_a_batch_of_models(key):
     models = eqx.filter_vmap(lambda key: tq.RBM(jr.normal(key, (2, 2))))(
         jr.split(key, 3)
@@ -185,6 +187,7 @@ def test_float32_has_a_tolerance_of_its_own():
     assert certificate.checks["row_sums"].tolerance == 4096 * np.finfo(np.float32).eps
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("sector", ["even", "odd"])
 @pytest.mark.parametrize(
     ("name", "model"),
@@ -218,6 +221,7 @@ def test_a_large_chain_has_the_checks_that_need_no_matrix(monkeypatch):
         assert "it needs a matrix" in str(blocks.checks[name].reason)
 
 
+@pytest.mark.slow
 def test_a_large_chain_with_a_wrong_law_has_no_gap_either(monkeypatch):
     monkeypatch.setattr(_certificate, "_MAX_MATRIX", 4)
     monkeypatch.setattr(_eigenpairs, "_MAX_DENSE", 2**4)

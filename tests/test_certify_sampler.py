@@ -213,6 +213,7 @@ SOUND = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "name", slow_except(SOUND, "layers", "one unit", "nothing claimed", "frozen")
 )
@@ -324,6 +325,7 @@ WHY = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "fault", slow_except(WHY, "at once", "beta, declared", "one edge")
 )
@@ -397,6 +399,7 @@ def test_redraws_are_compared_from_anywhere():
         tq.certify_sampler(KEY, SWEEP, MODEL, tq.Uniform())
 
 
+@pytest.mark.slow
 def test_long_runs_of_few_chains_are_taken_as_they_are():
     state = tq.start_chains(KEY, MODEL, 200, tq.Stationary())
     kept = tq.run(

@@ -29,6 +29,7 @@ def model(request):
     return MODELS[request.param]
 
 
+@pytest.mark.quick(3)
 @pairs
 def test_matrix_and_law_are_those_of_the_oracle(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -38,6 +39,7 @@ def test_matrix_and_law_are_those_of_the_oracle(kernel_name, model):
     assert_close(chain.root**2, pi, IDENTITY)
 
 
+@pytest.mark.quick(2)
 @pairs
 def test_apply_and_push_are_products_with_the_matrix(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -48,6 +50,7 @@ def test_apply_and_push_are_products_with_the_matrix(kernel_name, model):
     assert_close(chain.push(f[:, 0]), f[:, 0] @ matrix, IDENTITY)
 
 
+@pytest.mark.quick(4)
 @pairs
 def test_resolvent_is_that_of_the_oracle(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -57,6 +60,7 @@ def test_resolvent_is_that_of_the_oracle(kernel_name, model):
     assert_close(tq.markov.resolvent(chain, f), expected, DIRECT)
 
 
+@pytest.mark.quick(4)
 @pairs
 def test_noise_is_that_of_the_oracle(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -74,6 +78,7 @@ def test_a_chain_is_symmetric_only_if_its_model_says_so(model):
     assert sectors == (("even", "odd") if model.is_symmetric else (None,))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(KERNELS, "gibbs", "alternating"))
 def test_a_dense_chain_of_the_matrix_gives_the_same_answers(name):
     model = rbm(2, 3, biased=True)
@@ -98,6 +103,7 @@ def test_a_dense_chain_of_the_matrix_gives_the_same_answers(name):
         assert_close(tq.markov.sweep_conductance(copy), phi, DIRECT)
 
 
+@pytest.mark.slow
 def test_a_dense_chain_takes_a_law_and_integers():
     swap = tq.markov.DenseChain(np.array([[0, 1], [1, 0]]), np.array([0.5, 0.5]))
     assert swap.is_reversible and not swap.is_symmetric
@@ -112,6 +118,7 @@ def test_a_dense_chain_takes_a_law_and_integers():
     assert not tq.markov.DenseChain(jnp.asarray(slow, jnp.float32)).is_reversible
 
 
+@pytest.mark.slow
 def test_a_dense_chain_can_be_traced_if_told_whether_it_is_reversible():
     matrix = KERNELS["gibbs"].chain(rbm(2, 2)).matrix()
     f = jnp.arange(16.0)
@@ -125,6 +132,7 @@ def test_a_dense_chain_can_be_traced_if_told_whether_it_is_reversible():
     assert_close(trace(matrix), expected, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 def test_rare_states_have_accurate_values(name):
     # States of probability down to 1e-33: a solution that is divided by √π has no

@@ -129,6 +129,7 @@ def small(n_hidden):
     return tq.RBM(jnp.ones((2, n_hidden), jnp.float32)), jnp.full(4, 0.25)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", EXACT)
 def test_what_is_exact_tells_of_single_precision_once(name, untold):
     jax.clear_caches()  # what was traced before has told
@@ -140,6 +141,7 @@ def test_what_is_exact_tells_of_single_precision_once(name, untold):
         tq.kl_gradient(*small(5))  # a second warning would be an error
 
 
+@pytest.mark.slow
 def test_sampling_does_not(untold):
     key = jax.random.key(0)
     with jax.enable_x64(False):
@@ -159,6 +161,7 @@ def test_single_precision_by_choice_does_not(untold):
         tq.kl_divergence(*small(4))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("filters, times", [("default", 1), ("always", 1)])
 def test_a_process_is_told_once(filters, times):
     command = f"""

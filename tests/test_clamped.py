@@ -97,6 +97,7 @@ def conditioned(name):
 FAST = ["both layers", "visible layer", "machine", "neural", "tempered machine"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(CASES, *FAST))
 def test_laws_are_those_of_the_joint_law_conditioned(name):
     energies, pi, f, m = conditioned(name)
@@ -142,6 +143,7 @@ def test_laws_are_those_of_the_joint_law_conditioned(name):
         assert_close(np.append(a, 1), np.append(b, 1), IDENTITY)
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_machine_is_one():
     for name, kind in [("both layers", tq.RBM), ("visible layer", tq.RBM)] + [
         (name, tq.BoltzmannMachine) for name in ("machine", "grid", "triangle")
@@ -155,6 +157,7 @@ def test_what_is_left_of_a_machine_is_one():
     assert clamp("tempered machine").equivalent is not None
 
 
+@pytest.mark.slow
 def test_the_flip_is_a_symmetry_where_nothing_couples():
     names = [name for name in CASES if clamp(name).is_symmetric]
     assert names == ["triangle"]
@@ -188,6 +191,7 @@ KERNEL_CASES = slow_except(
 )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("kernel_name", "name"), KERNEL_CASES)
 def test_kernels_their_certificates_and_q(kernel_name, name):
     energies, pi, f, m = conditioned(name)
@@ -266,6 +270,7 @@ def test_a_step_draws_a_row_of_the_matrix(kernel_name, name, key):
     assert excess(counts, matrix[start]) > SIGMAS
 
 
+@pytest.mark.slow
 def test_all_visible_units_clamped_are_the_data_phase():
     for model in (rbm(3, 4, biased=True), machine(5, 3, biased=True), neural(3, 2)):
         v = jr.rademacher(jr.key(0), (5, 3), float)
@@ -282,6 +287,7 @@ def test_all_visible_units_clamped_are_the_data_phase():
         assert law.shape == (5, 1)
 
 
+@pytest.mark.slow
 def test_conditions_are_mapped_over_and_pooled():
     whole, units = CASES["machine"]
     values = jnp.asarray(oracle.states(3)[[0, 3, 6]])
@@ -455,6 +461,7 @@ def test_a_budget_of_a_clamped_model():
     assert predictor(model, data).q >= 5 * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_a_layer_clamped_leaves_independent_units_of_any_number(key):
     m, n = 60, 50
     model = rbm(m, n, biased=True, scale=0.2)
@@ -566,6 +573,7 @@ def test_units_are_not_traced(as_for_users):
             )
 
 
+@pytest.mark.slow
 def test_blocks_of_the_whole_do_not_fit(as_for_users):
     kernel = tq.AlternatingBlockGibbs(grid().colouring())
     with pytest.raises(ValueError, match="has 6 units in its blocks, but the model"):

@@ -63,6 +63,7 @@ def assert_right(found, expected, tolerance=RIGHT["float64"]):
     np.testing.assert_allclose(found, expected, rtol=tolerance)
 
 
+@pytest.mark.quick(4)
 def test_noise_and_its_derivative(case):
     t_o, slopes, window = noise(KERNELS[case["kernel"]], model_of(case))
     assert_right(t_o, case["t_o"])
@@ -95,6 +96,7 @@ def test_certificates(case):
         assert certificate.cheeger.lower >= 0 and certificate.cheeger.upper > 0
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", slow_except(KERNELS, "metropolis", "random"))
 def test_single_precision_is_right_or_refused(kernel):
     for case in CASES:
@@ -188,6 +190,7 @@ def test_what_is_slower_than_rounding_is_refused():
         eqx.filter_jit(eqx.filter_grad(gap))(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "field"),
     [

@@ -121,6 +121,7 @@ CASES = slow_except([(k, m) for k in NAMES for m in MODELS], *FAST)
 cases = pytest.mark.parametrize(("name", "model"), CASES)
 
 
+@pytest.mark.quick(1)
 @cases
 def test_what_is_asked_of_the_chain(name, model):
     model = MODELS[model]
@@ -333,6 +334,7 @@ def test_what_a_step_costs_and_how_it_is_shown():
     )
 
 
+@pytest.mark.slow
 def test_the_published_figures_of_a_deep_cell():
     # Two planted patterns in both layers, that differ in two visible units and in three
     # hidden ones; in the convention with half of the variance.
@@ -365,6 +367,7 @@ def noise_of(kernel, solver, rebuild, data):
     return eqx.filter_jit(value)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -421,6 +424,7 @@ def test_one_sector(name, sector):
     assert_close(found, oracle.noise_matrix(matrix, pi, f)[0, 0], DIRECT)
 
 
+@pytest.mark.slow
 @settings(max_examples=5)
 @given(
     st.integers(0, 10**6),
@@ -490,6 +494,7 @@ def test_more_states_than_a_matrix_takes(key):
         assert_close(traces[1], traces[0], 1e-9)  # an iteration, to 1e-11
 
 
+@pytest.mark.slow
 def test_steps_are_compiled_once_and_work_under_vmap(key):
     kernel = tq.Symmetrised(tq.Mixture([SWEEP, GIBBS]))
     models = eqx.filter_vmap(lambda key: tq.RBM(jr.normal(key, (2, 2))))(

@@ -56,6 +56,7 @@ STRUCTURAL = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", STRUCTURAL)
 def test_a_window_of_a_structural_predictor_compiles_nothing(name):
     make = STRUCTURAL[name]
@@ -83,6 +84,7 @@ WAYS = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_ask_a_structural_predictor(way):
     asks = [lambda w=w: WAYS[way](tq.QStruct(Counted(), w)) for w in (100, 200)]
@@ -90,6 +92,7 @@ def test_every_way_to_ask_a_structural_predictor(way):
     assert again == 0
 
 
+@pytest.mark.slow
 def test_numbers_of_chains_and_samples_compile_nothing():
     def q(n_chains=1, batch=7, start=tq.Uniform()):
         found = tq.QOperational(Counted(), 5, 2, start, n_chains, batch=batch)
@@ -104,6 +107,7 @@ def test_numbers_of_chains_and_samples_compile_nothing():
     assert programs(*(lambda s=s: q(start=s) for s in laws)) == [1, 0]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("start", [tq.Uniform(), tq.Stationary()])
 def test_windows_and_burn_ins_compile_nothing(start):
     pairs = [(5, 2), (100, 0), (1000, 77)]

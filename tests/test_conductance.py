@@ -22,6 +22,7 @@ import trainq as tq
 CHAINS = ["rbm 3x2", "rbm 2x2", "biased rbm 2x3", "visible machine 4"]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     ("name", "model"),
     [(k, m) for m in CHAINS for k in REVERSIBLE] + REVERSIBLE_ON_COLOURS,

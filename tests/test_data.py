@@ -40,6 +40,7 @@ def phases(model, data):
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_are_their_law(name):
     model = MODELS[name]

@@ -77,6 +77,7 @@ BOTH = [(name, start) for name in DEVICES for start in ("stationary", "uniform")
 FAST = ("rbm", "uniform"), ("neural", "stationary")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name, start", slow_except(BOTH, *FAST))
 def test_the_error_on_a_device_is_that_of_the_double_sum(name, start):
     model, device = DEVICES[name]
@@ -143,6 +144,7 @@ def test_one_gap_is_that_of_the_device(noise):
     assert_close(snr.parameter_bias, exact.parameter_bias, IDENTITY)
 
 
+@pytest.mark.slow
 def test_a_model_is_a_device_without_bias():
     same = jax.tree.map(jnp.copy, MODEL)
     for predictor in (tq.QStruct(KERNEL, 200), tq.QOperational(KERNEL, 200, 3)):
@@ -190,6 +192,7 @@ def test_no_window_gets_past_the_limit_and_a_long_one_comes_near():
     assert tq.QOperational(KERNEL, 10_000)(MODEL, DATA).q > 20 * limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "predictor", [pytest.param(tq.QStruct, marks=pytest.mark.slow), tq.QOperational]
 )
@@ -270,6 +273,7 @@ def test_a_table_of_errors_on_a_device_is_made_of_the_exact_ones():
     assert_close(of_plan(MODEL, DATA, device=device).q, plan.q, DIRECT)
 
 
+@pytest.mark.slow
 def test_a_calibration_on_a_device_knows_its_bias():
     device = MODEL.tempered(0.6)
     exact = sampling.exact_errors(KERNEL, MODEL, DATA, max_steps=100, device=device)
@@ -420,6 +424,7 @@ def test_what_is_no_device_raises(case):
         fn()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("as_for_users")
 def test_a_law_is_no_device():
     with pytest.raises(TypeError, match="model is an energy model"):

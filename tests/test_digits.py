@@ -7,6 +7,7 @@ import digits
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import pytest
 from helpers import IDENTITY, assert_close, rbm
 
 
@@ -62,6 +63,7 @@ def test_the_script_writes_what_it_shows(tmp_path, monkeypatch, capsys, as_for_u
     assert all(f"{row['test']:.2f}" in shown for row in record["summary"])
 
 
+@pytest.mark.slow
 def test_the_window_follows_the_target():
     """From a model whose signal and noise hardly change."""
     constants = replace(digits.SHORT, n_hidden=2, budget=4000, n_chains=32)

@@ -148,6 +148,7 @@ COMPILED(jnp.ones((2, 1)))
 SENTENCE = "data is not a law: its entries must be at least 0 and sum to 1. Divide"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("outermost", ["eqx.filter_jit", "", "jax.jit"])
 def test_a_run_time_error_has_its_sentence_on_a_line(outermost):
     # As `docs/conventions.md` says: what Equinox and JAX make of it is not ours.

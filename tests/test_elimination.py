@@ -25,6 +25,7 @@ def rates(n, seed=0, power=8):
 SIZES = [1, 2, 33, 545]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("n", SIZES)
 def test_a_closed_chain(n):
     matrix, order = rates(n), np.random.default_rng(1).permutation(n)

@@ -479,6 +479,7 @@ STATIC = {
 }
 
 
+@pytest.mark.quick(25)
 @pytest.mark.parametrize("case", STATIC)
 def test_mistakes_of_shape_or_value_raise_while_tracing(case):
     fn, message = STATIC[case]
@@ -677,6 +678,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("case", FAULTS)
 def test_faulty_values_raise_when_run(case):
     fn, message = FAULTS[case]

@@ -97,6 +97,7 @@ def test_bias_and_variance_are_those_of_the_exact_rung(kernel, start, model):
     assert abs(np.mean(found.mse) - half.variance) > SIGMAS * error(found.mse)
 
 
+@pytest.mark.slow
 def test_two_calls_are_one_of_twice_the_steps_to_the_last_bit():
     kernel = KERNELS["random"]
     whole, half = (GradientEstimator(kernel, n, n_chains=5) for n in (300, 150))
@@ -184,6 +185,7 @@ def test_a_batch_of_samples_is_part_of_the_noise():
     assert exact.data_variance > 0.2 * exact.mse
 
 
+@pytest.mark.slow
 def test_weights_are_repetitions():
     weights = jnp.array([2.0, 3.0, 1.0, 1.0, 4.0, 1.0])
     few, many = SAMPLES[:6], jnp.repeat(SAMPLES[:6], weights.astype(int), axis=0)
@@ -279,6 +281,7 @@ def test_the_trace_of_the_squared_covariance_is_unbiased(n):
     assert abs(found.mean() - jnp.sum(sizes**2)) < SIGMAS * error(found) + slack
 
 
+@pytest.mark.slow
 def test_the_window_is_long_against_what_it_can_see():
     kernel, state = KERNELS["gibbs"], sampling.start_chains(jr.key(0), MODEL, 100)
     stationary, up = tq.Stationary(), tq.At(jnp.ones(5))
@@ -322,6 +325,7 @@ def test_a_single_chain_has_a_gradient_and_no_q():
             ask()
 
 
+@pytest.mark.slow
 def test_along_directions_is_the_projection():
     estimator = GradientEstimator(KERNELS["alternating"], 20, minibatch=True)
     state = sampling.start_chains(jr.key(0), BIASED, 16)
@@ -394,6 +398,7 @@ def test_training_under_scan_with_optax_lowers_kl():
     assert np.all((interval[:, 0] <= q) & (q <= interval[:, 1]))
 
 
+@pytest.mark.slow
 def test_under_vmap_each_is_what_it_is_alone():
     models = eqx.filter_vmap(MODEL.tempered)(jnp.array([0.5, 1.0, 1.5]))
     estimator = GradientEstimator(KERNELS["gibbs"], 30, 2, n_chains=4)
@@ -426,6 +431,7 @@ class Counted(AbstractKernel):
         return 1
 
 
+@pytest.mark.slow
 def test_windows_are_data_and_may_be_traced():
     kernel = Counted([])
     state = sampling.start_chains(jr.key(0), MODEL, 2)
@@ -472,6 +478,7 @@ def test_a_model_with_functions_in_it_has_a_gradient_for_optax():
     eqx.apply_updates(model, found.gradient)
 
 
+@pytest.mark.slow
 def test_of_any_graph_the_mean_is_the_gradient():
     model = machine(5, 3, biased=True)
     kernel = tq.AlternatingBlockGibbs(model.colouring())
@@ -497,6 +504,7 @@ def test_the_model_is_not_differentiated():
     assert_close(jax.grad(held)(MODEL.weights), np.ones((3, 2)), IDENTITY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minibatch", slow_except([False, True], False))
 def test_clamped_chains_estimate_the_data_phase_and_tell_their_noise(minibatch):
     model = machine(6, 3, biased=True)
@@ -528,6 +536,7 @@ def test_clamped_chains_estimate_the_data_phase_and_tell_their_noise(minibatch):
     assert found.degrees == (3 if minibatch else 16)
 
 
+@pytest.mark.slow
 def test_of_many_hidden_units_that_interact_clamped_chains_are_a_way():
     found = GradientEstimator(
         KERNELS["gibbs"], 5, clamped=sampling.ClampedChains(KERNELS["gibbs"], 5)
@@ -535,6 +544,7 @@ def test_of_many_hidden_units_that_interact_clamped_chains_are_a_way():
     assert np.all(np.isfinite(found.gradient.couplings)) and found.data_variance > 0
 
 
+@pytest.mark.slow
 def test_thrml_estimates_the_same_gradient():
     thrml = pytest.importorskip("thrml")
     from thrml.models import ising

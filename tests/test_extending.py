@@ -74,6 +74,7 @@ class Twice(tq.markov.AbstractScan):
 PAIR = rbm(2, 3, biased=True)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("scan", "words", "is_reversible"),
     [
@@ -143,6 +144,7 @@ class Right(Late):
         return jnp.linalg.solve(state, b), jnp.zeros(b.shape[1], int)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", ["gibbs", "alternating"])
 def test_a_solver_that_is_wrong_is_not_believed(kernel):
     model, data = machine(4, 2, biased=True), random_law(2)
@@ -201,6 +203,7 @@ class Eager(tq.markov.AbstractFlipRule):
         return self.factor * jnp.exp(jnp.minimum(delta, 0))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("factor", [1.5, 2.0, jnp.nan])
 def test_probabilities_that_are_none_are_not_certified(factor):
     certificate = tq.certify(tq.markov.RandomScan(Eager(factor)), rbm(2, 2, scale=0.1))
@@ -271,6 +274,7 @@ def test_a_solver_without_a_transpose_is_for_what_is_self_adjoint():
         tq.QStruct(kernel, 2, solver=Untransposed())(ring, jnp.full(8, 0.125))
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_chain_that_is_not_self_adjoint():
     ring = tq.BoltzmannMachine(
         jnp.array([0.4, -0.2, 0.3, 0.5, 0.1]),
@@ -320,6 +324,7 @@ class Known(Product):
         return tq.RBM(self.weights)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gibbs", "random", "alternating"])
 def test_an_equivalent_changes_nothing_but_the_time(name):
     # Neither the laws nor Q, nor derivatives by the parameters of the model.
@@ -352,6 +357,7 @@ def test_an_equivalent_changes_nothing_but_the_time(name):
     assert tq.certify(kernel, model).ok
 
 
+@pytest.mark.slow
 def test_the_noise_of_more_units_than_a_table_takes():
     # Conditional variances are then curvatures of free energies and of mean energies.
     factors = 0.5 * jr.normal(jr.key(0), (14, 1))

@@ -70,6 +70,7 @@ PROBLEMS = [
 ]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("kernel", "name"), PROBLEMS)
 def test_gradient(kernel, name):
     flat, build = flatten(SMALL[name])
@@ -84,6 +85,7 @@ def test_gradient(kernel, name):
     assert abs(slope - custom @ direction) <= DIFFERENCES * scale
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", slow_except(KERNELS, "gibbs", "alternating"))
 def test_the_custom_rule_does_run(kernel):
     # Bit for bit the same gradient as by plain autodiff would mean that it did not.
@@ -94,6 +96,7 @@ def test_the_custom_rule_does_run(kernel):
     assert not np.array_equal(custom, plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_except(KERNELS, "random"))
 def test_second_derivatives(name):
     flat, build = flatten(rbm(2, 2))
@@ -119,6 +122,7 @@ def test_third_derivative():
     assert_close(third[..., 0], differences, DIFFERENCES)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(KERNELS, "gibbs", "alternating"))
 def test_the_resolvent_itself_is_differentiable(name):
     # With a cotangent of the solution, not of the form.
@@ -138,6 +142,7 @@ def test_the_resolvent_itself_is_differentiable(name):
     assert_close(forward, gradient @ tangent, AUTODIFF)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(KERNELS, "gibbs", "alternating"))
 def test_covariance_gradient(name):
     flat, build = flatten(rbm(2, 2))
@@ -154,6 +159,7 @@ def test_covariance_gradient(name):
     assert_close(jax.jit(jax.grad(fn))(flat), plain, AUTODIFF)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", slow_except(KERNELS, "gibbs"))
 def test_batched_by_vmap_both_ways(kernel):
     data = random_law(2)
@@ -175,6 +181,7 @@ def count(fn, *args):
     return {name: names.count(name) for name in set(names)}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 def test_one_factorisation_and_no_solve_in_the_backward_pass(name):
     flat, build = flatten(rbm(3, 3))
@@ -246,6 +253,7 @@ def test_an_observable_without_variance_is_no_fault():
     assert tq.markov.resolvent_trace(chain, jnp.ones(16)) <= DIRECT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "dtype", [jnp.float32, pytest.param(jnp.float64, marks=pytest.mark.slow)]
 )

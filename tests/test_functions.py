@@ -22,6 +22,7 @@ def model(request):
     return MODELS[request.param]
 
 
+@pytest.mark.quick(1)
 def test_gradients_along_directions_are_combinations_of_the_observables(model):
     table = np.asarray(tq.observables(model))
     directions = jr.normal(jr.key(0), (3, table.shape[1]))
@@ -30,6 +31,7 @@ def test_gradients_along_directions_are_combinations_of_the_observables(model):
     assert_close(_functions.EnergyGradients(model).table(), table, IDENTITY)
 
 
+@pytest.mark.quick(2)
 def test_moments_given_a_layer_are_those_of_the_table(model):
     # The closed forms, from derivatives of free energies, against sums over states.
     law = np.exp(-energies(model))

@@ -73,6 +73,7 @@ def predictions(kernel, model, data, window, burn_in):
     )
 
 
+@pytest.mark.quick(1)
 def test_predictors(cell):
     stored, kernel, model, data = cell
     window, burn_in = stored["window"], stored["burn_in"]
@@ -99,6 +100,7 @@ def diagnostics(kernel, model):
     return hitting, chain.matrix(), (tq.markov.cheeger_margins(chain), balance)
 
 
+@pytest.mark.quick(1)
 def test_diagnostics(cell):
     stored, kernel, model, _ = cell
     hitting, matrix, reversible = diagnostics(kernel, model)

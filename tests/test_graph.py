@@ -68,6 +68,7 @@ def star(n):
     return np.stack([np.zeros(n - 1, int), np.arange(1, n)], axis=1)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "n, edges",
     [(30, star(30)), (7, [(0, 3), (2, 3), (5, 6)]), (3, np.zeros((0, 2), int))],

@@ -22,6 +22,7 @@ from helpers import (
 import trainq as tq
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("name", "model"),
     [(k, "biased rbm 2x3") for k in KERNELS]
@@ -40,6 +41,7 @@ def test_hitting_times_are_those_of_the_oracle(name, model):
         assert jnp.all(found[target] == 0) and jnp.all(found[~target] >= 1 - DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_single_target_is_in_the_resolvent(name):
     # τ(x) = (R(z, z) - R(x, z)) / π(z), by Kac's lemma.
@@ -51,6 +53,7 @@ def test_a_single_target_is_in_the_resolvent(name):
     assert_close(tq.markov.hitting_times(chain, target), expected, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gibbs", "random"])
 def test_hitting_time_gradient(name):
     flat, build = flatten(rbm(2, 2, biased=True))

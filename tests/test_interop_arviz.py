@@ -106,6 +106,7 @@ class Two(tq.AbstractEnergyModel):
         return one + self.scale * self.second.energy(jnp.concatenate([x[3:5], x[7:]]))
 
 
+@pytest.mark.slow
 def test_any_model_has_names():
     model = Two(RBM, rbm(2, 2), jnp.asarray(0.5))
     values = run(model, 20)

@@ -80,6 +80,7 @@ SMALL = {name: MODELS[name] for name in NAMES} | {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", SMALL)
 def test_the_law_is_that_of_enumeration(name, key):
     model = SMALL[name]
@@ -153,6 +154,7 @@ def test_a_grid_that_no_table_holds(key):
     assert (error / f.std(axis=0)).max() < SIGMAS
 
 
+@pytest.mark.slow
 def test_q_of_a_large_graph_knows_its_bias(key):
     model, samples = square(8, scale=0.2), np.ones((5, 64))
     weights = np.arange(5.0)
@@ -170,6 +172,7 @@ def test_q_of_a_large_graph_knows_its_bias(key):
     assert tq.run(kernel, model, state, 4).moments.count == 4
 
 
+@pytest.mark.slow
 def test_likelihoods_are_those_of_the_models_that_can_be_enumerated():
     model = rbm(4, 3, biased=True)
     samples = np.random.default_rng(0).choice([-1.0, 1.0], (6, 4))
@@ -330,6 +333,7 @@ def test_sample_sets_count_states(name, key):
     }
 
 
+@pytest.mark.slow
 def test_samples_of_bits_are_weighted_samples(key):
     model = SMALL["biased rbm 2x3"]
     x = model.draw(key, 300)

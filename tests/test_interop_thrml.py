@@ -132,6 +132,7 @@ def run_thrml(ebm, blocks, chains, start):
     return jnp.where(states[..., np.argsort(order)], 1.0, -1.0)
 
 
+@pytest.mark.slow
 def test_means_times_and_q_of_a_program_of_thrml_are_those_we_compute():
     ebm, blocks = ising(0.7)
     model, kernel = from_thrml(ebm, blocks, n_visible=6)
@@ -263,6 +264,7 @@ def test_clamped_blocks_are_clamped_units():
     assert to_clamped(*from_thrml(*ising())[:1], back) == ([], [])
 
 
+@pytest.mark.slow
 def test_a_program_with_clamped_blocks_samples_the_conditional_law():
     ebm, free, blocks, states = clamped_ising()
     model, kernel = from_thrml(ebm, free, clamped_blocks=blocks, clamped_values=states)

@@ -48,6 +48,7 @@ def blocks_of(nodes):
     return [Block([node]) for node in nodes]
 
 
+@pytest.mark.slow
 def test_the_phases_are_models_and_kernels():
     spec = specification()
     phases = from_training_spec(spec)
@@ -82,6 +83,7 @@ def test_there_and_back(n_conditioning):
     assert before.edges.tolist() == after.edges.tolist()
 
 
+@pytest.mark.slow
 def test_the_gradient_of_thrml_is_that_of_the_two_phases():
     # As it comes back from us, so that units are nodes in order.
     phases = from_training_spec(specification())

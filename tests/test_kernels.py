@@ -25,6 +25,7 @@ from helpers import (
 import trainq as tq
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -44,6 +45,7 @@ def test_one_step_has_the_frequencies_of_the_matrix(name, model, key):
     assert excess(counts, matrix[1]) < SIGMAS
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "name", [*KERNELS, *slow_except(COLOURED, "coloured alternating")]
 )
@@ -63,6 +65,7 @@ def effective_standard_error(values, chain, f):
     return float(jnp.sqrt(noise / values.size))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(KERNELS, "metropolis", "alternating"))
 def test_long_run_means_are_the_exact_ones(name, key):
     kernel, model = KERNELS[name], machine(5, 3, biased=True)
@@ -88,6 +91,7 @@ def test_long_run_means_are_the_exact_ones(name, key):
     assert abs(hot.mean() - exact) > SIGMAS * error
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("dtype", slow_except([jnp.float32, jnp.int8], jnp.int8))
 def test_states_keep_their_shape_and_dtype(name, dtype, key):
@@ -98,6 +102,7 @@ def test_states_keep_their_shape_and_dtype(name, dtype, key):
         assert jnp.all(jnp.abs(x) == 1)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_precision_of_the_states_does_not_matter(name, key):
     model, start = rbm(3, 2, biased=True), jnp.ones((50, 5))
@@ -182,6 +187,7 @@ class Lazy(tq.markov.AbstractKernel):
         return self.kernel.site_updates(model) / 2
 
 
+@pytest.mark.slow
 def test_a_kernel_of_a_users_own_works_everywhere(key):
     model = rbm(2, 2)
     data = tq.visible_distribution(rbm(2, 2, seed=1))

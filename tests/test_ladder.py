@@ -40,6 +40,7 @@ def brute(e, cold, hot):
     return p @ np.minimum(1, np.exp(np.minimum(change, 0))) @ q
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "name", slow_except(MODELS, "rbm 2x2", "biased machine 3+2", "neural 3+2")
 )

@@ -60,6 +60,7 @@ def same_bits(one, other):
 
 
 # 36 chains are summed in groups of 2, and 5 chains each alone.
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("n_chains", [5, 36])
 @pytest.mark.parametrize("n", [203, 64])
 def test_sums_are_those_of_kept_values_on_every_level(n, n_chains):
@@ -162,6 +163,7 @@ def test_times_are_those_of_kept_values_where_lags_are_enough():
     assert_close(found, expected, DIRECT)
 
 
+@pytest.mark.slow
 def test_a_first_part_that_disagrees_is_told_by_its_length():
     # It has 256 of 1000 values: errors of the whole are no measure, but 1.7 of them.
     values = np.random.default_rng(0).normal(size=(8, 1000, 100))
@@ -175,6 +177,18 @@ def test_a_first_part_that_disagrees_is_told_by_its_length():
     assert np.all(found.error < found.value / 4)
     assert np.array_equal(found.status, np.where(told, 1, 0))
     assert np.sum((apart > 3) & ~told) > 3
+
+
+def test_correlations_are_judged_by_all_chains():
+    # -0.05, which is noise of one chain, and nine standard errors of all: Sokal's
+    # window is then longer.
+    noise = np.random.default_rng(0).normal(size=(64, 513, 8))
+    values = noise[:, 1:] - 0.05 * noise[:, :-1]
+    kept = sampling.autocorrelation_time(values)
+    found = sampling.autocorrelation_time(streamed(values))
+    assert np.all(kept.lags == 6)
+    for name in ("value", "error", "lags", "status"):
+        assert_close(getattr(found, name), getattr(kept, name), DIRECT)
 
 
 def test_times_that_are_nearly_zero_are_those_of_kept_values():
@@ -216,6 +230,7 @@ def autoregression(phi, n_chains=16, n_steps=4096, n_obs=1, seed=0):
     return lfilter([1], [1, -phi], noise, axis=1)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("phi", [-0.6, 0.0, 0.5, 0.9, 0.95])
 def test_times_from_bins_are_the_exact_ones(phi):
     found = sampling.autocorrelation_time(streamed(autoregression(phi)))
@@ -226,6 +241,7 @@ def test_times_from_bins_are_the_exact_ones(phi):
     assert abs(found.value - 2 * exact) > SIGMAS * found.error
 
 
+@pytest.mark.slow
 def test_errors_of_times_from_bins_are_as_large_as_they_say():
     z = []
     for seed in range(2):
@@ -280,6 +296,7 @@ KINDS = ["walk", "walks from places far apart", "trend", "constant", "frozen apa
 KINDS += ["rounding"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("n_chains", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_series_that_never_relaxes_has_no_share_of_its_length_for_a_time(
@@ -313,6 +330,7 @@ def test_random_walks_hardly_ever_stop_within_an_eighth():
         assert np.mean(found.status == 4) < 0.01
 
 
+@pytest.mark.slow
 def test_r_hat_of_chains_that_are_stuck():
     still = unrelaxed("constant", 4, 64)
     assert sampling.r_hat(streamed(still)) == 1
@@ -331,6 +349,7 @@ def test_r_hat_of_chains_that_are_stuck():
     assert sampling.r_hat(streamed(steady)) == 1
 
 
+@pytest.mark.slow
 def test_t_o_from_groups_of_chains():
     state = sampling.run(SCAN, MODEL, start(64), 300).state
     run = sampling.run(SCAN, MODEL, state, 4096, keep=True, lags=16)
@@ -351,6 +370,7 @@ def test_t_o_from_groups_of_chains():
     assert "NOT RESOLVED" in str(never)
 
 
+@pytest.mark.slow
 def test_t_o_of_bins():
     moments = streamed(autoregression(0.6, 64, 4096))
     found = sampling.sampled_time(moments)
@@ -411,6 +431,7 @@ def test_moments_are_saved_and_go_on(tmp_path):
     assert same_bits(one, other)
 
 
+@pytest.mark.slow
 def test_under_jit_vmap_and_scan():
     def moments(state):
         return sampling.run(SCAN, MODEL, state, 40, lags=8).moments

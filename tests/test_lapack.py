@@ -25,6 +25,7 @@ def matrices(key, *batch):
 SIZES = [1, 3, 2 * _lapack._AT_ONCE + 3]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("size", SIZES)
 def test_batches_of_solves(key, size):
     a, b = matrices(key, size), jr.normal(jr.key(1), (N, 2))

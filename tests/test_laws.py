@@ -116,6 +116,7 @@ def assert_trees_close(actual, expected, tolerance):
         assert_close(a, b, tolerance)
 
 
+@pytest.mark.quick(2)
 def test_log_partition_and_free_energy_are_those_of_enumeration(name):
     weights = np.exp(-law_of(name)[0])
     visible = weights.reshape(2 ** MODELS[name].n_visible, -1).sum(axis=1)
@@ -239,6 +240,7 @@ def test_results_are_the_same_called_one_by_one():
         assert_trees_close(alone, results(name)[label], IDENTITY)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("m", "n", "biased"), [(3, 2, False), (2, 3, True)])
 def test_a_batch_of_models_and_of_data_gives_a_batch_of_results(m, n, biased):
     singles = [rbm(m, n, biased=biased, seed=seed) for seed in range(3)]
@@ -256,6 +258,7 @@ def single(model):
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["biased rbm 2x3", "neural 3+2"])
 def test_single_precision_parameters_give_single_precision_results(name):
     small = single(MODELS[name])
@@ -295,6 +298,7 @@ def quantities(data, rebuild):
     return fn
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", FEW)
 def test_gradients_are_central_differences(name):
     flat, rebuild = flatten(MODELS[name])

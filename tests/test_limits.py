@@ -239,6 +239,7 @@ def test_every_row_of_the_page_is_tested():
     assert len(limits()) == len(ROWS)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("start", ROWS)
 def test_a_limit_of_the_page_is_that_of_the_code(start):
     (limit,) = [int(number) for what, number in limits() if what.startswith(start)]

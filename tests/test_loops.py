@@ -11,6 +11,7 @@ from trainq._loops import Steps, repeat
 NUMBERS = [0, 1, 3, 31, 32, 33, 100, 1023]
 
 
+@pytest.mark.quick(13)
 @pytest.mark.parametrize("as_data", [False, True])
 @pytest.mark.parametrize("number", [*NUMBERS, 1024, 5000])
 def test_loops_apply_their_body_that_often(number, as_data):
@@ -18,6 +19,7 @@ def test_loops_apply_their_body_that_often(number, as_data):
     assert repeat(lambda n: n + 1, jnp.array(0), steps) == number
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("as_data", [False, True])
 @pytest.mark.parametrize("number", [0, 1, 3, 40])
 def test_loops_have_derivatives(number, as_data):

@@ -21,6 +21,7 @@ DATA = np.random.default_rng(0).choice([-1.0, 1.0], (20, 6))
 SMALL = mnist.Constants(n_hidden=3, n_chains=50)
 
 
+@pytest.mark.slow
 def test_the_bias_is_what_the_scatter_leaves():
     """Of CD-1, against the exact bias and variance."""
     cd = mnist.estimators(SMALL)[1]

@@ -59,6 +59,7 @@ def as_levels(found):
 CHAINS = ["rbm 2x4", "biased rbm 2x3", "visible machine 4", "neural 3+2"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -140,6 +141,7 @@ def test_a_sector_has_the_modes_of_its_parity():
     assert abs(even.gap[0] - tq.markov.spectral_gap(chain, "even")) < IDENTITY
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", slow_except(["coloured random", "coloured palindromic"], "coloured random")
 )
@@ -163,6 +165,7 @@ def test_chains_from_a_matrix_have_sectors_too(name):
 # Closed forms.
 
 
+@pytest.mark.slow
 def test_two_states():
     a, b = 0.3, 0.1
     chain = tq.markov.DenseChain(jnp.array([[1 - a, a], [b, 1 - b]]))
@@ -172,6 +175,7 @@ def test_two_states():
     assert_close(found.t_o, a * b / (a + b) ** 3, IDENTITY)
 
 
+@pytest.mark.slow
 def test_the_walk_on_the_cube():
     # Free spins: products of j of them have the gap j / N, and a weight of one each.
     n = 4
@@ -199,6 +203,7 @@ def ehrenfest(n):
     return matrix
 
 
+@pytest.mark.slow
 def test_the_urn_of_ehrenfest():
     n = 8
     found = modes(tq.markov.DenseChain(jnp.asarray(ehrenfest(n))), jnp.arange(n + 1.0))
@@ -235,6 +240,7 @@ def test_curie_weiss_is_that_of_its_magnetisation():
 # Cold chains: gaps that a dense eigenproblem of `P` does not know.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", slow_except([1e-6, 1e-12, 1e-20, 1e-40], 1e-40))
 def test_gaps_of_any_size_are_known(gap):
     # Two wells that are all but apart, each of two states.
@@ -269,6 +275,7 @@ def by_lanczos(monkeypatch):
     monkeypatch.setattr(_modes, "_FEW", 2**3)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -356,6 +363,7 @@ def test_the_published_rates_of_sweeps(m, away, published):
     assert abs(sweep.cluster().gamma_eff - published) < 5.1e-4
 
 
+@pytest.mark.slow
 def test_a_power_is_that_of_the_matrix():
     model = rbm(2, 2)
     pi, matrix = dense("metropolis", model)
@@ -427,6 +435,7 @@ def test_levels_do_not_depend_on_the_basis():
 # Laws.
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(seed=st.integers(0, 10**6), size=st.integers(2, 3))
 def test_shares_sum_to_one_and_times_to_the_noise_of_any_reversible_chain(seed, size):
@@ -451,6 +460,7 @@ def test_shares_sum_to_one_and_times_to_the_noise_of_any_reversible_chain(seed, 
 # Under transformations.
 
 
+@pytest.mark.slow
 def test_modes_work_under_jit_and_vmap_and_have_no_derivative(key):
     def relevant(model):
         found = modes(KERNELS["gibbs"].chain(model), tq.observables(model))
@@ -465,6 +475,7 @@ def test_modes_work_under_jit_and_vmap_and_have_no_derivative(key):
         eqx.filter_grad(lambda m: relevant(m)[1])(rbm(2, 2))
 
 
+@pytest.mark.slow
 def test_the_table():
     model = rbm(3, 2)
     found = modes(KERNELS["gibbs"].chain(model), tq.observables(model))

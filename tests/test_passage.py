@@ -37,6 +37,7 @@ def two_sets(n_states, seed=0):
     return parts == 0, parts == 1
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 def test_passage_times_are_those_of_dense_solves(name):
     pi, matrix = dense(name, MODELS["biased rbm 2x3"])
@@ -116,6 +117,7 @@ def birth_and_death(n, j):
     return matrix, law / law.sum()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("j", [0.0, 1.5])  # the Ehrenfest urn, and two wells
 def test_lumped_chains(j):
     n = 8
@@ -147,6 +149,7 @@ def test_returns_take_one_over_the_mass(name):
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("case", COLD, ids=lambda c: c["kernel"])
 def test_the_bound_holds_for_times_of_1e20_steps(case):
     leaves = (case["weights"], case["visible_bias"], case["hidden_bias"])
@@ -178,6 +181,7 @@ def test_derivatives():
     assert_close(slope, central_difference(fn, flat, direction), DIFFERENCES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [14, pytest.param(16, marks=pytest.mark.slow)])
 def test_without_a_matrix(n):
     chain = KERNELS["gibbs"].chain(machine(n, scale=1.2 / np.sqrt(n)))

@@ -337,6 +337,7 @@ def rates_and_weights(chain, f):
     return 1 - values[:-1], np.sum((vectors.T @ (root[:, None] * f))[:-1] ** 2, axis=1)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kernel", ["gibbs", "metropolis", "random", "palindromic"])
 def test_a_spectrum_has_the_rates_and_the_weights_of_the_gradient(kernel, ax):
     model = rbm(2, 3, biased=True)
@@ -359,6 +360,7 @@ def test_a_spectrum_has_the_rates_and_the_weights_of_the_gradient(kernel, ax):
     assert min(drawn) == pytest.approx(float(least), rel=1e-8)
 
 
+@pytest.mark.slow
 def test_odd_modes_have_no_weight_in_the_gradient_of_a_symmetric_model(ax):
     model = rbm(3, 3)
     chain, f = KERNEL.chain(model), tq.observables(model)
@@ -461,6 +463,7 @@ def test_the_window_of_a_single_observable_is_shaded(ax):
     assert shade.get_width() == int(time.lags)
 
 
+@pytest.mark.slow
 def test_autocorrelation_that_cannot_be_drawn():
     with pytest.raises(ValueError, match=r"values has shape \(chains, steps\) or"):
         plot.autocorrelation(VALUES[..., None])

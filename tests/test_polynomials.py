@@ -49,6 +49,7 @@ def contraction(matrix, lowest):
     return Contraction(generator=generator, lowest=lowest)
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("lowest", [0, -1])
 @pytest.mark.parametrize("window", [1, 2, 3, 17, 400, 4001])
 def test_forms_are_those_of_powers(window, lowest):
@@ -90,6 +91,7 @@ def test_a_long_window_takes_few_products():
     assert 300 < len(calls) < 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowest", slow_except([0, -1], -1))
 def test_derivatives(lowest):
     matrix = jnp.asarray(symmetric(5, lowest)) * 0.9

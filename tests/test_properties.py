@@ -101,6 +101,7 @@ def relabel_law(data, order):
 WARM = {"shapes": [(3, 2)], "max_beta": 4.0, "biased": True}
 
 
+@pytest.mark.slow
 @given(kernel_names, rbms(**WARM), st.permutations(range(3)), st.permutations(range(2)))
 def test_relabelling_units_changes_nothing(name, model, visible, hidden):
     v, h = np.array(visible), np.array(hidden)
@@ -137,6 +138,7 @@ def noise(kernel, model):
     return tq.markov.asymptotic_covariance(chain, f, convention="resolvent") / 2
 
 
+@pytest.mark.slow
 @given(rbms([(2, 2), (3, 2)], max_beta=4.0))
 def test_peskun_metropolis_is_never_noisier_than_gibbs_nor_twice_as_good(model):
     gibbs, metropolis = (
@@ -149,6 +151,7 @@ def test_peskun_metropolis_is_never_noisier_than_gibbs_nor_twice_as_good(model):
     assert np.linalg.eigvalsh(2 * metropolis - gibbs).min() >= -slack
 
 
+@pytest.mark.slow
 @given(rbms([(2, 2), (3, 2)], max_beta=4.0))
 def test_noise_is_a_covariance(model):
     for name in REVERSIBLE:
@@ -164,6 +167,7 @@ def free_noise(kernel, biases):
     return jax.vmap(tq.markov.resolvent_trace, (None, 1))(chain, singles)
 
 
+@pytest.mark.slow
 @given(unit_arrays((5,)), st.floats(0.01, 10))
 def test_noise_of_free_spins_in_closed_form(biases, beta):
     biases = jnp.asarray(beta * biases)
@@ -180,6 +184,7 @@ def test_noise_of_free_spins_in_closed_form(biases, beta):
     assert_close(compiled(free_noise, "alternating")(biases), variance, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("window", slow_except([1, 2.5, 1e6], 2.5))
 def test_q_is_linear_in_the_window(name, window):

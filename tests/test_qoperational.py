@@ -55,6 +55,7 @@ def start_of(name, law):
     return (STARTS | own)[name]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("kernel", "start"),
     [
@@ -135,6 +136,7 @@ def test_the_resolvent_convention_keeps_its_factor():
     assert_close(snr.q / predicted.q, 2 * t_o / (2 * t_o - variance), 1e-5)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("kernel", "start"),
     [

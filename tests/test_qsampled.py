@@ -29,6 +29,7 @@ MODEL, DATA = rbm(3, 2), random_law(3)
 TRIALS = 60
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("start", ["uniform", "data", "stationary"])
 def test_the_error_is_that_of_the_exact_rung(start):
     kernel, plan = KERNELS["random"], (20, 5, STARTS[start], 2)
@@ -43,6 +44,7 @@ def test_the_error_is_that_of_the_exact_rung(start):
     assert abs(found.mse - half.mse) > SIGMAS * found.mse_error
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("known", [True, False])
 def test_intervals_cover_as_often_as_they_say(known):
     kernel = KERNELS["palindromic"]
@@ -63,6 +65,7 @@ def test_samples_for_data():
     assert np.isfinite(sampled(jr.key(0), MODEL, v).mse)
 
 
+@pytest.mark.slow
 def test_the_bias_of_the_start_is_in_the_error_where_the_gradient_is_known():
     sampled = sampling.QSampled(KERNELS["gibbs"], 2, replicates=400)
     samples = spins(3, jnp.float64)[jnp.array([0, 5, 5, 7])]

@@ -22,6 +22,7 @@ from helpers import (
 import trainq as tq
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -79,6 +80,7 @@ def test_deterministic_flips_have_no_noise_in_the_sokal_convention():
     assert snr.mse <= IDENTITY
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gibbs", "alternating"])
 def test_projections_on_directions(name):
     model, window, data = MODELS["biased rbm 2x3"], 73, random_law(2)
@@ -99,6 +101,7 @@ def test_projections_on_directions(name):
     assert_close(alone.mse, expected, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("convention", ["resolvent", "sokal"])
 def test_random_probes_estimate_the_noise(convention):
     model, data = rbm(3, 3), random_law(3)
@@ -128,6 +131,7 @@ def test_two_probes_are_enough_for_an_error():
     assert_close(found.mse_error, spread, DIRECT)
 
 
+@pytest.mark.slow
 def test_the_derivative_of_random_probes_is_unbiased():
     model, data = rbm(2, 2), random_law(2)
     predictor = tq.QStruct(KERNELS["gibbs"], 100)

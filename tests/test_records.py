@@ -77,6 +77,7 @@ record = tq.as_dict(None, **inputs)
 """
 
 
+@pytest.mark.slow
 def test_hashes_are_the_same_in_every_process():
     # Two of their own: this one compiles with fewer optimisations, and so draws the
     # weights of a network with other last bits.

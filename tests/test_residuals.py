@@ -16,6 +16,7 @@ import trainq as tq
 from trainq.markov import AbstractFlipRule, SingleFlipChain
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(("name", "model"), PAIRS)
 def test_residuals_are_zero_up_to_rounding(name, model):
     model = MODELS[model]

@@ -12,6 +12,7 @@ def chain(request):
     return KERNELS[request.param].chain(rbm(2, 3))
 
 
+@pytest.mark.quick(1)
 def test_resolvent_solves_its_equation(chain):
     f = jr.normal(jr.key(0), (32, 2))
     x = tq.markov.resolvent(chain, f)
@@ -31,6 +32,7 @@ def test_resolvent_is_the_sum_of_all_powers(chain):
     assert_close(tq.markov.resolvent(chain, f), total, 1e-8)  # a million terms
 
 
+@pytest.mark.quick(1)
 def test_even_observables_need_the_even_sector_only(chain):
     f = tq.observables(rbm(2, 3))
     both = tq.markov.resolvent_trace(chain, f)
@@ -40,6 +42,7 @@ def test_even_observables_need_the_even_sector_only(chain):
     assert_close(tq.markov.resolvent_trace(chain, odd, sector="odd"), both, DIRECT)
 
 
+@pytest.mark.quick(1)
 def test_covariance_conventions_differ_by_the_covariance_of_the_law(chain):
     f = tq.observables(rbm(2, 3))
     resolvent = tq.markov.asymptotic_covariance(chain, f, convention="resolvent")

@@ -23,6 +23,7 @@ def start(n_chains=4, seed=0):
     return sampling.start_chains(jr.key(seed), MODEL, n_chains)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", KERNELS)
 def test_moments_are_those_of_the_values(name):
     run = sampling.run(KERNELS[name], MODEL, start(), 50, keep=True)
@@ -51,6 +52,7 @@ def test_chunks_and_going_on_change_nothing():
             assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_moments_of_more_values_than_a_block_takes():
     kernel, n = KERNELS["gibbs"], 1000
     whole = sampling.run(kernel, MODEL, start(), n, keep=True, chunk=300)
@@ -134,6 +136,7 @@ def test_moments_of_values_far_from_zero():
     assert_close(moments.variance, exact.var(axis=0), 1e-3)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gibbs", "alternating"])
 def test_past_the_numbers_of_one_key(name):
     kernel, first = KERNELS[name], start(200)
@@ -228,6 +231,7 @@ def test_progress_says_what_it_needs(monkeypatch):
         sampling.run(KERNELS["gibbs"], MODEL, start(), 12, progress=True)
 
 
+@pytest.mark.slow
 def test_free_energies_of_some_states():
     for model in (MODEL, tq.BoltzmannMachine(jnp.ones((4, 4)) - jnp.eye(4), None, 3)):
         v = jnp.array([[1.0, -1, 1], [-1, -1, 1]])
@@ -321,6 +325,7 @@ def test_moments_go_on_with_longer_integers():
     assert np.array_equal(found.moments.mean, whole.moments.mean)
 
 
+@pytest.mark.slow
 def test_without_64_bits_everything_is_as_with_them():
     # JAX's default, in which integers have 32 bits.
     def go():

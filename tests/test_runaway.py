@@ -79,6 +79,7 @@ def test_no_student_is_below_the_lower_bound(seed, scale, is_frozen):
 BOTH = jax.jit(runaway.both)
 
 
+@pytest.mark.slow
 def test_the_script_writes_what_it_shows(tmp_path, monkeypatch, capsys):
     # Optax does not pass the strict settings of `conftest.py`.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

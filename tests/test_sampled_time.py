@@ -15,6 +15,7 @@ MODEL = rbm(3, 2)
 TRIALS = 60
 
 
+@pytest.mark.slow
 def test_intervals_of_t_o_cover_too():
     kernel = KERNELS["alternating"]
     chain, f = kernel.chain(MODEL), tq.observables(MODEL)
@@ -41,6 +42,7 @@ def flipping(seed=0, n_chains=64, n_steps=4000):
     return sampling.run(kernel, SPIN, state, n_steps, keep=True).values
 
 
+@pytest.mark.slow
 def test_t_o_of_a_chain_that_alternates():
     exact = tq.QStruct(KERNELS["metropolis"], 100)(SPIN, jnp.full(2, 0.5)).t_o
     assert_close(exact, 0.5236689238287197, DIRECT)
@@ -99,6 +101,7 @@ UNRESOLVED = {
 }
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("case", UNRESOLVED)
 def test_t_o_that_is_not_resolved(case):
     values = flipping(n_chains=32)

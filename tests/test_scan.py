@@ -65,6 +65,7 @@ def reference(model, kernel):
     return pi, matrix
 
 
+@pytest.mark.quick(1)
 def test_the_matrix_and_the_law_are_those_of_the_product(case):
     model, kernel = case
     pi, matrix = reference(model, kernel)
@@ -78,6 +79,7 @@ def test_the_matrix_and_the_law_are_those_of_the_product(case):
     assert_close(chain.push(law, 2), twice, IDENTITY)
 
 
+@pytest.mark.quick(1)
 def test_what_is_solved_on_it_agrees_with_dense_solves(case):
     model, kernel = case
     pi, matrix = reference(model, kernel)
@@ -118,6 +120,7 @@ def test_windows_agree_with_powers_of_the_matrix(case):
     assert_close(snr.parameter_variance, expected / window**2, DIRECT)
 
 
+@pytest.mark.quick(2)
 def test_one_sweep_has_the_frequencies_of_the_matrix(case, key):
     model, kernel = case
     _, matrix = reference(model, kernel)
@@ -129,6 +132,7 @@ def test_one_sweep_has_the_frequencies_of_the_matrix(case, key):
     assert excess(counts, matrix[1]) > SIGMAS
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["grid, symmetric", "three"])
 def test_the_gradient_of_the_noise(name):
     model, blocks = CASES[name]

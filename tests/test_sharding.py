@@ -98,6 +98,7 @@ def test_another_type_of_axis_is_refused():
         shard(jnp.arange(8.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [("--fast",), pytest.param((), marks=pytest.mark.slow)]
 )

@@ -33,6 +33,7 @@ def test_rules_do_not_overflow(name):
     assert_close(rule.acceptance(cold)[::2], [0, 1], IDENTITY)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("model", [rbm(3, 2), rbm(2, 2)], ids=["odd N", "even N"])
 def test_sectors_are_the_blocks_of_the_dense_generator(name, model):

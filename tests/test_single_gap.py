@@ -15,6 +15,7 @@ from helpers import (
 import trainq as tq
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "palindromic"))
 def test_noise_is_that_of_the_slowest_mode_alone(name):
     model, data = rbm(2, 3, biased=True), random_law(2)
@@ -35,6 +36,7 @@ def test_noise_is_that_of_the_slowest_mode_alone(name):
     assert snr.q >= full.q
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "palindromic"))
 def test_with_spin_flip_symmetry_it_over_predicts_by_many_orders_of_magnitude(name):
     model, data = rbm(3, 3), tq.visible_distribution(rbm(3, 2, seed=1))
@@ -44,6 +46,7 @@ def test_with_spin_flip_symmetry_it_over_predicts_by_many_orders_of_magnitude(na
     assert tq.markov.slowest_mode(KERNELS[name].chain(model)).is_odd
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_relevant_gap_bounds_the_noise_from_above(biased):
     model, data = rbm(2, 3, biased=biased), random_law(2)
@@ -62,6 +65,7 @@ def test_the_relevant_gap_bounds_the_noise_from_above(biased):
     assert jnp.all(snr.parameter_mse >= full.parameter_mse * (1 - DIRECT))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["gibbs", "palindromic"])
 def test_the_relevant_mode_is_alone(name):
     # The slowest even mode, of which a rank-deficient model has two of one gap.

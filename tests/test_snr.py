@@ -54,6 +54,7 @@ def exact_results(model, data):
     }
 
 
+@pytest.mark.slow
 def test_every_exact_predictor_returns_one_class_in_parts():
     found = exact_results(rbm(2, 2, biased=True), random_law(2))
     for name, one in found.items():

@@ -49,6 +49,7 @@ def assert_agree(kernel, model, solver, other=None, tolerance=AUTODIFF):
     assert_close(gradient, slopes, tolerance)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("kernel", "name"),
     [

@@ -29,6 +29,7 @@ import trainq as tq
 CHAINS = ["rbm 3x2", "rbm 2x2", "biased rbm 2x3", "visible machine 4", "neural 3+2"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -56,6 +57,7 @@ def test_slowest_mode_is_an_eigenfunction_with_the_second_eigenvalue(name, model
         assert_close(mode[::-1], parity * mode, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", REVERSIBLE)
 def test_parity_gaps(name):
     model = rbm(3, 2)
@@ -79,6 +81,7 @@ def test_one_unit_has_no_even_mode():
     assert abs(gaps.odd - 1) < IDENTITY
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("sector", [None, "even", "odd"])
 @pytest.mark.parametrize("name", slow_except(REVERSIBLE, "gibbs", "random"))
 def test_gap_gradient(name, sector):
@@ -124,6 +127,7 @@ def test_a_gap_is_differentiable_once(name):
         jax.grad(slope)(flat)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 1), (1, 3)])
 @pytest.mark.parametrize("kernel", ["random", "palindromic"])
 def test_a_sector_without_a_pair_of_layers_has_what_they_forget(kernel, shape):

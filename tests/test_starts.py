@@ -55,6 +55,7 @@ STARTS = {
 }
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("name", STARTS)
 @pytest.mark.parametrize("data", [DATA, SAMPLES], ids=["law", "samples"])
 def test_draws_follow_the_law(name, data):
@@ -98,6 +99,7 @@ def test_data_and_any_model(name):
     assert abs(excess(counts, np.asarray(law))) < SIGMAS
 
 
+@pytest.mark.slow
 def test_a_start_of_ones_own_goes_everywhere(key):
     kernel, plan = KERNELS["alternating"], (6, 2, OWN, 2)
     exact = tq.QOperational(kernel, *plan)(MODEL, DATA)

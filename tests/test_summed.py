@@ -96,6 +96,7 @@ def free_energy_by_hand(v):
     return -v @ a - np.log(2 * np.cosh(v @ w + b)).sum(axis=1)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", MACHINES)
 def test_machines_are_those_of_the_oracle(name, key):
     model, n_enumerated = MACHINES[name]
@@ -114,6 +115,7 @@ def test_machines_are_those_of_the_oracle(name, key):
     assert excess(counts, other) > SIGMAS
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", slow_except(MODELS, "biased grid 4+2", "machine 4+2"))
 def test_blocks_are_drawn_and_summed_given_the_others(name, key):
     model = MODELS[name]
@@ -147,6 +149,7 @@ def test_a_cover_leaves_no_edge():
         assert len(cover) == model.n_enumerated <= n - 1
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", FORMS)
 def test_a_large_machine_is_that_of_a_sum_over_its_smaller_side(name, key):
     model = FORMS[name]
@@ -167,6 +170,7 @@ def test_a_large_machine_is_that_of_a_sum_over_its_smaller_side(name, key):
     assert (np.abs(f.mean(axis=0) - expected) / (scale / np.sqrt(4000))).max() > 50
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["rbm", "machine", "tempered"])
 def test_likelihoods_and_gradients_from_samples(name):
     model, weights = FORMS[name], np.array([0, 1, 2, 0, 3, 1, 1, 5, 1])
@@ -249,6 +253,7 @@ def test_memory_does_not_grow_with_the_table_of_states():
     assert memory < 100 * 2**20 < 2**16 * 800 * 8
 
 
+@pytest.mark.slow
 def test_models_are_mapped_over(key):
     models = eqx.filter_vmap(lambda s: tq.RBM(s * LARGE.weights))(jnp.array([0.5, 1.0]))
     both = eqx.filter_vmap(lambda m: (tq.log_partition(m), m.draw(key, 5)))(models)
@@ -257,6 +262,7 @@ def test_models_are_mapped_over(key):
     assert np.array_equal(both[1][1], one.draw(key, 5))
 
 
+@pytest.mark.slow
 def test_q_of_a_large_model_knows_its_bias(key):
     model = tq.RBM(3 * LARGE.weights, LARGE.visible_bias, LARGE.hidden_bias)
     kernel, truth = KERNELS["alternating"], tq.kl_gradient(model, SAMPLES)
@@ -273,6 +279,7 @@ def test_q_of_a_large_model_knows_its_bias(key):
     assert abs(known.mse - unknown.mse) < SIGMAS * unknown.mse_error
 
 
+@pytest.mark.slow
 def test_a_start_from_data_takes_many_hidden_units_that_do_not_interact(key):
     model = FORMS["swapped"]
     pairs = [(j, 4 + i) for i in range(26) for j in range(4)]

@@ -29,6 +29,7 @@ def generator(request):
     return GENERATORS[request.param]
 
 
+@pytest.mark.quick(4)
 def test_a_system_is_its_matrix(generator):
     # Up to the null vector, which `mv` annihilates and `matrix` shifts away from it.
     system = generator.system()
@@ -43,6 +44,7 @@ def test_a_system_is_its_matrix(generator):
     assert_close(matrix, applied + np.outer(vectors[:, 0], vectors[:, 0]), DIRECT)
 
 
+@pytest.mark.quick(5)
 def test_the_way_there_and_back_solves_the_whole(generator):
     system = generator.system()
     b = jr.normal(jr.key(0), (generator.n_states, 3))
@@ -58,6 +60,7 @@ def test_split_is_by_parity():
     assert jnp.array_equal(even >> 1, jnp.arange(8))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("m", "n", "biased", "size"),
     # 2^(N-2) for even N, 2^(N-1) for odd N, and by the elimination alone with biases.

@@ -185,6 +185,7 @@ def frequencies(kernel, model, key, n=40_000):
     return np.bincount(np.asarray(state_index(new)), minlength=len(states))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     slow_except(
@@ -239,6 +240,7 @@ class Still(markov.AbstractKernel):
         return 0
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("order", [RANDOM, EVEN_ODD, EvenOrOdd()])
 def test_where_states_came_from(order, shared, key):
@@ -266,6 +268,7 @@ def test_where_states_came_from(order, shared, key):
 # What is asked of the cold replica.
 
 
+@pytest.mark.slow
 def test_q_is_that_of_the_cold_replica():
     model, data = LOPSIDED, random_law(2)
     pi, matrix = dense("palindromic", model, BETAS[:2], RANDOM)
@@ -294,6 +297,7 @@ def test_q_is_that_of_the_cold_replica():
     assert tq.SingleGap(tempering, 100, "relevant gap")(model, data).t_o > t_o.sum()
 
 
+@pytest.mark.slow
 def test_the_certificate_of_replicas_passes():
     certificate = tq.certify(tempered(n_replicas=2), LOPSIDED).require()
     assert all(check.applicable for check in certificate.checks.values())
@@ -318,6 +322,7 @@ def errors_from(law, matrix, f, window, burn_in):
     return mean, square - mean**2
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("start", [tq.Uniform(), tq.FromData(), tq.Stationary()])
 def test_the_exact_error_of_an_estimate(start):
     model, data, betas = SMALL, random_law(1), BETAS
@@ -353,6 +358,7 @@ def test_tables_of_errors_are_those_of_q_operational():
         sampling.exact_errors(tempering, rbm(3, 2), random_law(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "start", [tq.Uniform(), pytest.param(tq.Stationary(), marks=pytest.mark.slow)]
 )
@@ -397,6 +403,7 @@ def test_kernels_at_equal_cost(key):
     assert all(isinstance(b, tq.Budget) for b in found.at_equal_cost.values())
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_central_differences():
     model, data = LOPSIDED, random_law(2)
     predictor = tq.QStruct(tempered(n_replicas=2), 100)
@@ -417,6 +424,7 @@ def test_the_derivative_is_that_of_central_differences():
 # Kernels made of it.
 
 
+@pytest.mark.slow
 def test_kernels_of_tempering_move_all_replicas_together(key):
     one = tq.ParallelTempering(KERNELS["gibbs"], BETAS[:2], shared=False)
     lazy = tq.Lazy(one, shared=False)
@@ -450,6 +458,7 @@ def test_the_adjoint_moves_backwards():
 # Runs.
 
 
+@pytest.mark.slow
 def test_runs_take_states_of_the_model_and_observe_the_cold_replica():
     tempering = tempered()
     state = sampling.start_chains(jr.key(0), TWO, 4)
@@ -530,6 +539,7 @@ def chain_of(kernel, model, state, n_steps):
     return x, trips
 
 
+@pytest.mark.slow
 def test_swap_statistics_are_those_of_the_run(key):
     tempering = tempered()
     state = sampling.start_chains(key, TWO, 3, kernel=tempering)
@@ -544,6 +554,7 @@ def test_swap_statistics_are_those_of_the_run(key):
     assert "round trips in 60 steps" in str(found)
 
 
+@pytest.mark.slow
 def test_acceptance_of_a_run_is_the_exact_one(key):
     model = rbm(3, 2, biased=True, scale=1.0)
     tempering = tempered("palindromic")

@@ -23,6 +23,7 @@ import trainq as tq
 from trainq.markov import autocorrelation_times
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("convention", ["sokal", "half", "resolvent"])
 @pytest.mark.parametrize(
     ("name", "model"),

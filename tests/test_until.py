@@ -55,6 +55,7 @@ def test_a_run_stops_at_the_first_doubling_that_reaches_the_targets():
     assert "7: all targets are met" in text and "missed" not in text
 
 
+@pytest.mark.slow
 def test_it_leaves_what_a_plain_run_does():
     others = {"resolved": 0.5, "r_hat": 1.001, "settled": 0.01}
     found = until(data=DATA, q=40, **others)
@@ -111,6 +112,7 @@ def test_steps_are_those_of_the_kernel():
     assert_close(found.moments.mean, run.moments.mean, DIRECT)
 
 
+@pytest.mark.slow
 def test_a_short_window_does_not_count():
     # One of 20 units is drawn at a step: 128 steps are six sweeps.
     model = tq.RBM(np.zeros((16, 4)), np.zeros(16), np.zeros(4))
@@ -148,6 +150,7 @@ def test_settled_wants_two_doublings_in_a_row():
     assert np.all(np.abs(np.diff(last[-3:])) < 0.15 * last[-2:])
 
 
+@pytest.mark.slow
 def test_frozen_chains_are_told_though_all_of_them_agree():
     frozen = tq.RBM(30 * jnp.ones((4, 3)))
     state = sampling.ChainState.begin(jnp.ones((16, 7)), jr.key(0))
@@ -163,6 +166,7 @@ def test_frozen_chains_are_told_though_all_of_them_agree():
     assert found.status == 2 and np.flatnonzero(found.frozen).tolist() == [3]
 
 
+@pytest.mark.slow
 def test_a_unit_that_never_moves_is_no_frozen_chain():
     model = tq.RBM(np.zeros((3, 2)), np.array([50.0, 0, 0]))
 
@@ -218,6 +222,7 @@ def test_modes_that_functions_do_not_tell_apart_are_no_success():
     assert "apart after" in str(found) and "ParallelTempering" in str(found)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("case", ["not images", "even where chains are"])
 def test_modes_that_are_no_images_for_the_functions_are_told(case):
     # Two pairs of visible units, each held by a hidden one, and a hidden unit alone.
@@ -240,6 +245,7 @@ def test_modes_that_are_no_images_for_the_functions_are_told(case):
     assert found.steps.size == found.n_looks
 
 
+@pytest.mark.slow
 def test_one_program_for_all_doublings():
     class Traced(Counted):
         def stepper(self, model):
@@ -262,6 +268,7 @@ def test_progress_is_shown(capsys):
     assert "steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_progress_changes_nothing_and_comes_to_its_end(monkeypatch):
     moves = []
 

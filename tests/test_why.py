@@ -29,6 +29,7 @@ def said(gaps, weights, parity=None, window=1000, signal=1.0, failed=(), sweep=1
     return why(snr, modes, float(modes.variance), sweep, failed).splitlines()
 
 
+@pytest.mark.slow
 def test_one_slow_mode_is_named_with_what_it_makes():
     data = tq.visible_distribution(WELLS.tempered(1.2))
     found = tq.diagnose(GIBBS, WELLS, data, 2000)

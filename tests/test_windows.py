@@ -38,6 +38,7 @@ def moments(matrix, pi, f, window, law, burn_in):
 FEW = ["rbm 3x2", "biased rbm 2x3", "visible machine 4"]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("kernel", "model"),
     slow_except(
