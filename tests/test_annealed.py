@@ -113,6 +113,7 @@ def test_bounds_close_as_chains_are_annealed_more_slowly(key):
     assert wide[0] < low < found.log_partition < high < wide[1]
 
 
+@pytest.mark.slow
 def test_wells_that_chains_have_not_seen_show_in_the_bounds(key):
     # Draws are from both wells, and a field of the base leads all chains to one.
     model = tq.RBM(np.full((6, 6), 1.0), np.full(6, -0.1), np.zeros(6))
@@ -170,6 +171,7 @@ def test_data_make_a_better_base(key):
     assert (path.fields[4:] == 0).all()
 
 
+@pytest.mark.slow
 def test_a_clamped_model_has_its_own_log_z(key):
     model = MODEL.clamp([0, 1], [1, -1])
     found = sampling.annealed_importance(key, model, betas=100, n_chains=1000)
@@ -177,6 +179,7 @@ def test_a_clamped_model_has_its_own_log_z(key):
     assert found.error < 0.05
 
 
+@pytest.mark.slow
 def test_it_is_compiled_and_mapped(key):
     @eqx.filter_jit
     def log_z(key, model, betas):

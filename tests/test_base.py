@@ -87,7 +87,7 @@ def call(fn, *args):
 all_energies = eqx.filter_jit(lambda model: model.energies())
 
 
-@pytest.mark.quick(8)
+@pytest.mark.quick(4)
 def test_energies_are_those_of_numpy_in_order(model):
     expected = reference_energies(model)
     assert_close(energies(model), expected, IDENTITY)
@@ -209,6 +209,7 @@ def test_a_block_is_drawn_from_its_conditional_law(name, block, key):
     assert deviation(start, start, model, block) > SIGMAS
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", DRAWN)
 def test_samples_keep_shape_and_dtype_and_depend_on_the_key(name, key):
     model = DRAWN[name]
@@ -300,6 +301,7 @@ def test_another_temperature_does_not_compile_again():
         tq.log_partition(build(betas))
 
 
+@pytest.mark.slow
 def test_a_temperature_is_no_parameter():
     model = neural(2, 2)
     tempered, data = model.tempered(1.7), random_law(2)

@@ -116,6 +116,7 @@ class BitRBM(tq.AbstractEnergyModel):
         return self.equivalent.energy(x)
 
 
+@pytest.mark.slow
 def test_q_in_bits_is_that_of_the_gradient_of_bits():
     model = BitRBM(*map(jnp.asarray, (WEIGHTS, A, B)), 3, 2)
     spin = model.equivalent

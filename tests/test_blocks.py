@@ -58,7 +58,7 @@ def test_gaps_follow_from_the_canonical_correlation():
     assert_close(gap(KERNELS["palindromic"].chain(model)), 1 - sigma**2, DIRECT)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scale", [1e-2, 1e-3, 1e-6, 1e-12])
 @pytest.mark.parametrize("scan", SCANS)
 def test_layers_that_hardly_interact(scan, scale):

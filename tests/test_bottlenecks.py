@@ -145,6 +145,7 @@ def test_a_sweep_over_a_function_takes_the_best_of_its_levels(name):
     assert_close(swept, sweep_conductance(chain), IDENTITY)
 
 
+@pytest.mark.slow
 def test_the_slowest_mode_says_nothing_of_the_even_bottleneck():
     # Two pairs of wells: the sweep of the odd mode cuts between x and -x.
     model = tq.RBM(jnp.array([[2.0, 1.0], [1.0, -0.6]]))

@@ -44,6 +44,7 @@ def test_every_kernel_is_certified(name, model):
     assert (certificate.cheeger is None) == (not kernel.is_reversible)
 
 
+@pytest.mark.slow
 def test_residuals_and_margins_are_those_of_the_functions():
     kernel, model = KERNELS["gibbs"], rbm(2, 2)
     certificate, chain = tq.certify(kernel, model), kernel.chain(model)
@@ -116,6 +117,7 @@ def test_a_sound_chain_of_another_law_is_halted():
         tq.markov.law_residual(chain, [rbm(2, 3)])
 
 
+@pytest.mark.slow
 def test_the_law_of_replicas_is_their_product():
     kernel = tq.ParallelTempering(KERNELS["gibbs"], [1.0, 0.5])
     model = rbm(2, 1)
@@ -180,6 +182,7 @@ def test_the_table_says_why_a_check_does_not_apply():
     assert "stationarity" in text and "passed" in text
 
 
+@pytest.mark.slow
 def test_float32_has_a_tolerance_of_its_own():
     model = tq.RBM(rbm(3, 3).weights.astype(jnp.float32))
     certificate = tq.certify(KERNELS["gibbs"], model)
@@ -232,6 +235,7 @@ def test_a_large_chain_with_a_wrong_law_has_no_gap_either(monkeypatch):
         assert "cheeger" in certificate.failed and np.isnan(certificate.cheeger.gap)
 
 
+@pytest.mark.slow
 def test_what_is_too_large_is_said_before_it_is_made():
     with pytest.raises(ValueError, match="certificate of 40 units.*at most 20 units"):
         tq.certify(KERNELS["gibbs"], tq.RBM(jnp.zeros((20, 20))))

@@ -344,6 +344,7 @@ def test_the_cause_that_the_states_show_comes_first(fault):
     assert ("redrawn at once" in listed) == (expected is None and fault != "nothing")
 
 
+@pytest.mark.slow
 def test_parameters_change_both_units_of_a_pair_and_an_order_one():
     # What the report says of `excess`: of visible units by hidden ones, and back.
     at_once, edge = (

@@ -29,7 +29,7 @@ def model(request):
     return MODELS[request.param]
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pairs
 def test_matrix_and_law_are_those_of_the_oracle(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -39,7 +39,7 @@ def test_matrix_and_law_are_those_of_the_oracle(kernel_name, model):
     assert_close(chain.root**2, pi, IDENTITY)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pairs
 def test_apply_and_push_are_products_with_the_matrix(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -50,7 +50,7 @@ def test_apply_and_push_are_products_with_the_matrix(kernel_name, model):
     assert_close(chain.push(f[:, 0]), f[:, 0] @ matrix, IDENTITY)
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pairs
 def test_resolvent_is_that_of_the_oracle(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)
@@ -60,7 +60,7 @@ def test_resolvent_is_that_of_the_oracle(kernel_name, model):
     assert_close(tq.markov.resolvent(chain, f), expected, DIRECT)
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pairs
 def test_noise_is_that_of_the_oracle(kernel_name, model):
     chain = kernel_of(kernel_name, model).chain(model)

@@ -240,6 +240,7 @@ def test_the_exact_error_of_a_window(start):
     assert_close(snr.bias2 + 1, (bias**2).sum() + 1, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("kernel_name", "name"),
     slow_except(
@@ -408,6 +409,7 @@ def test_units_in_any_order_and_in_two_steps():
     assert once.clamp([], []) == once
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["both layers", "machine", "neural"])
 def test_a_temperature_comes_before_or_after(name):
     whole, units = CASES[name]
@@ -449,6 +451,7 @@ def test_sampled_q_is_the_exact_one():
     assert abs(found.mse - other.mse) > SIGMAS * found.mse_error
 
 
+@pytest.mark.slow
 def test_a_budget_of_a_clamped_model():
     name = "machine"
     model, data = clamp(name), random_law(2)

@@ -63,7 +63,7 @@ def assert_right(found, expected, tolerance=RIGHT["float64"]):
     np.testing.assert_allclose(found, expected, rtol=tolerance)
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 def test_noise_and_its_derivative(case):
     t_o, slopes, window = noise(KERNELS[case["kernel"]], model_of(case))
     assert_right(t_o, case["t_o"])
@@ -141,6 +141,7 @@ def test_a_factorisation_alone_says_that_it_does_not_know(monkeypatch):
     assert (predictor(STAIRS, jnp.full(8, 0.125)).stats.result == 2).all()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", slow_except(KERNELS, "gibbs", "palindromic"))
 def test_batches_hold_warm_models_and_frozen_ones(kernel):
     cases = [c for c in CASES if c["kernel"] == kernel and c["visible_bias"]]

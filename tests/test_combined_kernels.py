@@ -191,6 +191,7 @@ def test_a_power_keeps_the_sectors_and_the_digits_of_a_gap():
     np.testing.assert_allclose(found, -np.expm1(4 * np.log1p(-gap)), rtol=1e-14)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["symmetrised", "symmetrised, three", "sweep"])
 def test_the_step_frequencies_are_those_of_the_matrix(name, key):
     model = MODELS["ring" if "three" in name else "rbm"]

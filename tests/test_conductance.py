@@ -22,7 +22,7 @@ import trainq as tq
 CHAINS = ["rbm 3x2", "rbm 2x2", "biased rbm 2x3", "visible machine 4"]
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     [(k, m) for m in CHAINS for k in REVERSIBLE] + REVERSIBLE_ON_COLOURS,
@@ -38,6 +38,7 @@ def test_every_cut_flow_is_that_of_the_matrix(name, model):
     assert_close(found / jnp.asarray(expected), np.ones(len(pi) - 1), IDENTITY)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", REVERSIBLE)
 @pytest.mark.parametrize("model", slow_except(CHAINS, "rbm 2x2", "biased rbm 2x3"))
 def test_sweep_conductance_is_the_best_prefix_of_the_mode(name, model):

@@ -214,6 +214,7 @@ def test_log_q_is_differentiable_in_the_model_and_in_its_device(predictor):
     assert abs(gradient[: own.size]).max() > 0.01 < abs(gradient[own.size :]).max()
 
 
+@pytest.mark.slow
 def test_many_devices_at_once_and_pooled():
     devices = eqx.filter_vmap(lambda key: tq.scatter(key, MODEL, 0.2))(
         jr.split(jr.key(3), 4)
@@ -244,6 +245,7 @@ def test_another_device_compiles_nothing_anew():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_a_sampled_q_on_a_device_is_the_exact_one():
     device = MODEL.tempered(0.8)
     exact = tq.QOperational(KERNEL, 50, 5)(MODEL, DATA, device=device)

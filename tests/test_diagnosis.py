@@ -111,6 +111,7 @@ def test_a_model_that_is_not_as_symmetric_as_it_says_fails():
         tq.diagnose(GIBBS, liar, random_law(2), 10)
 
 
+@pytest.mark.slow
 def test_a_model_without_the_symmetry_says_so():
     found = tq.diagnose(GIBBS, rbm(2, 2, biased=True), random_law(2), 1000, 1000)
     assert found.assumptions["one symmetry"].holds is None

@@ -43,6 +43,7 @@ def test_a_closed_chain(n):
     assert np.max(np.abs(x - matrix.T @ x - f), initial=0) <= DIRECT
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("n", SIZES)
 def test_a_chain_that_leaks(n):
     leak = np.random.default_rng(1).random(n) / 10
@@ -76,6 +77,7 @@ def walk(n, epsilon):
     return matrix, np.array([float(x / sum(law)) for x in law])
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("epsilon", ["1/100", "1/1000", "1/1000000"])
 @pytest.mark.parametrize("n", [12, 40])
 def test_every_entry_of_a_law_has_all_its_digits(n, epsilon):

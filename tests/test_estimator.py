@@ -119,6 +119,7 @@ def test_two_calls_are_one_of_twice_the_steps_to_the_last_bit():
     assert_close(late.gradient.weights.ravel(), phase - mean, IDENTITY)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_steps_wrap_as_those_of_a_run_do():
     kernel = KERNELS["random"]
     state = sampling.start_chains(jr.key(0), MODEL, 5)
@@ -127,6 +128,7 @@ def test_the_numbers_of_steps_wrap_as_those_of_a_run_do():
     assert eqx.tree_equal(found, sampling.run(kernel, MODEL, late, 150).state)
 
 
+@pytest.mark.slow
 def test_fresh_starts_differ_from_call_to_call_and_persistent_chains_go_on():
     fresh = GradientEstimator(KERNELS["gibbs"], 1, start=tq.Uniform(), n_chains=200)
     state = fresh.init(jr.key(0), MODEL)
@@ -159,6 +161,7 @@ def test_contrastive_divergence_is_the_state_after_k_steps():
     assert np.all(abs(found.mean(axis=0) - expected) < SIGMAS * error(found))
 
 
+@pytest.mark.slow
 def test_a_batch_of_samples_is_part_of_the_noise():
     law = tq.empirical_distribution(SAMPLES)
     kernel, n, chains = KERNELS["alternating"], 6, 3
@@ -270,6 +273,7 @@ def test_the_derivation_of_the_error_is_the_jackknife():
     assert found.log_error >= error
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("n", [3, 8, 100])
 def test_the_trace_of_the_squared_covariance_is_unbiased(n):
     sizes = jnp.array([1.0, 0.5, 0.2, 0.1])
@@ -346,6 +350,7 @@ def test_along_directions_is_the_projection():
         assert_close(part, np.trace(matrix @ covariance @ matrix.T), IDENTITY)
 
 
+@pytest.mark.slow
 def test_of_a_natural_gradient_the_noise_is_the_exact_one():
     f = np.asarray(tq.observables(MODEL))
     law = np.exp(np.asarray(tq.log_stationary(MODEL)))
@@ -449,6 +454,7 @@ def test_windows_are_data_and_may_be_traced():
         eqx.filter_jit(ask)(jnp.array(0))
 
 
+@pytest.mark.slow
 def test_a_kernel_of_replicas_is_observed_where_it_is_cold():
     kernel = tq.ParallelTempering(KERNELS["alternating"], [1.0, 0.4])
     estimator = GradientEstimator(kernel, 400, 20, n_chains=50)
@@ -469,6 +475,7 @@ def test_of_float32_the_gradient_is_in_float32():
     assert all(jax.tree.leaves(same))
 
 
+@pytest.mark.slow
 def test_a_model_with_functions_in_it_has_a_gradient_for_optax():
     model = neural(3, 2)
     estimator = GradientEstimator(KERNELS["gibbs"], 10, n_chains=8)

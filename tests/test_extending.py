@@ -109,6 +109,7 @@ def test_a_scan_is_the_mixture_of_its_orders(scan, words, is_reversible):
     assert_close(snr.parameter_mse, noise, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["random", "palindromic", "alternating"])
 def test_a_kernel_steps_as_its_chain_on_any_blocks(name):
     # From one state, the law of the next is a row of the matrix.
@@ -186,6 +187,7 @@ class Claiming(tq.markov.AbstractKernel):
         return 1
 
 
+@pytest.mark.slow
 def test_a_chain_that_claims_another_law_is_not_certified():
     assert tq.certify(Claiming(), machine(1)).ok
     wrong = tq.certify(Claiming((0.6, 0.4)), machine(1))

@@ -307,6 +307,7 @@ def test_not_while_tracing(file):
         jax.jit(lambda x: tq.save(file, x))(jnp.ones(2))
 
 
+@pytest.mark.slow
 def test_a_class_that_is_not_imported(tmp_path):
     tq.save(tmp_path / "pair.npz", Pair(KEY, 1.0))
     command = "import sys, trainq; trainq.load(sys.argv[1])"

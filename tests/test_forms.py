@@ -245,6 +245,7 @@ def test_forward_mode_alone_needs_plain_autodiff():
     assert_close(slope, jax.jit(jax.grad(fn))(flat) @ tangent, AUTODIFF)
 
 
+@pytest.mark.slow
 def test_an_observable_without_variance_is_no_fault():
     chain = KERNELS["gibbs"].chain(rbm(2, 2))
     f = jnp.stack([jnp.ones(16), chain.log_stationary], axis=1)

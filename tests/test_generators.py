@@ -82,7 +82,7 @@ def generator(request):
     return CASES[request.param]()
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(2)
 def test_matrix_is_apply_and_the_null_vector_is_null(generator):
     n = generator.n_states
     matrix = generator.matrix()
@@ -129,7 +129,7 @@ def test_what_is_left_of_the_system_solves_the_whole(name, solver):
         assert stats.ok and jnp.max(stats.residual) <= 1e-12
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 def test_elimination_solves_the_whole(generator):
     b = jr.normal(jr.key(0), (generator.n_states, 2))
     expected = np.linalg.solve(np.asarray(generator.regular().matrix()), np.asarray(b))

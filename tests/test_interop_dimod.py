@@ -104,6 +104,7 @@ def test_the_law_is_that_of_enumeration(name, key):
     assert not np.array_equal(x, law.draw(jr.key(1), 20_000))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", SMALL)
 def test_energies_are_those_of_dimod(name):
     model = SMALL[name]
@@ -214,6 +215,7 @@ def test_a_missing_package_is_told(monkeypatch):
         exact(rbm(2, 2))
 
 
+@pytest.mark.slow
 def test_kernels_agree_on_the_means(key):
     """A long run from exact draws stays at the exact means."""
     model = square(4)
@@ -311,6 +313,7 @@ def test_files_are_those_of_dimod(tmp_path):
     assert_close(energies_of(back), energies_of(SMALL["alone"]), IDENTITY)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["biased rbm 2x3", "tempered", "neural"])
 def test_sample_sets_count_states(name, key):
     model = neural(2, 2) if name == "neural" else SMALL[name]

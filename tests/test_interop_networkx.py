@@ -43,7 +43,7 @@ def test_energies_are_those_of_the_matrix_of_networkx():
     assert np.abs(other - energies(model)).max() > 0.1
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", [*MODELS, "scaled"])
 def test_there_and_back(name):
     model = MODELS.get(name, tq.models.Tempered(grid(), 0.5))

@@ -213,6 +213,7 @@ def test_one_thing_for_another_is_refused(as_for_users):
             use()
 
 
+@pytest.mark.slow
 def test_biases_of_zero_are_left_out_if_asked_to():
     ebm, blocks = ising()
     with pytest.raises(ValueError, match="leaves biases out that are zero"):

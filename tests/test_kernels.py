@@ -156,6 +156,7 @@ def test_sweeps_are_counted_in_steps():
         tq.RandomScanGibbs().steps(model, sweeps=0)
 
 
+@pytest.mark.slow
 def test_kernels_hold_no_parameters_and_compare_equal():
     for kernel in KERNELS.values():
         assert not jax.tree.leaves(kernel)

@@ -84,6 +84,7 @@ def test_sums_are_those_of_kept_values_on_every_level(n, n_chains):
     assert np.abs(naive(alone, 1, 3) - lagged.value[0, 3]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_bits():
     def rounded(x):  # the sums of ±1 alone are exact
         return 0.1 * x + 0.7 * x[:, :1]
@@ -100,6 +101,7 @@ def test_a_run_goes_on_to_the_same_bits():
     assert same_bits(plain.state, whole.state)
 
 
+@pytest.mark.slow
 def test_past_the_last_level(monkeypatch):
     monkeypatch.setattr(_autocovariances, "_LEVELS", 3)
     values = np.random.default_rng(0).normal(size=(4, 41, 2))
@@ -109,6 +111,7 @@ def test_past_the_last_level(monkeypatch):
             assert_close(found[level, lag], naive(values, 2**level, lag), DIRECT)
 
 
+@pytest.mark.slow
 def test_values_far_from_zero_keep_their_digits():
     values = 1000 + np.random.default_rng(0).normal(size=(4, 300, 1))
     values = values.astype(np.float32)
@@ -124,6 +127,7 @@ def test_groups_of_chains():
     assert {n: _autocovariances.n_groups(n) for n in sizes} == sizes
 
 
+@pytest.mark.slow
 def test_more_values_than_twice_an_integer_holds():
     # Without 64-bit numbers 2**30 values are so many, and 8 chains come to it sooner.
     n = 2**62
@@ -191,6 +195,7 @@ def test_correlations_are_judged_by_all_chains():
         assert_close(getattr(found, name), getattr(kept, name), DIRECT)
 
 
+@pytest.mark.slow
 def test_times_that_are_nearly_zero_are_those_of_kept_values():
     # The differences of noise have none: 1/n, and not one over the number of lags.
     values = np.diff(np.random.default_rng(0).normal(size=(8, 513, 20)), axis=1)
@@ -201,6 +206,7 @@ def test_times_that_are_nearly_zero_are_those_of_kept_values():
         assert_close(getattr(found, name), getattr(kept, name), DIRECT)
 
 
+@pytest.mark.slow
 def test_sokals_rule_is_asked_where_geyers_has_no_right():
     noise = np.random.default_rng(0).normal(size=(64, 1224, 1))
     values = lfilter([1], [1, 0, 0.49], noise, axis=1)[:, 200:]
@@ -230,7 +236,7 @@ def autoregression(phi, n_chains=16, n_steps=4096, n_obs=1, seed=0):
     return lfilter([1], [1, -phi], noise, axis=1)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("phi", [-0.6, 0.0, 0.5, 0.9, 0.95])
 def test_times_from_bins_are_the_exact_ones(phi):
     found = sampling.autocorrelation_time(streamed(autoregression(phi)))
@@ -395,6 +401,7 @@ def test_t_o_of_a_time_within_the_lags_but_not_an_eighth_is_infinite():
     assert np.isfinite(longer.t_o) and not longer.resolved
 
 
+@pytest.mark.slow
 def test_t_o_is_that_of_the_values_where_lags_are_enough():
     # With one chain a group and one piece a chain both are the same numbers.
     run = sampling.run(SCAN, MODEL, start(32), 512, keep=True, lags=100)

@@ -116,7 +116,7 @@ def assert_trees_close(actual, expected, tolerance):
         assert_close(a, b, tolerance)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 def test_log_partition_and_free_energy_are_those_of_enumeration(name):
     weights = np.exp(-law_of(name)[0])
     visible = weights.reshape(2 ** MODELS[name].n_visible, -1).sum(axis=1)

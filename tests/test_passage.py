@@ -78,6 +78,7 @@ def test_the_program_of_the_page_for_deeptime_runs():
     exec(compile(program, page.name, "exec"), {"__name__": "page"})
 
 
+@pytest.mark.slow
 def test_two_states():
     up, down = 0.03, 0.2
     chain = DenseChain(np.array([[1 - up, up], [down, 1 - down]]))
@@ -87,6 +88,7 @@ def test_two_states():
     assert_close(found.back, 1 / down, IDENTITY)
 
 
+@pytest.mark.slow
 def test_the_walk_on_the_cube():
     # From a corner to the opposite one, by the distance that is left: with h(k) the
     # time from k to k - 1 wrong units, h(N) = 1 / p and h(k) p k/N = 1 + p (1 - k/N)
@@ -138,6 +140,7 @@ def test_lumped_chains(j):
     assert_close(found.back, lumped.back, DIRECT)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["metropolis", "alternating"])
 def test_returns_take_one_over_the_mass(name):
     # Kac: π(B) E[return to B] = 1, a return being one step and then a passage.
@@ -168,6 +171,7 @@ def test_the_bound_holds_for_times_of_1e20_steps(case):
     assert hitting_error(chain, target, 3 * times) >= 2
 
 
+@pytest.mark.slow
 def test_derivatives():
     flat, build = flatten(rbm(2, 2, biased=True))
     one, other = map(jnp.asarray, two_sets(16))
@@ -194,6 +198,7 @@ def test_without_a_matrix(n):
     assert times.forth > 50 and max(times.forth_error, times.back_error) < 1e-9
 
 
+@pytest.mark.slow
 def test_sets_that_are_none_say_so():
     chain = KERNELS["gibbs"].chain(rbm(2, 2))
     some, none = jnp.arange(16) < 3, jnp.zeros(16, bool)

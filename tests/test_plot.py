@@ -337,7 +337,7 @@ def rates_and_weights(chain, f):
     return 1 - values[:-1], np.sum((vectors.T @ (root[:, None] * f))[:-1] ** 2, axis=1)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", ["gibbs", "metropolis", "random", "palindromic"])
 def test_a_spectrum_has_the_rates_and_the_weights_of_the_gradient(kernel, ax):
     model = rbm(2, 3, biased=True)

@@ -49,7 +49,7 @@ def contraction(matrix, lowest):
     return Contraction(generator=generator, lowest=lowest)
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("lowest", [0, -1])
 @pytest.mark.parametrize("window", [1, 2, 3, 17, 400, 4001])
 def test_forms_are_those_of_powers(window, lowest):

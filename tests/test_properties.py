@@ -116,6 +116,7 @@ def test_relabelling_units_changes_nothing(name, model, visible, hidden):
     assert_close(found["q"], expected["q"], 1e-8)  # the signal may cancel
 
 
+@pytest.mark.slow
 @given(kernel_names, rbms(**WARM), arrays(np.bool_, 5))
 def test_gauge_flips_change_nothing(name, model, flips):
     # x_i → -x_i for some units, together with their couplings and their place in the

@@ -99,6 +99,7 @@ def test_the_error_in_all_its_parts(kernel, start):
     assert_close(snr.bias2 + snr.variance + snr.data_variance, mse, DIRECT)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("model", [machine(5, 3), neural(3, 2)], ids=["pairs", "net"])
 @pytest.mark.parametrize("kernel", ["metropolis", "random"])
 def test_any_model(kernel, model):
@@ -125,6 +126,7 @@ def test_the_sokal_convention_is_its_limit(kernel):
     assert_close(gaps[1] / gaps[2], 2.0, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_resolvent_convention_keeps_its_factor():
     model, data, kernel = rbm(2, 2), random_law(2), KERNELS["palindromic"]
     window = 10**6

@@ -116,6 +116,7 @@ def derivatives(fn, x, order):
     return jax.vmap(fn)(x)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_log_2cosh_and_its_derivatives_are_right_at_any_size(dtype):
     x = np.array([-1000, -9, -2, -1e-9, -0.0, 0, 0.3, 5, 30, 1000], dtype)

@@ -145,6 +145,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.quick(11)
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_hash_tells(what):
     one, other = CHANGES[what]

@@ -33,6 +33,7 @@ def test_moments_are_those_of_the_values(name):
     assert run.state.step == 50 and run.moments.count == 50
 
 
+@pytest.mark.slow
 def test_chunks_and_going_on_change_nothing():
     kernel = KERNELS["gibbs"]
     whole = sampling.run(kernel, MODEL, start(), 60, keep=True, every=2)
@@ -286,6 +287,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", FAULTS)
 def test_values_that_are_not_finite_are_announced(case):
     with pytest.raises(eqx.EquinoxRuntimeError, match="functions .* is not finite, or"):

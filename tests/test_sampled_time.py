@@ -78,6 +78,7 @@ def test_t_o_of_an_autoregression(phi):
     assert np.std(z) < 1.8
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("scale", [2.0**300, 2.0**-300])
 def test_t_o_of_values_of_any_size(scale):
     values = flipping(n_steps=1000)
@@ -101,7 +102,7 @@ UNRESOLVED = {
 }
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("case", UNRESOLVED)
 def test_t_o_that_is_not_resolved(case):
     values = flipping(n_chains=32)

@@ -120,7 +120,7 @@ def test_windows_agree_with_powers_of_the_matrix(case):
     assert_close(snr.parameter_variance, expected / window**2, DIRECT)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 def test_one_sweep_has_the_frequencies_of_the_matrix(case, key):
     model, kernel = case
     _, matrix = reference(model, kernel)
@@ -149,6 +149,7 @@ def test_the_gradient_of_the_noise(name):
     assert_close(found, expected, DIFFERENCES)
 
 
+@pytest.mark.slow
 def test_two_blocks_solve_a_system_of_the_smaller_one():
     # 16 spins on a square: 65,536 states, of which no matrix exists.
     unit = np.arange(16).reshape(4, 4)

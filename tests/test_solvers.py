@@ -82,6 +82,7 @@ def test_blocks_and_memory_change_nothing(block):
     assert_close(blocked[1], whole[1], DIRECT)
 
 
+@pytest.mark.slow
 def test_single_precision_is_refined():
     # In float32 alone the error would be 1e-6.
     assert_agree("gibbs", rbm(3, 3), tq.ConjugateGradient(inner_dtype=jnp.float32))
@@ -155,6 +156,7 @@ def test_memory_of_the_gradient_is_that_of_the_value():
     assert peak(jax.value_and_grad(fn)) < peak(fn) + 1.5 * table
 
 
+@pytest.mark.slow
 def test_statistics():
     snr = tq.QStruct(KERNELS["gibbs"], 100, solver=CG)(rbm(3, 3), random_law(3))
     stats = snr.stats
@@ -181,6 +183,7 @@ def test_the_residual_is_the_true_one():
     )
 
 
+@pytest.mark.slow
 def test_solve_resolvent_returns_both():
     chain = KERNELS["gibbs"].chain(rbm(2, 2))
     f = jr.normal(jr.key(0), (16,))

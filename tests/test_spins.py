@@ -182,6 +182,7 @@ def test_merge_broadcasts_leading_axes_and_casts():
 WEIGHTS = np.random.default_rng(1).normal(size=(64, N_UNITS))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("chunk", [1, 5, 32, 100])
 def test_streaming_in_chunks_changes_neither_values_nor_gradients(chunk):
     # Five does not divide the number of states, and a hundred is above it.

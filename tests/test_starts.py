@@ -55,7 +55,7 @@ STARTS = {
 }
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", STARTS)
 @pytest.mark.parametrize("data", [DATA, SAMPLES], ids=["law", "samples"])
 def test_draws_follow_the_law(name, data):

@@ -38,6 +38,7 @@ def test_everything_is_what_it_is_without_each_replicate():
         assert_close(one.without, expected[1:], 1e-11)
 
 
+@pytest.mark.slow
 def test_the_unbiased_square_is_unbiased_and_the_plain_one_is_not():
     x = np.asarray(jr.normal(jr.key(1), (2000, 9, 2))) + 0.3
     plain, unbiased = [], []

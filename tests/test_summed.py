@@ -191,6 +191,7 @@ def test_likelihoods_and_gradients_from_samples(name):
     assert_close(tq.kl_gradient(model, repeated), expected, DIRECT)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_derivative_of_the_likelihood():
     model = rbm(5, 3, biased=True)
     samples, weights = SAMPLES[:, :5], np.arange(9.0)

@@ -44,7 +44,7 @@ def test_a_system_is_its_matrix(generator):
     assert_close(matrix, applied + np.outer(vectors[:, 0], vectors[:, 0]), DIRECT)
 
 
-@pytest.mark.quick(5)
+@pytest.mark.quick(2)
 def test_the_way_there_and_back_solves_the_whole(generator):
     system = generator.system()
     b = jr.normal(jr.key(0), (generator.n_states, 3))

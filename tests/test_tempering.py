@@ -154,6 +154,7 @@ def asymmetry(chain):
     return np.abs(forth - back).max()
 
 
+@pytest.mark.slow
 def test_three_replicas_of_four_units_are_self_adjoint_and_a_fixed_order_is_not():
     assert tempered().chain(TWO).n_states == 4096
     for order in (RANDOM, EvenOrOdd()):
@@ -210,6 +211,7 @@ def test_one_step_has_the_frequencies_of_the_matrix(case, key):
     assert excess(counts, np.asarray(chain.matrix())[1]) < SIGMAS
 
 
+@pytest.mark.slow
 def test_swaps_without_metropolis_fail_the_checks():
     chain = tempered().chain(SMALL)
     wrong = eqx.tree_at(lambda c: c.energies, chain, jnp.zeros_like(chain.energies))
@@ -240,7 +242,7 @@ class Still(markov.AbstractKernel):
         return 0
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("order", [RANDOM, EVEN_ODD, EvenOrOdd()])
 def test_where_states_came_from(order, shared, key):
@@ -656,6 +658,7 @@ def test_wrong_rounds_are_told(rounds):
         tempered(order=Wrong())
 
 
+@pytest.mark.slow
 def test_traced_temperatures_are_checked():
     @eqx.filter_jit
     def gap(betas):

@@ -88,6 +88,7 @@ def test_the_published_times_of_the_symmetrised_scan_are_of_the_half_convention(
     assert abs((half / variance).max() - 112.48) < 5e-3
 
 
+@pytest.mark.slow
 def test_an_independent_chain_has_the_times_of_independent_samples():
     law = jax.nn.softmax(jr.normal(jr.key(0), (8,)))
     chain = tq.markov.DenseChain(jnp.tile(law, (8, 1)), is_reversible=True)

@@ -104,6 +104,7 @@ def test_max_steps_says_so_and_what_to_try():
     assert longer.steps[-1] == 1024  # the least that looks once more
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_the_kernel():
     found = until(data=DATA, q=1e7, every=3, max_steps=768)
     assert found.steps.tolist() == [384, 768] and found.estimate.window == 768
@@ -127,6 +128,7 @@ def test_what_is_told_first():
     assert status_of(("q",), False, True) == 1 and status_of(("q",), True, True) == 2
 
 
+@pytest.mark.slow
 def test_resolved_is_the_share_of_times_that_are():
     found = until(resolved=1.0, max_steps=2**15)
     assert found.ok
@@ -206,6 +208,7 @@ def test_chains_in_mirror_modes_are_told():
     assert warm.ok and not warm.mirrored and warm.units_r_hat < 1.1
 
 
+@pytest.mark.slow
 def test_modes_that_functions_do_not_tell_apart_are_no_success():
     cold = tq.RBM(0.9 * jnp.ones((4, 3)), 0.01 * jnp.ones(4), jnp.zeros(3))
     signs = jnp.where(jnp.arange(16) % 2 == 0, 1.0, -1.0)[:, None]

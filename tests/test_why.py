@@ -79,6 +79,7 @@ def test_a_small_signal_is_told_from_one_that_is_not():
     assert said([0.5], [1.0], signal=0.01)[1].endswith("Q is not low as it is.")
 
 
+@pytest.mark.slow
 def test_a_chain_without_modes_is_told_by_its_times():
     data = tq.visible_distribution(WELLS.tempered(1.2))
     text = tq.diagnose(KERNELS["alternating"], WELLS, data, 2000).why
