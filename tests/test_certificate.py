@@ -1,4 +1,5 @@
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -171,6 +172,9 @@ def test_require_works_under_jit():
 
     expected = tq.markov.spectral_gap(KERNELS["gibbs"].chain(rbm(2, 2)))
     assert_close(gap(KERNELS["gibbs"], rbm(2, 2)), expected, IDENTITY)
+    # A part of another program too where no argument is traced.
+    held = jax.jit(lambda: gap(KERNELS["gibbs"], rbm(2, 2)))
+    assert_close(held(), expected, IDENTITY)
     with pytest.raises(eqx.EquinoxRuntimeError, match="failed its certificate"):
         gap(WrongKernel(), rbm(2, 2))
 
