@@ -134,8 +134,8 @@ def test_wrapped_models_have_the_names_of_their_own():
 
 
 def test_mistakes_are_told(as_for_users):
-    with pytest.raises(ValueError, match=r"\(chains, steps, n_obs\), as .* but None"):
-        to_datatree(None, RBM)
+    with pytest.raises(ValueError, match=r"\(chains, steps, n_obs\), as .* but a list"):
+        to_datatree([], RBM)
     with pytest.raises(ValueError, match=r"as `run\(..., keep=True\).values`, but \(4"):
         to_datatree(OF_RBM[:, :, 0], RBM)
     with pytest.raises(ValueError, match="values of 11 functions, but 13 parameters"):

@@ -165,6 +165,7 @@ def test_one_hash_is_of_all_inputs_and_their_names():
     def total(**inputs):
         return tq.as_dict(None, **inputs)["hash"]
 
+    assert total() is None
     assert total(a=MODEL, b=DATA) == total(b=DATA, a=MODEL)
     assert len({total(), total(a=MODEL), total(b=MODEL), total(a=MODEL, b=DATA)}) == 4
     # A name that is that of the argument.
@@ -185,7 +186,7 @@ def test_mistakes_are_told(as_for_users):
         lambda x, y=state: x + y,
     ]
     for function in stateful:
-        with pytest.raises(TypeError, match="or of its code, but the one at `0` has a"):
+        with pytest.raises(TypeError, match="its code, but the one at `one.0` has"):
             hash_of([function])
     with pytest.raises(TypeError, match="type set cannot be saved"):
         tq.as_dict({1})

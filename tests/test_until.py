@@ -13,7 +13,7 @@ from test_compilation import Counted
 import trainq as tq
 from trainq import sampling
 from trainq.sampling import _until
-from trainq.sampling._until_result import has_settled, status_of
+from trainq.sampling._until_result import has_settled, last_change, status_of
 
 
 MODEL = tq.RBM(0.5 * jr.normal(jr.key(0), (4, 3)))
@@ -146,10 +146,13 @@ def test_settled_wants_two_doublings_in_a_row():
     assert has_settled([1.0, 1.0, 1.16], 0.15)
     assert not has_settled([1.16, 1.0, 1.0], 0.15)
     assert not has_settled([np.inf, np.inf, np.inf], 0.15)
+    assert not has_settled([0.0, 0.0, 0.0], 0.15)
+    assert last_change([9.0, 2.0, 2.5, 2.0]) == 0.25
     found = until(settled=0.15, max_steps=2**14, kernel=tq.AlternatingBlockGibbs())
     last = found.history["settled"]
     assert found.ok and len(last) >= 3
-    assert np.all(np.abs(np.diff(last[-3:])) < 0.15 * last[-2:])
+    change = np.max(np.abs(np.diff(last[-3:])) / last[-2:])
+    assert change < 0.15 and f" {change:.4g} " in str(found)
 
 
 @pytest.mark.slow
@@ -157,11 +160,12 @@ def test_frozen_chains_are_told_though_all_of_them_agree():
     frozen = tq.RBM(30 * jnp.ones((4, 3)))
     state = sampling.ChainState.begin(jnp.ones((16, 7)), jr.key(0))
     found = until(frozen, state, r_hat=1.1, max_steps=256)
-    # R-hat alone sees nothing.
+    # R-hat by itself sees nothing.
     assert found.history["r_hat"][-1] == 1 and found.missed == ()
     assert found.status == 2 and np.all(found.frozen) and not found.ok
     assert found.steps.tolist() == [128, 256]
-    assert "16 chains never moved" in str(found)
+    assert "16 chains never moved" in str(found) and "never moved in" not in str(found)
+    assert "met, but does not count" in str(found) and "reached" not in str(found)
     # One of them is enough, and no other one is named.
     model = tq.RBM(np.zeros((2, 1)))
     found = until(model, r_hat=1.5, max_steps=256, kernel=Sticky())
@@ -177,6 +181,8 @@ def test_a_unit_that_never_moves_is_no_frozen_chain():
 
     found = until(model, r_hat=1.1, functions=constant, max_steps=512)
     assert found.ok and not np.any(found.frozen)
+    assert found.frozen_units.tolist() == [True, False, False, False, False]
+    assert "1 of 5 units never moved in any chain" in str(found)
 
 
 class Sticky(tq.markov.AbstractKernel):
@@ -223,6 +229,9 @@ def test_modes_that_functions_do_not_tell_apart_are_no_success():
     assert found.missed == () and found.units_r_hat > 2
     assert found.status == 3 and not found.ok
     assert "apart after" in str(found) and "ParallelTempering" in str(found)
+    # It is told too where a target is missed, which comes first.
+    found = until(cold, state, functions=blind, settled=1e-9, max_steps=4096)
+    assert found.status == 1 and "Chains sit in different modes" in str(found)
 
 
 @pytest.mark.quick(1)
@@ -337,6 +346,9 @@ MISTAKES = {
         "functions": 3,
     },
     "q is a finite positive number, but -1": {"q": -1, "data": DATA},
+    "settled is a share of T_O, above 0 and below 1, such as 0.15, but 15": {
+        "settled": 15
+    },
     "resolved is a share of the functions, above 0 and at most 1, but 2": {
         "resolved": 2
     },

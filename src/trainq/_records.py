@@ -39,7 +39,8 @@ def as_dict(result: PyTree, /, **inputs: PyTree) -> dict[str, Any]:
         they are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`, which `float` and
         `np.asarray(..., float)` read.
     - `"inputs"`: a hash of each input, in hexadecimal.
-    - `"hash"`: one of all of them, with their names.
+    - `"hash"`: one of all of them, with their names; None if none is given. The result
+        is in no hash.
     - `"versions"`: what [`trainq.show_versions`][] prints.
 
     A hash is SHA-256 of the classes, fields, shapes, types and bits of numbers: the
@@ -69,10 +70,12 @@ def as_dict(result: PyTree, /, **inputs: PyTree) -> dict[str, Any]:
     """
     require_concrete("A dictionary", result=result)
     require_concrete("A dictionary", **inputs)
+    # Of all first: what is no tree is then told with the name of its input.
+    whole = _hash(inputs) if inputs else None
     return {
         "result": _plain(result),
         "inputs": {name: _hash(tree) for name, tree in inputs.items()},
-        "hash": _hash(inputs),
+        "hash": whole,
         "versions": versions(),
     }
 

@@ -72,9 +72,10 @@ def to_datatree(
     require_concrete("A DataTree", values=values, of=of)
     shape = getattr(values, "shape", None)
     if shape is None or len(shape) != 3:
+        given = f"a {type(values).__name__}" if shape is None else shape
         raise ValueError(
             "values have shape (chains, steps, n_obs), as `run(..., keep=True).values`,"
-            f" but {shape} was given."
+            f" but {given} was given."
         )
     if isinstance(of, AbstractEnergyModel):
         variables = _of_parameters(of)

@@ -28,13 +28,11 @@ from ._progress import bar
 from ._run import Functions, advance, shape_of, with_all_replicas
 from ._statistics import check_confidence
 from ._streamed import streamed_pieces, streamed_r_hat
-from ._until_result import REACHED, Until, of_each, status_of, what_is_missed
+from ._until_result import REACHED, SEPARATE, Until, of_each, status_of, what_is_missed
 
 
 # Records in one compiled piece, as many as recent values of `Moments`.
 _PIECE = 128
-# An R-hat of the units above this is that of chains which sit in different places.
-_APART = 1.1
 # How often the progress bar moves, at least.
 _MOVES = 50
 
@@ -177,7 +175,7 @@ def run_until(
                 row.append(float(found[name]))
             long = seen.estimate is not None and bool(seen.estimate.ok)
             missed = what_is_missed(targets, history, long)
-            apart = bool((seen.units > _APART) & ~seen.mirrored)
+            apart = bool((seen.units > SEPARATE) & ~seen.mirrored)
             status = status_of(missed, bool(jnp.any(seen.frozen)), apart)
             if status == REACHED or len(steps) == n_looks:
                 break
@@ -191,6 +189,7 @@ def run_until(
         history={name: jnp.asarray(row) for name, row in history.items()},
         steps=jnp.asarray(steps),
         frozen=seen.frozen,
+        frozen_units=seen.frozen_units,
         units_r_hat=seen.units,
         mirrored=bool(seen.mirrored),
         n_looks=n_looks,
@@ -210,6 +209,11 @@ def _check_targets(targets: dict[str, float], data: Any, functions: Any) -> None
         raise ValueError(
             "q is that of the gradient of the KL divergence from data: it takes data, "
             f"and the model's own observables, but {what}."
+        )
+    if targets.get("settled", 0) >= 1:
+        raise ValueError(
+            "settled is a share of T_O, above 0 and below 1, such as 0.15, but "
+            f"{targets['settled']} was given."
         )
     if targets.get("resolved", 1) > 1:
         raise ValueError(
@@ -244,6 +248,7 @@ class _Seen(eqx.Module):
     estimate: GradientEstimate | None
     found: dict[str, Float[Array, ""]]
     frozen: Bool[Array, " chains"]
+    frozen_units: Bool[Array, " units"]
     units: Float[Array, ""]
     mirrored: Bool[Array, ""]
 
@@ -286,6 +291,7 @@ def _look(
             "settled": jnp.sum(jnp.mean(pieces, axis=0)),
         },
         frozen=jnp.all(units.variance == 0, axis=1),
+        frozen_units=jnp.all(units.variance == 0, axis=0),
         units=apart,
-        mirrored=(apart > _APART) & even & (aligned <= _APART),
+        mirrored=(apart > SEPARATE) & even & (aligned <= SEPARATE),
     )

@@ -1,5 +1,8 @@
 """Why a run has stopped, and what it leaves."""
 
+import itertools
+import math
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -20,19 +23,21 @@ UNTIL_STATUS = {
 }
 """What the codes in `Until.status` mean."""
 REACHED, MAX_STEPS, FROZEN, APART = UNTIL_STATUS
+# An R-hat of the units above this is that of chains which sit in different places.
+SEPARATE = 1.1
 
 _WHAT = {
     "q": "lower end of the interval of Q",
     "resolved": "share of times that are resolved",
     "r_hat": "largest R-hat",
-    "settled": "T_O, in records",
+    "settled": "change of T_O in each of two doublings",
 }
 _TRY = {
     "q": "more chains, which Q is proportional to; or `plan_budget`",
     "resolved": "a kernel with shorter times, or a larger `every`",
     "r_hat": "a burn-in before, or a kernel that crosses barriers, such as "
     "`ParallelTempering`",
-    "settled": "more chains, which make T_O less noisy",
+    "settled": "a longer run, or more chains, which make T_O less noisy",
 }
 
 
@@ -65,10 +70,16 @@ def what_is_missed(
 def has_settled(values: list[float], share: float) -> bool:
     """Whether the last two doublings have each changed the value by less than this
     share of it."""
-    if len(values) < 3:
-        return False
-    pairs = zip(values[-3:-1], values[-2:], strict=True)
-    return all(abs(new - old) < share * abs(new) for old, new in pairs)
+    return last_change(values) < share
+
+
+def last_change(values: list[float]) -> float:
+    """The larger change in the last two doublings, as a share of the later value;
+    infinity before there are two, and of values that have no share."""
+    last = values[-3:]
+    if len(last) < 3 or not all(map(math.isfinite, last)) or 0 in last[1:]:
+        return math.inf
+    return max(abs(1 - old / new) for old, new in itertools.pairwise(last))
 
 
 def status_of(missed: tuple[str, ...], frozen: bool, apart: bool) -> int:
@@ -93,7 +104,8 @@ class Until(AbstractShown):
     status: int = eqx.field(static=True)
     """A key of [`trainq.sampling.UNTIL_STATUS`][], zero if all targets are reached."""
     missed: tuple[str, ...] = eqx.field(static=True)
-    """The names of the targets that are not reached."""
+    """The names of the targets that are not met. Those that are met count only if
+    chains are neither frozen nor apart: see `status`."""
     targets: dict[str, float] = eqx.field(static=True)
     """What was asked for."""
     history: dict[str, Float[Array, " looks"]]
@@ -104,6 +116,8 @@ class Until(AbstractShown):
     """The number of kernel steps at each look."""
     frozen: Bool[Array, " chains"]
     """The chains in which no unit has ever changed."""
+    frozen_units: Bool[Array, " units"]
+    """The units that have never changed in any chain."""
     units_r_hat: Float[Array, ""]
     """The largest R-hat of a unit."""
     mirrored: bool = eqx.field(static=True)
@@ -135,9 +149,15 @@ class Until(AbstractShown):
         n_steps = int(self.steps[-1])
         name, _, why = UNTIL_STATUS[self.status].partition(":")
         rows: Table = [("target", "asked for", "found", "")]
+        counts = self.status in (REACHED, MAX_STEPS)
         for key, aim in self.targets.items():
-            met = "missed" if key in self.missed else "reached"
-            rows.append((_WHAT[key], f"{aim:.8g}", number(self.history[key][-1]), met))
+            met = "reached" if counts else "met, but does not count"
+            met = "missed" if key in self.missed else met
+            row = self.history[key]
+            found = number(row[-1])
+            if key == "settled":
+                found = f"{last_change(row.tolist()):.4g}"
+            rows.append((_WHAT[key], f"{aim:.8g}", found, met))
         lines: list[str | Table] = [
             f"{name} after {count(n_steps, 'step')} of "
             f"{count(self.state.n_chains, 'chain')}, at look {self.steps.size} of "
@@ -156,16 +176,23 @@ class Until(AbstractShown):
                 f"{count(n_frozen, 'chain')} never moved. Try another start, a higher "
                 "temperature, or `ParallelTempering`."
             )
+        n_still = int(jnp.sum(self.frozen_units))
+        if n_still and not jnp.all(self.frozen):
+            lines.append(
+                f"{n_still} of {count(self.frozen_units.size, 'unit')} never moved in "
+                "any chain: what they do elsewhere is not in any number here."
+            )
         if self.mirrored:
             lines.append(
                 "Chains sit in modes that are images of each other by the global flip, "
                 "which even functions do not tell apart: right for these, and for no "
                 "others."
             )
-        elif self.status == APART:
+        elif self.units_r_hat > SEPARATE:
             lines.append(
-                f"The largest R-hat of a unit is {float(self.units_r_hat):.4g}. Try "
-                "`ParallelTempering`, or a longer run."
+                "Chains sit in different modes: the largest R-hat of a unit is "
+                f"{float(self.units_r_hat):.4g}. Try `ParallelTempering`, or a longer "
+                "run."
             )
         for key in self.missed:
             reached = key == "q" and self.history["q"][-1] >= self.targets["q"]
@@ -173,6 +200,7 @@ class Until(AbstractShown):
             lines.append(_SHORT if reached else what)
         if self.missed:
             lines.append(
-                f"Or go on from `state` with `max_steps={2 * n_steps}` or more."
+                f"Or go on from `state` with `max_steps={2 * n_steps}` or more: these "
+                "steps are then a burn-in, and counting starts anew."
             )
         return lines
