@@ -2,9 +2,8 @@
 
 import jax
 import numpy as np
+import scipy  # which imports its parts, `sparse` here, where they are first used
 from jaxtyping import Float, Int
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from .._checks import require_concrete
 from .._show import AbstractShown, Table, count
@@ -250,10 +249,10 @@ def _descend(level: np.ndarray, masks: list[int]) -> tuple[np.ndarray, np.ndarra
         same = (number[there] >= 0) & (level[there] == level[stuck])
         pairs.append(np.stack([number[stuck[same]], number[there[same]]]))
     rows, columns = np.concatenate(pairs, axis=1)
-    graph = coo_array(
+    graph = scipy.sparse.coo_array(
         (np.ones(len(rows), bool), (rows, columns)), shape=(len(stuck),) * 2
     )
-    _, part = connected_components(graph, directed=False)
+    _, part = scipy.sparse.csgraph.connected_components(graph, directed=False)
     _, first = np.unique(part, return_index=True)
     first = first[np.lexsort((stuck[first], level[stuck[first]]))]
     rank = np.empty(len(first), np.int64)
@@ -294,10 +293,10 @@ def _passes(
     pair, first = np.unique(pair, return_index=True)
     top = top[first]
     # Weights are places, which no two states share; zero would be no edge.
-    graph = coo_array(
+    graph = scipy.sparse.coo_array(
         (place[top] + 1.0, (pair // n_basins, pair % n_basins)), shape=(n_basins,) * 2
     )
-    tree = minimum_spanning_tree(graph.tocsr()).tocoo()
+    tree = scipy.sparse.csgraph.minimum_spanning_tree(graph.tocsr()).tocoo()
     by_height = np.argsort(tree.data, kind="stable")
     joined = np.stack([tree.row, tree.col], axis=1)[by_height]
     return joined, order[tree.data[by_height].astype(np.int64) - 1]

@@ -15,9 +15,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy  # which imports its parts, `sparse` here, where they are first used
 from jax import lax
 from jaxtyping import Array, Float
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from .._checks import no_derivative, require_concrete
 from .._spins import check_enumerable, fold, unfold
@@ -259,10 +259,10 @@ def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
     k = min(k, n - 1 - int(operator.is_closed))
     # SciPy's types know neither the arguments of an operator nor a tolerance between
     # whole numbers.
-    make: Any = LinearOperator
+    make: Any = scipy.sparse.linalg.LinearOperator
     tolerance: Any = float(np.finfo(dtype).eps) ** 0.6
     try:
-        _, vectors = eigsh(
+        _, vectors = scipy.sparse.linalg.eigsh(
             make((n, n), matvec=product, dtype=dtype),
             k,
             which="SA",
@@ -271,7 +271,7 @@ def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
             tol=tolerance,
             maxiter=_MAX_RESTARTS,
         )
-    except ArpackNoConvergence:
+    except scipy.sparse.linalg.ArpackNoConvergence:
         raise RuntimeError(
             f"Lanczos' iteration did not find the {k} slowest modes of {n} states in "
             f"{_MAX_RESTARTS} restarts. The chain is so slow that they lie too close "
