@@ -54,7 +54,7 @@ def test_log_z_is_that_of_enumeration(name, based, key):
     assert found.states.shape == (2000, model.n_units)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["gibbs", "alternating"])
 def test_the_expectation_of_the_weights_is_exact(kernel):
     """Over all paths, by dense matrices: also of a kernel that is not reversible, whose

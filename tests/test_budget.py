@@ -138,7 +138,7 @@ def test_a_calibration_plans_what_reaches_the_target(key):
     assert plan.cost < 1.3 * best.cost
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("gradient", ["sampled", None])
 def test_a_calibration_knows_its_own_errors(gradient, key):
     # Of many calibrations the entries scatter as each of them says.

@@ -78,7 +78,7 @@ def test_a_chain_is_symmetric_only_if_its_model_says_so(model):
     assert sectors == (("even", "odd") if model.is_symmetric else (None,))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slow_except(KERNELS, "gibbs", "alternating"))
 def test_a_dense_chain_of_the_matrix_gives_the_same_answers(name):
     model = rbm(2, 3, biased=True)

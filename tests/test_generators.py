@@ -115,7 +115,7 @@ SOLVES = [
 ]
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "solver"), SOLVES)
 def test_what_is_left_of_the_system_solves_the_whole(name, solver):
     generator = CASES[name]()

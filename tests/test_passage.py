@@ -119,7 +119,7 @@ def birth_and_death(n, j):
     return matrix, law / law.sum()
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("j", [0.0, 1.5])  # the Ehrenfest urn, and two wells
 def test_lumped_chains(j):
     n = 8
