@@ -43,7 +43,7 @@ def test_all_that_can_hold_holds_of_a_warm_model_with_a_long_window():
     for words in ("Where the noise comes from", "weights[", "holds", "of T_O, odd"):
         assert words in text
     assert "FAILS" not in text
-    assert found._repr_html_().count("<table>") == 3
+    assert found._repr_html_().count("<table>") == 4
 
 
 def test_times_that_are_too_short_say_what_is_enough():
@@ -86,6 +86,21 @@ def test_numbers_are_those_of_a_dense_spectrum():
     found = tq.diagnose(KERNELS["metropolis"], MODEL, DATA, 100).assumptions
     assert abs(found["irreducible"].number - (1 - values[-2])) < DIRECT
     assert abs(found["aperiodic"].number - (1 + values[0])) < DIRECT
+
+
+def test_basins_are_those_of_the_replica_that_is_observed():
+    model, data = rbm(2, 1, scale=2.0), random_law(2)
+    tempering = tq.ParallelTempering(GIBBS, (1.0, 0.5))
+    found = tq.diagnose(tempering, model, data, 1000)
+    alone = tq.markov.basins(GIBBS.chain(model), least=1.0)
+    assert (found.basins.label == alone.label).all() and len(alone.minima) > 1
+    assert_close(found.noise_by_basin.mass, alone.mass, IDENTITY)
+    assert_close(found.noise_by_basin.t_o.sum(), found.snr.t_o, DIRECT)
+    # One basin is told in a line, and more than are shown in a row.
+    warm = tq.diagnose(GIBBS, MODEL.tempered(0.1), DATA, 10)
+    assert "one basin: no barrier of 1 kT" in str(warm)
+    free = tq.RBM(jnp.diag(jnp.full(3, 3.0)))
+    assert "2 others" in str(tq.diagnose(GIBBS, free, random_law(3), 1000))
 
 
 def test_a_chain_that_is_not_reversible_uses_what_applies():

@@ -7,7 +7,7 @@ import pytest
 from helpers import KERNELS, energies, random_law, rbm
 
 import trainq as tq
-from trainq.markov import Modes
+from trainq.markov import Modes, NoiseBySet
 from trainq.predictors._snr import structural
 from trainq.predictors._why import why
 
@@ -19,23 +19,27 @@ WELLS = tq.paired_rbm(
 GIBBS = KERNELS["gibbs"]
 
 
-def said(gaps, weights, parity=None, window=1000, signal=1.0, failed=(), sweep=1):
+def said(gaps, weights, parity=None, window=1000, signal=1.0, failed=(), **other):
     """The words for modes that are given."""
     weight = jnp.asarray(weights, float)[:, None]
     gap, nothing = jnp.asarray(gaps, float), jnp.zeros(1)
     parity = jnp.zeros(len(gap), int) if parity is None else jnp.asarray(parity)
     modes = Modes(gap, weight, parity, nothing, nothing, None, True)
     snr = structural(jnp.sqrt(jnp.full(1, signal)), modes.observable_t_o, window)
-    return why(snr, modes, float(modes.variance), sweep, failed).splitlines()
+    other = {"sweep": 1, **other}
+    return why(snr, modes, float(modes.variance), failed=failed, **other).splitlines()
 
 
 @pytest.mark.slow
 def test_one_slow_mode_is_named_with_what_it_makes():
     data = tq.visible_distribution(WELLS.tempered(1.2))
     found = tq.diagnose(GIBBS, WELLS, data, 2000)
-    noise, signal, fails = found.why.splitlines()
+    noise, wells, signal, fails = found.why.splitlines()
     assert noise.startswith("One even mode makes 99.3 % of the noise, with a relaxat")
     assert f"time of {1 / found.modes.cluster().gap:.4g} steps" in noise
+    assert wells.startswith("The noise is made by jumps between 4 basins of the energy")
+    between = float(found.noise_by_basin.noise_share)
+    assert between > 0.95 and f"energy: {100 * between:.3g} % is between them" in wells
     assert signal.endswith("Q = 0.00288: the signal is small for this window.")
     assert fails == "No assumption fails."
     shown = str(found).partition("In short\n")[2]
@@ -87,6 +91,25 @@ def test_a_chain_without_modes_is_told_by_its_times():
     assert text.endswith("What fails: reversible.")
     text = tq.diagnose(KERNELS["alternating"], WELLS.tempered(0.1), data, 2000).why
     assert "nearly independent" in text and "not reversible" not in text
+
+
+def test_barriers_are_blamed_if_half_of_the_noise_is_between_basins():
+    def told(t_o_between, n=2):
+        ones = jnp.ones(n)
+        between = jnp.asarray(t_o_between, float) * ones
+        by_basin = NoiseBySet(ones / n, ones, ones / 2, ones, between, None)
+        return said([0.01], [1.0], by_basin=by_basin)
+
+    assert told(0.5)[1].startswith("The noise is made by jumps between 2 basins")
+    assert "50 % is between them" in told(0.5)[1]
+    assert told(0.49)[1] == (
+        "The noise is made within 2 basins of the energy: 49 % is between them."
+    )
+    assert "one basin of the energy: no barrier" in told(0, n=1)[1]
+    # Nothing is blamed of samples that are nearly independent.
+    ones = jnp.ones(2)
+    by_basin = NoiseBySet(ones / 2, ones, ones, ones, ones, None)
+    assert len(said([0.9], [1.0], by_basin=by_basin)) == 3
 
 
 def test_levels_clusters_and_neither():

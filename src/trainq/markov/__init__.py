@@ -39,6 +39,7 @@ from ._ladder import (
     swap_acceptance as swap_acceptance,
 )
 from ._modes import modes as modes
+from ._noise_by_set import NoiseBySet as NoiseBySet, noise_by_set as noise_by_set
 from ._residuals import (
     detailed_balance_residual as detailed_balance_residual,
     law_residual as law_residual,

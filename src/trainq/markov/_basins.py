@@ -59,6 +59,16 @@ class Basins(AbstractShown):
         bits = self.minima[:, None] >> np.arange(n_units)[::-1] & 1
         return 2.0 * bits - 1
 
+    @property
+    def way_out(self) -> Float[np.ndarray, " basins"]:
+        """How far the lowest path out of each basin climbs from its bottom, in kT;
+        infinite for a basin that is alone."""
+        out = np.full(len(self.minima), np.inf)
+        # The lowest way out leads over the first pass that joins a basin.
+        for (a, b), height in zip(self.joined[::-1], self.height[::-1], strict=True):
+            out[a] = out[b] = height
+        return out - self.energy
+
     def heights(self) -> Float[np.ndarray, "basins basins"]:
         """The highest energy on the lowest path between the bottoms of any two basins,
         in kT; of a basin with itself, the energy at its bottom.
@@ -95,18 +105,14 @@ class Basins(AbstractShown):
         return self.heights() - self.energy[:, None]
 
     def _shown(self) -> list[str | Table]:
-        n = len(self.minima)
-        # The lowest way out of each basin leads over the first pass that joins it.
-        out = np.full(n, np.inf)
-        for (a, b), height in zip(self.joined[::-1], self.height[::-1], strict=True):
-            out[a] = out[b] = height
+        n, out = len(self.minima), self.way_out
         head = ("basin", "bottom", "energy / kT", "mass", "way out / kT", "mirror")
         rows: Table = [head]
         for k in range(min(n, _SHOWN)):
             mirror = "" if self.mirror is None else str(self.mirror[k])
             row = (k, self.minima[k], self.energy[k], self.mass[k])
             cells = [f"{x:.4g}" if isinstance(x, float) else str(x) for x in row]
-            rows.append((*cells, f"{out[k] - self.energy[k]:.4g}", mirror))
+            rows.append((*cells, f"{out[k]:.4g}", mirror))
         more = [f"and {n - _SHOWN} more"] if n > _SHOWN else []
         return [f"{count(n, 'basin')} of {self.label.size} states", rows, *more]
 

@@ -38,6 +38,7 @@ def resolvent(
     chain: AbstractChain,
     f: Float[Array, "some *obs"],
     *,
+    sector: Sector | None = None,
     solver: AbstractSolver | None = None,
 ) -> Float[Array, "states *obs"]:
     """`R f`: the solution `x` of `(I - P) x = f - π(f)` with `π(x) = 0`.
@@ -50,19 +51,19 @@ def resolvent(
 
     - `chain`: the chain.
     - `f`: `(states,)` or `(states, n_obs)`.
-    - `solver`: how to solve, [`trainq.Auto`][] by default.
+    - `sector`, `solver`: as for [`trainq.markov.resolvent_trace`][].
 
     **Returns:** an array like `f`.
 
-    **Raises:** `ValueError` for a wrong shape, or too many states; a run-time error if
-    the chain is reducible in floating point.
+    **Raises:** `ValueError` for a wrong shape, too many states, or a sector of a chain
+    that is not symmetric; a run-time error if the chain is reducible in floating point.
 
     ??? cite "Source"
 
         Kemeny and Snell, *Finite Markov Chains*, 1960: `R` is their fundamental matrix
         on functions of mean zero.
     """
-    return solve_resolvent(chain, f, solver=solver).value
+    return solve_resolvent(chain, f, sector=sector, solver=solver).value
 
 
 class ResolventSolution(AbstractShown):
@@ -79,13 +80,14 @@ def solve_resolvent(
     chain: AbstractChain,
     f: Float[Array, "some *obs"],
     *,
+    sector: Sector | None = None,
     solver: AbstractSolver | None = None,
 ) -> ResolventSolution:
     """[`trainq.markov.resolvent`][], and the statistics of its solver.
 
     **Arguments:**
 
-    - `chain`, `f`, `solver`: as for [`trainq.markov.resolvent`][].
+    - `chain`, `f`, `sector`, `solver`: as for [`trainq.markov.resolvent`][].
 
     **Returns:** a [`trainq.markov.ResolventSolution`][].
 
@@ -95,7 +97,7 @@ def solve_resolvent(
     columns = chain.centre(f).reshape(chain.n_states, -1)
     at, solver = chain.coordinates(Table(columns)), checked_solver(solver)
     parts, stats = [], []
-    for reduction in chain.reductions():
+    for reduction in chain.reductions(sector):
         left, right, bulk, *_ = reduction.sides(at, "diagonal")
         b = left if right is None else right
         solve = LinearSolve(reduction.generator, solver, columns.shape[1], at.size)

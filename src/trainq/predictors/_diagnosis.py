@@ -12,17 +12,22 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import positive_number, require_concrete, whole_number
-from .._show import AbstractShown, Table, percent
+from .._show import AbstractShown, Table, count, percent
 from ..markov import (
     AbstractChain,
     AbstractKernel,
+    Basins,
     EnergyGradients,
     Modes,
+    NoiseBySet,
+    RandomScanGibbs,
     SingleFlipChain,
+    basins,
     checked_kernel,
     detailed_balance_residual,
     law_residual,
     modes,
+    noise_by_set,
     symmetry_residual,
     variance,
 )
@@ -34,12 +39,16 @@ from ._why import why
 
 # Up to so many units a chain has a matrix.
 _MAX_MATRIX = 13
+# Up to so many units the functions of the state are solved for one by one.
+_MAX_BASINS = 20
 # The bars. That of the burn-in is the published one, the others are ours.
 _BURN_IN = 5.0  # relaxation times
 _WINDOW = 10.0  # relaxation times
 _BULK = 0.1  # per sweep
 _SPREAD = 1.5
+_DEEP = 1.0  # kT: a basin that is left over less is none
 _ROWS = 3  # observables that a table shows
+_WELLS = 6  # basins that a table shows
 
 
 class Assumption(AbstractShown):
@@ -72,6 +81,10 @@ class Diagnosis(AbstractShown):
     relaxation: Float[Array, " n_parameters"]
     """`⟨f̃_a, R f̃_a⟩ / Var f_a`, the mean relaxation time of each observable, in kernel
     steps."""
+    basins: Basins | None
+    """The basins of the energy of at least 1 kT; None of more than 20 units."""
+    noise_by_basin: NoiseBySet | None
+    """What each of them adds to `T_O`, and what of it is between them."""
     parameter_names: tuple[str, ...] = eqx.field(static=True)
     """The parameter of each observable."""
     assumptions: dict[str, Assumption]
@@ -109,6 +122,7 @@ class Diagnosis(AbstractShown):
                     f"is {'even' if found.parity[0] > 0 else 'odd'}, with a gap of "
                     f"{found.gap[0]:.4g}"
                 )
+        parts += self._by_basin()
         share = np.asarray(self.snr.parameter_t_o) / float(self.snr.t_o)
         rows: Table = [("observable of", "of T_O", "relaxation time")]
         # Rounding errors do not decide between those that are alike.
@@ -129,6 +143,30 @@ class Diagnosis(AbstractShown):
         short = (textwrap.wrap(line, 88) for line in self.why.splitlines())
         return [*parts, "", "In short", *itertools.chain(*short)]
 
+    def _by_basin(self) -> list[str | Table]:
+        found, noise = self.basins, self.noise_by_basin
+        if found is None or noise is None:
+            return [f"basins: not looked for, of more than {_MAX_BASINS} units"]
+        n = len(found.minima)
+        if n == 1:
+            return [f"one basin: no barrier of {_DEEP:g} kT"]
+        rows: Table = [("basin", "mass", "way out / kT", "of the variance", "of T_O")]
+        shares = [
+            np.asarray(one) / float(one.sum()) for one in (noise.variance, noise.t_o)
+        ]
+        for k in range(min(n, _WELLS)):
+            cells = (f"{x[k]:.4g}" for x in (noise.mass, found.way_out))
+            rows.append((str(k), *cells, *(percent(share[k]) for share in shares)))
+        if n > _WELLS:
+            rest = (percent(share[_WELLS:].sum()) for share in shares)
+            mass = f"{float(noise.mass[_WELLS:].sum()):.4g}"
+            rows.append((f"{n - _WELLS} others", mass, "", *rest))
+        between = (
+            f"between the basins: {percent(noise.variance_share)} of the variance, "
+            f"{percent(noise.noise_share)} of T_O"
+        )
+        return [rows, between]
+
 
 def _failed(assumptions: dict[str, Assumption]) -> tuple[str, ...]:
     return tuple(name for name, one in assumptions.items() if one.holds is False)
@@ -144,7 +182,11 @@ def diagnose(
     """Why is `Q` low? Where the noise of a gradient comes from, and which assumption of
     its prediction fails, each with its number and what to change.
 
-    The noise is split by modes, by parity under the global flip, and by observables.
+    The noise is split by modes, by parity under the global flip, by observables, and by
+    basins: of `T_O`, which sums covariances, the law of total covariance says what each
+    basin of the energy adds, and what is between them. Basins are those of
+    [`trainq.markov.basins`][], of at least 1 kT, on flips of single units: a kernel
+    that crosses them in one step has no more noise between them than variance.
     The assumptions are those of the structural prediction and of the cluster of slow
     modes that stands for it: the law of the chain is that of the model; it is
     reversible, irreducible and aperiodic; chains start in that law, or after a burn-in
@@ -213,8 +255,19 @@ def diagnose(
         "one symmetry": _symmetric(chain, model, f),
     }
     failed = _failed(assumptions)
-    text = why(snr, found, float(jnp.sum(var)), sweep, failed)
-    return Diagnosis(snr, found, relaxation, _names(model), assumptions, text)
+    wells, by_basin = _noise_by_basin(kernel, model, chain, f)
+    total = float(jnp.sum(var))
+    text = why(snr, found, total, sweep, failed, by_basin)
+    return Diagnosis(
+        snr=snr,
+        modes=found,
+        relaxation=relaxation,
+        basins=wells,
+        noise_by_basin=by_basin,
+        parameter_names=_names(model),
+        assumptions=assumptions,
+        why=text,
+    )
 
 
 @eqx.filter_jit
@@ -223,6 +276,21 @@ def _chain(kernel: AbstractKernel, model: AbstractEnergyModel) -> AbstractChain:
 
 
 _variance = eqx.filter_jit(variance)
+
+
+def _noise_by_basin(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    chain: AbstractChain,
+    f: EnergyGradients,
+) -> tuple[Basins | None, NoiseBySet | None]:
+    if model.n_units > _MAX_BASINS:
+        return None, None
+    # Basins are of single flips, whatever the kernel, and of the replica that counts.
+    flips = _chain(RandomScanGibbs(), kernel.replicas(model)[0])
+    found = basins(flips, least=_DEEP)
+    sector = "even" if model.is_symmetric and chain.is_symmetric else None
+    return found, noise_by_set(chain, f, found.label, sector=sector)
 
 
 def _relaxation(snr: GradientSNR, var: Array) -> Array:

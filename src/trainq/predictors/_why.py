@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .._show import count, percent
-from ..markov import Modes
+from ..markov import Modes, NoiseBySet
 from ._snr import GradientSNR
 
 
@@ -19,9 +19,10 @@ def why(
     variance: float,
     sweep: int,
     failed: Sequence[str],
+    by_basin: NoiseBySet | None = None,
 ) -> str:
-    """What makes most of the noise, whether the signal is small, and what fails: a line
-    each.
+    """What makes most of the noise, whether barriers do, whether the signal is small,
+    and what fails: a line each.
 
     **Arguments:**
 
@@ -30,12 +31,15 @@ def why(
     - `variance`: `V = Σ_a Var f_a`, the error of one independent sample.
     - `sweep`: the kernel steps in a sweep.
     - `failed`: the assumptions that fail.
+    - `by_basin`: what each basin of the energy adds to the noise, if that is known.
     """
     lines = ["Nothing makes noise: under the law no observable varies."]
     if variance > 0:
         apart = (2 * float(snr.t_o) / variance - 1) / sweep
         independent = float(snr.window) / sweep * float(snr.signal) / variance
         lines = [_noise(modes, apart), _signal(float(snr.q), independent)]
+        if by_basin is not None and apart > _NEARLY:
+            lines.insert(1, _wells(by_basin))
     fails = f"What fails: {', '.join(failed)}." if failed else "No assumption fails."
     return "\n".join([*lines, fails])
 
@@ -74,6 +78,18 @@ def _noise(modes: Modes | None, apart: float) -> str:
         f"{who} {percent(share)} of the noise, with a relaxation time of "
         f"{1 / float(gap):.4g} steps. A kernel that is faster there helps, "
         "or a longer window."
+    )
+
+
+def _wells(by_basin: NoiseBySet) -> str:
+    n, share = by_basin.mass.size, percent(by_basin.noise_share)
+    if n == 1:
+        return "All states are one basin of the energy: no barrier makes the noise."
+    if by_basin.noise_share < _MOST:
+        return f"The noise is made within {n} basins of the energy: {share} is between them."
+    return (
+        f"The noise is made by jumps between {n} basins of the energy: {share} is "
+        "between them. A kernel that crosses from one to another helps, as tempering may."
     )
 
 
