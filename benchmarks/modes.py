@@ -1,6 +1,7 @@
 """Why a chain is slow, for single flips beyond dense matrices: seconds of the slowest
 modes with what they weigh, of both gaps and of a certificate, compiling included, each
-size in a process of its own.
+size in a process of its own. And, of few units, both gaps alone against all modes, from
+warm to so cold that a gap is beyond what a dense eigenproblem knows.
 
     python benchmarks/modes.py          # 16 units: seconds
     python benchmarks/modes.py --all    # and 18 and 20 units: minutes
@@ -11,6 +12,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 from measure import claim, finish, in_own_process, peak_gib
 from problems import model
 
@@ -21,6 +23,7 @@ import trainq as tq
 SHORT = [(16, 40, 6)]
 LONG = [(18, 60, 8), (20, 400, 14)]
 MODES = 8  # of each sector
+ALONE = [(12, 1.0), (10, 4.0)]  # units and inverse temperature
 
 
 def one(n_units):
@@ -45,10 +48,39 @@ def one(n_units):
     print(json.dumps(row))
 
 
+def alone(n_units, beta):
+    """Seconds of both gaps, which need no list of modes, and of all of them."""
+    rbm = model(n_units // 2).tempered(beta)
+    chain = jax.block_until_ready(tq.RandomScanGibbs().chain(rbm))
+    f = jnp.ones(2**n_units)
+    row = {"units": n_units, "beta": beta}
+    row["gaps alone s"] = min(seconds(lambda: tq.markov.parity_gaps(chain)))
+    row["all modes s"] = min(seconds(lambda: tq.markov.modes(chain, f)))
+    row["gap, odd"] = float(tq.markov.spectral_gap(chain, "odd"))
+    print(json.dumps(row))
+
+
+def seconds(question):
+    """Of several calls, compiled before."""
+    jax.block_until_ready(question())
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(question())
+        yield time.perf_counter() - start
+
+
 def main():
     if "--one" in sys.argv:
         return one(int(sys.argv[-1]))
+    if "--alone" in sys.argv:
+        return alone(int(sys.argv[-2]), float(sys.argv[-1]))
     rows, claims = [], []
+    for n_units, beta in ALONE:
+        row = in_own_process("modes.py", "--alone", n_units, beta)
+        rows.append(row)
+        ratio = row["all modes s"] / row["gaps alone s"]
+        name = f"{n_units} units, beta {beta:g}: all modes against gaps alone"
+        claims.append(claim(name, ratio, least=1.5))
     for n_units, seconds, memory in SHORT + LONG * ("--all" in sys.argv):
         row = in_own_process("modes.py", "--one", n_units)
         rows.append(row)

@@ -1,14 +1,14 @@
 """Certificates: every check of a chain in one place, with a verdict."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from .._compiled import compiled_quickly
 from .._show import AbstractShown, Table
 from .._spins import check_enumerable
 from ..models import AbstractEnergyModel, require_model
@@ -200,15 +200,12 @@ def certify(
     n_units = sum(one.n_units for one in kernel.replicas(model))
     check_enumerable(n_units, _MAX_UNITS, "states of a certificate", _SMALLER)
     if n_units <= _MAX_MATRIX:
-        # JAX refuses options of a function that is compiled as a part of another.
-        is_part = isinstance(jnp.zeros(()), Tracer)
-        quick = jax.default_backend() == "cpu" and not is_part
-        certify_small = _compiled_quickly if quick else eqx.filter_jit(_certify_small)
-        return certify_small(kernel, model, sector, tolerance)
+        return _certify_small(kernel, model, sector, tolerance)
     chain = eqx.filter_jit(kernel.chain)(model)
     return _certified(chain, kernel.replicas(model), sector, tolerance)
 
 
+@compiled_quickly
 def _certify_small(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
@@ -216,13 +213,6 @@ def _certify_small(
     tolerance: float | None,
 ) -> Certificate:
     return _certified(kernel.chain(model), kernel.replicas(model), sector, tolerance)
-
-
-# Hundreds of small loops around a few calls of LAPACK, which take nearly all of the
-# time: without optimisation they compile in half of it, and run in the same. Pyright
-# does not know the options of `jax.jit` here.
-_options: Any = {"compiler_options": {"xla_backend_optimization_level": 0}}
-_compiled_quickly = eqx.filter_jit(_certify_small, **_options)
 
 
 def _certified(

@@ -1,12 +1,12 @@
 """Eigenvalues and eigenvectors of the generators that a chain reduces to.
 
-All of them from dense matrices, or the smallest of large ones by Lanczos' iteration. An
-eigenvalue that LAPACK or Lanczos finds is known up to an absolute error of `ε`, and a
-gap of that size not at all. So the small ones are found in other ways: dense, as one
-over the largest of the resolvent, which elimination knows in every digit; by Lanczos,
-from the Dirichlet form of the eigenvectors, a sum of squares in which nothing is
-subtracted. An error `δ` of an eigenvector then changes an eigenvalue by `⟨δ, L δ⟩`: of
-second order, and smaller still where the mode is slow.
+All of them from dense matrices, the smallest alone from a factorisation, or some of
+large ones by Lanczos' iteration. An eigenvalue that LAPACK or Lanczos finds is known up
+to an absolute error of `ε`, and a gap of that size not at all. So the small ones are
+found in other ways: dense, as one over the largest of the resolvent, which elimination
+knows in every digit; otherwise from the Dirichlet form of the eigenvectors, a sum of
+squares in which nothing is subtracted. An error `δ` of an eigenvector then changes an
+eigenvalue by `⟨δ, L δ⟩`: of second order, and smaller still where the mode is slow.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -25,8 +25,12 @@ from ..solvers import (
     MAX_ELIMINATED,
     AbstractGenerator,
     Direct,
+    FlipGenerator,
     LinearSolve,
+    cholesky,
+    cholesky_solve,
     eigenpairs,
+    inverse_root,
     one_by_one,
     without_subtraction,
 )
@@ -39,6 +43,11 @@ _MAX_DENSE = 2**13
 _MAX_UNITS = 20
 # Eigenvalues below are refined where they are found as those of a dense matrix.
 _SLOW = 1e-4
+# Up to so many functions, all modes take no more time than the slowest one alone.
+_FEW = 64
+# How many solves Lanczos' iteration on an inverse takes at most: from here on, all
+# modes are found instead.
+_SOLVES = 48
 # How many restarts of Lanczos' iteration are too many.
 _MAX_RESTARTS = 3000
 _T = TypeVar("_T")
@@ -62,6 +71,13 @@ class Operator(eqx.Module):
         n = self.generator.n_states
         return n if self.sign is None else n // 2
 
+    @property
+    def has_rates(self) -> bool:
+        """Whether entries of its matrix off the diagonal are rates, which nothing was
+        subtracted for, and sum to the diagonal."""
+        flips = isinstance(self.generator, FlipGenerator)
+        return self.sign is None and (self.generator.is_closed or flips)
+
     def fold(self, f: Array) -> Array:
         """The part of this sign, of functions as the generator takes them."""
         return f if self.sign is None else fold(f, self.sign)
@@ -69,6 +85,17 @@ class Operator(eqx.Module):
     def unfold(self, f: Array) -> Array:
         """The inverse of `fold`."""
         return f if self.sign is None else unfold(f, self.sign)
+
+    def fold_matrix(self, matrix: Array) -> Array:
+        """The part of this sign of a matrix on what the generator takes."""
+        return self.fold(self.fold(matrix).T)
+
+    def matrix(self) -> Array:
+        """`L`, with constants moved out of the way: no eigenvalue of it is above 2."""
+        matrix, null = self.generator.matrix(), self.generator.null
+        if null is not None:
+            matrix = matrix + 4 * jnp.outer(null, null)
+        return self.fold_matrix(matrix)
 
 
 class Part(eqx.Module):
@@ -151,15 +178,8 @@ def dense_pairs(operator: Operator) -> Eigenpairs:
 @one_by_one
 def _dense_pairs(operator: Operator) -> Eigenpairs:
     generator, r = operator.generator, operator.size - int(operator.is_closed)
-    null = generator.null
-    matrix = generator.matrix()
-    if null is not None:  # no eigenvalue of L is above 2
-        matrix = matrix + 4 * jnp.outer(null, null)
-
-    def folded(matrix):
-        return operator.fold(operator.fold(matrix).T)
-
-    values, vectors = eigenpairs(folded(matrix))
+    folded = operator.fold_matrix
+    values, vectors = eigenpairs(operator.matrix())
     values, vectors = values[:r], vectors[:, :r]
     if r == 0:
         return Eigenpairs(values, operator.unfold(vectors), jnp.asarray(True))
@@ -194,6 +214,95 @@ def _dense_pairs(operator: Operator) -> Eigenpairs:
     )
     vectors = operator.unfold(vectors)
     return Eigenpairs(values, vectors, known & _is_one(generator, values, vectors))
+
+
+def slowest_pair(operator: Operator) -> Eigenpairs:
+    """The smallest one alone, from dense matrices. No derivative.
+
+    Lanczos' iteration on the inverse, by a Cholesky factor, takes some dozens of solves
+    where all modes take ten times as long as a factorisation. Where it does not end, or
+    what it finds is not known to be the smallest one, to rounding, all modes are found.
+    """
+    return _slowest_pair(jax.tree.map(lax.stop_gradient, operator))
+
+
+@one_by_one
+def _slowest_pair(operator: Operator) -> Eigenpairs:
+    def from_all():
+        pairs = _dense_pairs(operator)
+        return Eigenpairs(pairs.values[:1], pairs.vectors[:, :1], pairs.known)
+
+    if operator.size <= _FEW:
+        return from_all()
+    found = _by_inverse(operator)
+    return lax.cond(found.known, lambda: found, from_all)
+
+
+def _by_inverse(operator: Operator) -> Eigenpairs:
+    matrix = operator.matrix()
+    n, eps = len(matrix), float(jnp.finfo(matrix.dtype).eps)
+    identity = jnp.eye(n, dtype=matrix.dtype)
+    # As much as rounding may take off the smallest eigenvalue; no eigenvector moves.
+    factor = cholesky(matrix + 64 * eps * identity)
+    zeros = jnp.zeros((n, _SOLVES + 1), matrix.dtype)
+
+    def grow(carry):
+        basis, images, i, *_ = carry
+        image = cholesky_solve(factor, basis[:, i, None])[:, 0]
+        images = images.at[:, i].set(image)
+        form = basis[:, :-1].T @ images
+        slowness, turn = eigenpairs((form + form.T) / 2)
+        # Orthogonal to rounding, by doing it twice.
+        new = image - basis @ (basis.T @ image)
+        new = new - basis @ (basis.T @ new)
+        norm = jnp.linalg.norm(new)
+        missing = norm * jnp.abs(turn[i, -1]) / slowness[-1]
+        basis = basis.at[:, i + 1].set(new / norm)
+        return basis, images, i + 1, turn[:, -1], 1 / slowness[-2], missing
+
+    def grows(carry):
+        *_, i, _, _, missing = carry
+        return (missing > eps) & (i < _SOLVES)
+
+    start = np.random.default_rng(0).normal(size=n)
+    basis = zeros.at[:, 0].set(jnp.asarray(start / np.linalg.norm(start), zeros.dtype))
+    infinite = jnp.asarray(jnp.inf, zeros.dtype)
+    first = basis, zeros[:, 1:], 0, zeros[0, 1:], infinite, infinite
+    basis, _, _, turn, second, _ = lax.while_loop(grows, grow, first)
+    y = basis[:, :-1] @ turn
+    image = matrix @ y
+    value = y @ image
+    residual = jnp.linalg.norm(image - value * y)
+    # That no other one is below a bar is not taken on trust: with this one moved out of
+    # the way, a matrix has a Cholesky factor after the bar is taken off only if there
+    # is none (Ericsson and Ruhe, The spectral transformation Lanczos method, Math.
+    # Comp. 35, 1251, 1980). The bar is just below this one, by more than rounding
+    # leaves of it; and where it is slow, between it and the second.
+    bar = jnp.where(value >= _SLOW, (1 - eps**0.45) * value, second / 2)
+    rest = cholesky(matrix + 4 * jnp.outer(y, y) - bar * identity)
+    is_least = jnp.all(jnp.isfinite(jnp.diagonal(rest)))
+    known = (value >= _SLOW) & (residual <= 64 * eps)
+    if operator.has_rates:
+        generator, null = operator.generator, operator.generator.null
+        # A sum of squares: an error of `residual` and of rounding moves y by as much
+        # over the bar, and adds the square of that times the bar at least.
+        if null is not None:
+            y = y - null * (null @ y)
+            y = y / jnp.linalg.norm(y)
+        value = _sum_of_squares(generator, y)
+        error = (residual + 8 * eps) ** 2 / bar
+        known = (residual <= 64 * eps) & ((value >= _SLOW) | (error <= eps * value))
+    return Eigenpairs(value[None], operator.unfold(y[:, None]), known & is_least)
+
+
+def _sum_of_squares(generator: AbstractGenerator, y: Array) -> Array:
+    """`⟨y, L y⟩ = ½ Σ_ij |L_ij| √π_i √π_j (x_i ± x_j)²` over pairs of different states,
+    with `y = √π x`, and the sign that `L_ij` has."""
+    matrix, root = generator.matrix(), generator.root
+    hops = jnp.diag(jnp.diagonal(matrix)) - matrix
+    x = y * inverse_root(generator.log_law)
+    step = x[:, None] - jnp.sign(hops) * x[None, :]
+    return jnp.sum(root[:, None] * jnp.abs(hops) * root[None, :] * step**2) / 2
 
 
 def _is_one(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._checks import whole_number
+from .._compiled import compiled_quickly
 from ..solvers import Auto, Form, columns_in, inverse_root
 from ._decomposition import Modes
 from ._eigenpairs import (
@@ -103,7 +104,7 @@ def modes(
     return _modes(chain, f, parts, found, sector, functions)
 
 
-@eqx.filter_jit
+@compiled_quickly
 def _all_pairs(operator: Operator) -> Eigenpairs:
     pairs = dense_pairs(operator)
     lost = ~(pairs.known & jnp.all(pairs.values > 0))

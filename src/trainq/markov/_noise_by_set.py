@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import require_concrete
-from .._show import AbstractShown, percent
+from .._show import AbstractShown, Table as Rows, percent
 from ..solvers import AbstractSolver, Form, SolverStats, columns_in
 from ._resolvent import solve_resolvent
 from .chains import (
@@ -60,8 +60,8 @@ class NoiseBySet(AbstractShown):
         jumps from set to set. Zero if nothing varies."""
         return _share(self.t_o_between, self.t_o)
 
-    def _shown(self) -> list[str | list[tuple[str, ...]]]:
-        rows = [("set", "mass", "of the variance", "of T_O")]
+    def _shown(self) -> list[str | Rows]:
+        rows: Rows = [("set", "mass", "of the variance", "of T_O")]
         for k, mass in enumerate(np.asarray(self.mass)):
             shares = (
                 percent(one[k] / jnp.sum(one)) for one in (self.variance, self.t_o)

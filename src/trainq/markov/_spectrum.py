@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .._compiled import compiled_quickly
 from .._show import AbstractShown
 from ..solvers import (
     Direct,
@@ -18,10 +19,10 @@ from ._eigenpairs import (
     Eigenpairs,
     Operator,
     Part,
-    dense_pairs,
     held_fixed,
     lowest_pairs,
     parts_of,
+    slowest_pair,
 )
 from .chains import AbstractChain, Sector, require_reversible
 
@@ -167,7 +168,7 @@ def _slowest_of_large(
     return gap, part.reduction.densities(columns[:, :1])[:, 0]
 
 
-@eqx.filter_jit
+@compiled_quickly
 def _slowest_of_dense(part: Part, throw: bool) -> tuple[Array, Array]:
     law = part.reduction.generator.log_law
     if part.n_modes:
@@ -193,7 +194,7 @@ def _slowest(operator: Operator) -> tuple[Array, ...]:
 
 
 def _slowest_fwd(operator):
-    found = dense_pairs(held_fixed("derivative of a spectral gap", operator))
+    found = slowest_pair(held_fixed("derivative of a spectral gap", operator))
     y, slowness, null = (
         found.vectors[:, 0],
         1 / found.values[0],

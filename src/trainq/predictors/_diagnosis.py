@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import positive_number, require_concrete, whole_number
-from .._show import AbstractShown, Table, count, percent
+from .._show import AbstractShown, Table, percent
 from ..markov import (
     AbstractChain,
     AbstractKernel,

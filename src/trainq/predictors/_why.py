@@ -86,10 +86,14 @@ def _wells(by_basin: NoiseBySet) -> str:
     if n == 1:
         return "All states are one basin of the energy: no barrier makes the noise."
     if by_basin.noise_share < _MOST:
-        return f"The noise is made within {n} basins of the energy: {share} is between them."
+        return (
+            f"The noise is made within {n} basins of the energy: {share} is between "
+            "them."
+        )
     return (
         f"The noise is made by jumps between {n} basins of the energy: {share} is "
-        "between them. A kernel that crosses from one to another helps, as tempering may."
+        "between them. A kernel that crosses from one to another helps, as tempering "
+        "may."
     )
 
 

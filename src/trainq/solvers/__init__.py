@@ -41,7 +41,12 @@ from ._generators import (
     ratio_scaled as ratio_scaled,
     without_subtraction as without_subtraction,
 )
-from ._lapack import eigenpairs as eigenpairs, one_by_one as one_by_one
+from ._lapack import (
+    cholesky as cholesky,
+    cholesky_solve as cholesky_solve,
+    eigenpairs as eigenpairs,
+    one_by_one as one_by_one,
+)
 from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,
