@@ -35,7 +35,7 @@ MADE_BY_TRAINQ = {
     *("Ladder", "SwapStatistics", "ReplicaChain"),
     *("SamplerCertificate", "ProgramCertificate", "EffectiveBeta"),
     *("Certificate", "Check", "CheegerMargins", "ParityGaps", "SlowestMode"),
-    *("Absorption", "Basins", "Cut", "PassageTimes"),
+    *("Absorption", "Basins", "NoiseBySet", "Cut", "PassageTimes"),
     *("ResolventSolution", "WindowMoments", "SolverStats"),
     *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
     *("Diagnosis", "Assumption"),

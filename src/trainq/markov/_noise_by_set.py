@@ -61,6 +61,8 @@ class NoiseBySet(AbstractShown):
         return _share(self.t_o_between, self.t_o)
 
     def _shown(self) -> list[str | Rows]:
+        if self.mass.ndim > 1:
+            return super()._shown()
         rows: Rows = [("set", "mass", "of the variance", "of T_O")]
         for k, mass in enumerate(np.asarray(self.mass)):
             shares = (

@@ -66,6 +66,7 @@ def cholesky(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def cholesky_solve(
     factor: Float[Array, "n n"], b: Float[Array, "n k"]
 ) -> Float[Array, "n k"]:
+    """`matrix⁻¹ b`, from the factor of the matrix that `cholesky` returns."""
     return jax.scipy.linalg.cho_solve((factor, True), b)
 
 
