@@ -111,6 +111,29 @@ def test_a_chain_that_is_none_is_not_known():
     assert not bool(by_inverse(wrong).known) and not bool(slowest(wrong).known)
 
 
+class Flipped(tq.markov.AbstractChain):
+    """Gibbs and, now and then, the global flip, which is always accepted: not
+    reversible in the law of a model with fields, though it says so."""
+
+    gibbs: tq.markov.AbstractChain
+    log_stationary: jax.Array
+    is_reversible = True
+
+    def apply(self, f):
+        return 0.9 * self.gibbs.apply(f) + 0.1 * f[::-1]
+
+
+def test_a_chain_of_another_law_has_no_gap():
+    pairs = [(i, j) for i in range(8) for j in range(i)]
+    couplings, field = jnp.full(len(pairs), 0.25), jnp.full(8, 0.05)
+    gibbs = KERNELS["gibbs"].chain(tq.BoltzmannMachine(couplings, field, edges=pairs))
+    chain = Flipped(gibbs, gibbs.log_stationary)
+    (part,) = parts_of(chain, None)
+    assert not bool(by_inverse(part.operator).known)
+    with pytest.raises(eqx.EquinoxRuntimeError, match="gap is lost"):
+        tq.markov.spectral_gap(chain)
+
+
 def test_a_batch_and_single_precision():
     weights = jnp.stack([rbm(4, 4, seed=seed).weights for seed in range(3)])
 

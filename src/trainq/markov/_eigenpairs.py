@@ -90,12 +90,18 @@ class Operator(eqx.Module):
         """The part of this sign of a matrix on what the generator takes."""
         return self.fold(self.fold(matrix).T)
 
+    @property
+    def null(self) -> Array | None:
+        """The null vector among them, if there is one."""
+        null = self.generator.null
+        if null is None or not self.is_closed:
+            return None
+        return self.fold(null[:, None])[:, 0]
+
     def matrix(self) -> Array:
         """`L`, with constants moved out of the way: no eigenvalue of it is above 2."""
-        matrix, null = self.generator.matrix(), self.generator.null
-        if null is not None:
-            matrix = matrix + 4 * jnp.outer(null, null)
-        return self.fold_matrix(matrix)
+        matrix, null = self.fold_matrix(self.generator.matrix()), self.null
+        return matrix if null is None else matrix + 4 * jnp.outer(null, null)
 
 
 class Part(eqx.Module):
@@ -239,7 +245,7 @@ def _slowest_pair(operator: Operator) -> Eigenpairs:
 
 
 def _by_inverse(operator: Operator) -> Eigenpairs:
-    matrix = operator.matrix()
+    matrix, null = operator.matrix(), operator.null
     n, eps = len(matrix), float(jnp.finfo(matrix.dtype).eps)
     identity = jnp.eye(n, dtype=matrix.dtype)
     # As much as rounding may take off the smallest eigenvalue; no eigenvector moves.
@@ -270,6 +276,10 @@ def _by_inverse(operator: Operator) -> Eigenpairs:
     first = basis, zeros[:, 1:], 0, zeros[0, 1:], infinite, infinite
     basis, _, _, turn, second, _ = lax.while_loop(grows, grow, first)
     y = basis[:, :-1] @ turn
+    # Constants are no part of it; of a chain that is not what it says, they may be.
+    if null is not None:
+        y = y - null * (null @ y)
+        y = y / jnp.linalg.norm(y)
     image = matrix @ y
     value = y @ image
     residual = jnp.linalg.norm(image - value * y)
@@ -281,18 +291,17 @@ def _by_inverse(operator: Operator) -> Eigenpairs:
     bar = jnp.where(value >= _SLOW, (1 - eps**0.45) * value, second / 2)
     rest = cholesky(matrix + 4 * jnp.outer(y, y) - bar * identity)
     is_least = jnp.all(jnp.isfinite(jnp.diagonal(rest)))
-    known = (value >= _SLOW) & (residual <= 64 * eps)
+    is_one, known = residual <= 64 * eps, value >= _SLOW
     if operator.has_rates:
-        generator, null = operator.generator, operator.generator.null
         # A sum of squares: an error of `residual` and of rounding moves y by as much
         # over the bar, and adds the square of that times the bar at least.
-        if null is not None:
-            y = y - null * (null @ y)
-            y = y / jnp.linalg.norm(y)
-        value = _sum_of_squares(generator, y)
+        sum_of_squares = _sum_of_squares(operator.generator, y)
+        is_one &= jnp.abs(sum_of_squares - value) <= 64 * eps
+        value = sum_of_squares
         error = (residual + 8 * eps) ** 2 / bar
-        known = (residual <= 64 * eps) & ((value >= _SLOW) | (error <= eps * value))
-    return Eigenpairs(value[None], operator.unfold(y[:, None]), known & is_least)
+        known |= error <= eps * value
+    known &= is_one & is_least
+    return Eigenpairs(value[None], operator.unfold(y[:, None]), known)
 
 
 def _sum_of_squares(generator: AbstractGenerator, y: Array) -> Array:
