@@ -26,6 +26,22 @@ def residual(operator, pair):
     return jnp.linalg.norm(operator.generator.mv(y) - pair.values[0] * y)
 
 
+def two_slow_ones(ratio):
+    """Wells of free pairs of spins, of which each is as slow by itself."""
+    pairs = jnp.array([4.5, 4.5 + jnp.log(ratio) / 2, 0.1, 0.2])
+    edges = [(0, 1), (2, 3), (4, 5), (6, 7)]
+    return tq.BoltzmannMachine(pairs, edges=edges)
+
+
+def test_two_slow_modes_that_are_alike_are_left_to_all_of_them():
+    for ratio, is_shown in ((1.5, False), (8.0, True)):
+        odd = operators("gibbs", two_slow_ones(ratio))[1]
+        others = all_pairs(odd)
+        assert_close(others.values[1] / others.values[0], ratio, 0.01 * ratio)
+        assert bool(by_inverse(odd).known) == is_shown
+        assert_close(slowest(odd).values[0], others.values[0], 1e-12)
+
+
 @pytest.mark.parametrize("name", ["gibbs", "metropolis"])
 @pytest.mark.parametrize("scale", [0.3, 1.0])
 def test_it_is_that_of_a_dense_spectrum(name, scale):
