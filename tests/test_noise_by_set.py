@@ -156,7 +156,10 @@ def test_its_derivative():
 def test_empty_sets_and_constants_are_zero():
     model = machine(4)
     chain = KERNELS["gibbs"].chain(model)
-    found = noise_by_set(chain, tq.observables(model), np.arange(16) % 2 * 2)
+    f, members = tq.observables(model), np.arange(16) % 3 == 1
+    two = noise_by_set(chain, f, members.astype(int))
+    assert_close(parts(noise_by_set(chain, f, members)), parts(two), IDENTITY)
+    found = noise_by_set(chain, f, np.arange(16) % 2 * 2)
     assert found.mass[1] == 0 and (parts(found)[:, 1] == 0).all()
     nothing = noise_by_set(chain, jnp.ones(16), np.arange(16) % 2)
     assert nothing.noise_share == nothing.variance_share == 0
@@ -171,5 +174,7 @@ def test_wrong_labels(as_for_users):
         noise_by_set(chain, f, np.zeros(16))
     with pytest.raises(ValueError, match="number of the set of each state"):
         noise_by_set(chain, f, np.arange(16) - 1)
+    with pytest.raises(ValueError, match="from 0 to 16 were given"):
+        noise_by_set(chain, f, np.arange(16) + (np.arange(16) == 15))
     with pytest.raises(ValueError, match="traced"):
         eqx.filter_jit(noise_by_set)(chain, f, jnp.zeros(16, int))

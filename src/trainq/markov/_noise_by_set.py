@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._checks import require_concrete
 from .._show import AbstractShown, Table as Rows, percent
@@ -84,7 +84,7 @@ def _share(part: Array, whole: Array) -> Array:
 def noise_by_set(
     chain: AbstractChain,
     f: Float[Array, "some *obs"] | AbstractFunctions,
-    label: Int[np.ndarray | Array, " labelled"],
+    label: Int[np.ndarray | Array, " labelled"] | Bool[np.ndarray | Array, " labelled"],
     *,
     sector: Sector | None = None,
     solver: AbstractSolver | None = None,
@@ -105,16 +105,19 @@ def noise_by_set(
     - `f`: `(states,)` or `(states, n_obs)`; or functions that need not exist all at
         once, as [`trainq.markov.EnergyGradients`][].
     - `label`: the set of each state, whole numbers from zero, as that of
-        [`trainq.markov.Basins`][]. Every state is in one set.
+        [`trainq.markov.Basins`][]; or booleans, for a set and its complement. They
+        decide shapes, and are not traced: under `jax.jit` pass an
+        array of NumPy.
     - `sector`: `"even"` or `"odd"` to promise a parity of every function, as for
         [`trainq.markov.resolvent_trace`][].
     - `solver`: how to solve, [`trainq.Auto`][] by default.
 
     **Returns:** a [`trainq.markov.NoiseBySet`][].
 
-    **Raises:** `ValueError` for wrong shapes, labels that are traced, negative or no
-    whole numbers, a sector of a chain that is not symmetric, or too many states; a
-    run-time error if the chain is reducible in floating point.
+    **Raises:** `ValueError` for wrong shapes, labels that are traced, negative, no
+    whole numbers or as large as the number of states, a sector of a chain that is not
+    symmetric, or too many states; a run-time error if the chain is reducible in
+    floating point.
 
     !!! example
 
@@ -126,13 +129,17 @@ def noise_by_set(
         ```
     """
     require_chain(chain)
-    require_concrete("The sets of states", label=label)
+    require_concrete("A division of states into sets", label=label)
     label = np.asarray(label)
-    if not np.issubdtype(label.dtype, np.integer) or label.min(initial=0) < 0:
+    label = label.astype(int) if label.dtype == bool else label
+    low, high = label.min(initial=0), label.max(initial=0)
+    is_whole = np.issubdtype(label.dtype, np.integer)
+    if not is_whole or low < 0 or high >= chain.n_states:
         raise ValueError(
-            "label has the number of the set of each state, from zero, but values of "
-            f"dtype {label.dtype} from {label.min(initial=0)} were given. "
-            "Number the sets by `np.unique(label, return_inverse=True)[1]`."
+            "label has the number of the set of each state, integers from zero and "
+            f"below the number of states, {chain.n_states}, but values of dtype "
+            f"{label.dtype} from {low} to {high} were given. Number the sets by "
+            "`np.unique(label, return_inverse=True)[1]`."
         )
     members = chain.lift(jnp.asarray(label, float)).astype(int)
     if members.shape != (chain.n_states,):
