@@ -54,14 +54,14 @@ def alone(n_units, beta):
     chain = jax.block_until_ready(tq.RandomScanGibbs().chain(rbm))
     f = jnp.ones(2**n_units)
     row = {"units": n_units, "beta": beta}
-    row["gaps alone s"] = min(seconds(lambda: tq.markov.parity_gaps(chain)))
-    row["all modes s"] = min(seconds(lambda: tq.markov.modes(chain, f)))
+    row["gaps alone s"] = min(times(lambda: tq.markov.parity_gaps(chain)))
+    row["all modes s"] = min(times(lambda: tq.markov.modes(chain, f)))
     row["gap, odd"] = float(tq.markov.spectral_gap(chain, "odd"))
     print(json.dumps(row))
 
 
-def seconds(question):
-    """Of several calls, compiled before."""
+def times(question):
+    """Seconds of several calls, compiled before."""
     jax.block_until_ready(question())
     for _ in range(3):
         start = time.perf_counter()

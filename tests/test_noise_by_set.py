@@ -163,6 +163,9 @@ def test_empty_sets_and_constants_are_zero():
     assert found.mass[1] == 0 and (parts(found)[:, 1] == 0).all()
     nothing = noise_by_set(chain, jnp.ones(16), np.arange(16) % 2)
     assert nothing.noise_share == nothing.variance_share == 0
+    assert "nan" not in str(nothing)
+    many = str(noise_by_set(chain, f, np.arange(16)))
+    assert "and 8 more" in many and len(many.splitlines()) == 11
 
 
 def test_wrong_labels(as_for_users):

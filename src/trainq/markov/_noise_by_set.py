@@ -1,5 +1,7 @@
 """Where in the space of states the noise is made: in sets, or between them."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from .chains import (
 
 
 _MEMORY = 4.0  # GiB for the functions that are held at once
+_SHOWN = 8  # sets that a table shows
 
 
 class NoiseBySet(AbstractShown):
@@ -49,28 +52,38 @@ class NoiseBySet(AbstractShown):
     """How well each observable was solved for."""
 
     @property
+    def variance_shares(self) -> Float[Array, " sets"]:
+        """The share of the variance that each set has. Zero if nothing varies."""
+        return _share(self.variance, self.variance)
+
+    @property
+    def noise_shares(self) -> Float[Array, " sets"]:
+        """The share of `T_O` that each set has. Zero if nothing varies."""
+        return _share(self.t_o, self.t_o)
+
+    @property
     def variance_share(self) -> Float[Array, ""]:
         """The share of the variance that is between the sets, from 0 to 1: the
         correlation ratio `η²`. Zero if nothing varies."""
-        return _share(self.variance_between, self.variance)
+        return jnp.sum(_share(self.variance_between, self.variance))
 
     @property
     def noise_share(self) -> Float[Array, ""]:
         """The share of `T_O` that is between the sets: near one if the noise is that of
         jumps from set to set. Zero if nothing varies."""
-        return _share(self.t_o_between, self.t_o)
+        return jnp.sum(_share(self.t_o_between, self.t_o))
 
     def _shown(self) -> list[str | Rows]:
         if self.mass.ndim > 1:
             return super()._shown()
         rows: Rows = [("set", "mass", "of the variance", "of T_O")]
-        for k, mass in enumerate(np.asarray(self.mass)):
-            shares = (
-                percent(one[k] / jnp.sum(one)) for one in (self.variance, self.t_o)
-            )
-            rows.append((str(k), f"{mass:.4g}", *shares))
+        columns = zip(self.mass, self.variance_shares, self.noise_shares, strict=True)
+        for k, (mass, *shares) in enumerate(itertools.islice(columns, _SHOWN)):
+            rows.append((str(k), f"{float(mass):.4g}", *map(percent, shares)))
+        more = self.mass.size - _SHOWN
         return [
             rows,
+            *([f"and {more} more"] if more > 0 else []),
             f"between the sets: {percent(self.variance_share)} of the variance, "
             f"{percent(self.noise_share)} of T_O",
         ]
@@ -78,7 +91,7 @@ class NoiseBySet(AbstractShown):
 
 def _share(part: Array, whole: Array) -> Array:
     total = jnp.sum(whole)
-    return jnp.where(total > 0, jnp.sum(part) / jnp.where(total > 0, total, 1), 0)
+    return jnp.where(total > 0, part / jnp.where(total > 0, total, 1), 0)
 
 
 def noise_by_set(
@@ -106,8 +119,7 @@ def noise_by_set(
         once, as [`trainq.markov.EnergyGradients`][].
     - `label`: the set of each state, whole numbers from zero, as that of
         [`trainq.markov.Basins`][]; or booleans, for a set and its complement. They
-        decide shapes, and are not traced: under `jax.jit` pass an
-        array of NumPy.
+        decide shapes, and are not traced: under `jax.jit` pass an array of NumPy.
     - `sector`: `"even"` or `"odd"` to promise a parity of every function, as for
         [`trainq.markov.resolvent_trace`][].
     - `solver`: how to solve, [`trainq.Auto`][] by default.

@@ -151,9 +151,7 @@ class Diagnosis(AbstractShown):
         if n == 1:
             return [f"one basin: no barrier of {_DEEP:g} kT"]
         rows: Table = [("basin", "mass", "way out / kT", "of the variance", "of T_O")]
-        shares = [
-            np.asarray(one) / float(one.sum()) for one in (noise.variance, noise.t_o)
-        ]
+        shares = [np.asarray(noise.variance_shares), np.asarray(noise.noise_shares)]
         for k in range(min(n, _WELLS)):
             cells = (f"{x[k]:.4g}" for x in (noise.mass, found.way_out))
             rows.append((str(k), *cells, *(percent(share[k]) for share in shares)))
