@@ -150,6 +150,15 @@ def test_a_chain_of_another_law_has_no_gap():
         tq.markov.spectral_gap(chain)
 
 
+def test_rates_that_do_not_sum_to_the_diagonal_are_noticed():
+    # Of a chain that is killed in one state: its form is no sum over pairs alone.
+    chain = KERNELS["gibbs"].chain(rbm(4, 4))
+    operator = _eigenpairs.Operator(chain.killed_generator(jnp.arange(256) == 7), None)
+    assert operator.has_rates and operator.generator.leak is not None
+    assert not bool(by_inverse(operator).known)
+    assert_close(slowest(operator).values, all_pairs(operator).values[:1], 1e-12)
+
+
 def test_a_batch_and_single_precision():
     weights = jnp.stack([rbm(4, 4, seed=seed).weights for seed in range(3)])
 
