@@ -26,6 +26,8 @@ _Fn = TypeVar("_Fn", bound=Callable[..., Any])
 
 # A vector over 2**28 states takes 2 GiB in float64.
 MAX_UNITS = 28
+# Pairs of states of two layers that are gone through, and not held.
+MAX_PAIRED = 32
 # States that are drawn by enumeration, such as those of a block in every step.
 MAX_BLOCK = 20
 # Numbers in an intermediate table: what needs more of them goes block by block.

@@ -155,9 +155,9 @@ def resolvent_form(
 
     if pairing == "gram":
         return some(f, guess)
-    chosen = solver.select(reductions[0].generator.system(), f.n_functions)
-    dtype = chain.log_stationary.dtype
-    block = chosen.columns_at_once(chain.width, f.n_functions, dtype)
+    system = reductions[0].generator.system()
+    chosen = solver.select(system, f.n_functions)
+    block = chosen.columns_at_once(system, chain.width, f.n_functions, chain.dtype)
     return in_blocks(some, f, block, guess)
 
 

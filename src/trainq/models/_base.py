@@ -17,10 +17,12 @@ from jaxtyping import Array, Float, Int, Key, Num, PyTree
 from .._checks import require_precision, tell_precision, whole_number
 from .._spins import (
     MAX_BLOCK,
+    MAX_PAIRED,
     as_spins,
     check_enumerable,
     draw_spins,
     draw_states,
+    map_blocks,
     map_states,
     merge,
     spins,
@@ -195,7 +197,17 @@ class AbstractEnergyModel(eqx.Module):
     @_in_closed_form(1)
     def energies(self) -> Float[Array, " states"]:
         """The energies of all `2**n_units` states, in order."""
-        energies = map_states(energy_of(self), self.n_units, self.dtype)
+        return self._finite(map_states(energy_of(self), self.n_units, self.dtype))
+
+    @_in_closed_form(1)
+    def energy_table(
+        self, v: Num[Array, "some n_visible"], h: Num[Array, "others n_hidden"]
+    ) -> Float[Array, "some others"]:
+        """The energies of some visible states, each with each of some hidden ones."""
+        x = merge((v[:, None], h[None, :]), self.dtype)
+        return self._finite(jax.vmap(jax.vmap(energy_of(self)))(x))
+
+    def _finite(self, energies: Float[Array, "..."]) -> Float[Array, "..."]:
         return eqx.error_if(
             energies,
             ~jnp.all(jnp.isfinite(energies)),
@@ -208,14 +220,24 @@ class AbstractEnergyModel(eqx.Module):
         """`-log Σ_h exp(-E(v, h))` for every visible state, nats."""
         if self.n_hidden and not self.interacts("hidden"):
             return self.free_energy(spins(self.n_visible, self.dtype))
-        table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
-        return -jax.nn.logsumexp(-table, axis=1)
+        check_enumerable(self.n_units)
+        hidden = spins(self.n_hidden, self.dtype)
+
+        def some(v):
+            return -jax.nn.logsumexp(-self.energy_table(v, hidden), axis=1)
+
+        return map_blocks(some, self.n_visible, self.dtype, 2**self.n_hidden)
 
     @_in_closed_form(1)
     def hidden_free_energies(self) -> Float[Array, " hidden_states"]:
         """`-log Σ_v exp(-E(v, h))` for every hidden state, nats."""
-        table = self.energies().reshape(2**self.n_visible, 2**self.n_hidden)
-        return -jax.nn.logsumexp(-table, axis=0)
+        check_enumerable(self.n_units, MAX_PAIRED)
+        visible = spins(self.n_visible, self.dtype)
+
+        def some(h):
+            return -jax.nn.logsumexp(-self.energy_table(visible, h), axis=0)
+
+        return map_blocks(some, self.n_hidden, self.dtype, 2**self.n_visible)
 
     @property
     def n_enumerated(self) -> int:

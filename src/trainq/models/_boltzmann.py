@@ -280,8 +280,19 @@ class BoltzmannMachine(AbstractEnergyModel):
         # Split the units in two halves: the energy is a term of each, and one matrix
         # product over pairs of half states.
         check_enumerable(self.n_units)
-        matrix, k = self.coupling_matrix, self.n_units // 2
+        k = self.n_units // 2
         high, low = spins(k, self.dtype), spins(self.n_units - k, self.dtype)
+        return self._energy_table(high, low).reshape(-1)
+
+    def energy_table(
+        self, v: Num[Array, "some n_visible"], h: Num[Array, "others n_hidden"]
+    ) -> Float[Array, "some others"]:
+        return self._energy_table(v, h)
+
+    def _energy_table(
+        self, high: Num[Array, "some k"], low: Num[Array, "others rest"]
+    ) -> Float[Array, "some others"]:
+        matrix, k = self.coupling_matrix, high.shape[1]
 
         def inner(s, block, bias):
             energy = -jnp.sum((s @ block) * s, axis=-1) / 2
@@ -291,7 +302,7 @@ class BoltzmannMachine(AbstractEnergyModel):
         table = inner(high, matrix[:k, :k], bias[0])[:, None] - (
             high @ matrix[:k, k:] @ low.T
         )
-        return (table + inner(low, matrix[k:, k:], bias[1])[None, :]).reshape(-1)
+        return table + inner(low, matrix[k:, k:], bias[1])[None, :]
 
     @property
     def n_enumerated(self) -> int:
@@ -331,7 +342,7 @@ class BoltzmannMachine(AbstractEnergyModel):
         return self.energy(x) - log_sums
 
     def free_energies(self) -> Float[Array, " visible_states"]:
-        if self.n_units <= MAX_UNITS:  # one table of all states, by a matrix product
+        if self.n_units <= MAX_UNITS:  # by a matrix product
             return super().free_energies()
         width = max(self.n_units, len(self.edges))
         return map_blocks(self.free_energy, self.n_visible, self.dtype, width)

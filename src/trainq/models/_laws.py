@@ -112,16 +112,13 @@ def log_stationary(model: AbstractEnergyModel) -> Float[Array, " states"]:
 def log_laws(
     model: AbstractEnergyModel,
 ) -> tuple[
-    Float[Array, " states"],
-    Float[Array, " visible_states"],
-    Float[Array, " hidden_states"],
+    Float[Array, ""], Float[Array, " visible_states"], Float[Array, " hidden_states"]
 ]:
-    """`log π(v, h)`, `log π(v)` and `log π(h)`, nats, from the closed forms of the
-    model."""
+    """`log Z`, `log π(v)` and `log π(h)`, nats, from the closed forms of the model."""
     model = exactly(model)
     visible, hidden = model.free_energies(), model.hidden_free_energies()
     log_z = jax.nn.logsumexp(-visible)
-    return -model.energies() - log_z, -visible - log_z, -hidden - log_z
+    return log_z, -visible - log_z, -hidden - log_z
 
 
 @eqx.filter_jit

@@ -180,8 +180,12 @@ class RBM(AbstractEnergyModel):
     def energies(self) -> Float[Array, " states"]:
         check_enumerable(self.n_units)
         v, h = spins(self.n_visible, self.dtype), spins(self.n_hidden, self.dtype)
-        table = self.hidden_field(v) @ h.T + _dot(v, self.visible_bias)[:, None]
-        return -table.reshape(-1)
+        return self.energy_table(v, h).reshape(-1)
+
+    def energy_table(
+        self, v: Num[Array, "some n_visible"], h: Num[Array, "others n_hidden"]
+    ) -> Float[Array, "some others"]:
+        return -(self.hidden_field(v) @ h.T + _dot(v, self.visible_bias)[:, None])
 
     def free_energy(self, v: Num[Array, "*batch n_visible"]) -> Float[Array, "*batch"]:
         """`-Σ_j log(2 cosh(Wᵀ v + b)_j) - aᵀ v` of some visible states, nats."""

@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key, Num
@@ -18,7 +19,7 @@ from .._spins import (
 )
 from ._base import AbstractEnergyModel, checked
 from ._data import Data, check_data, draw_visible, empirical_distribution
-from ._laws import log_laws
+from ._laws import log_stationary
 
 
 class AbstractStart(eqx.Module):
@@ -109,7 +110,7 @@ class Stationary(AbstractStart):
 
     def law(self, model, data=None):
         del data
-        return jnp.exp(log_laws(model)[0])
+        return jnp.exp(log_stationary(model))
 
     def draw(self, key, model, data, n_chains):
         del data
@@ -130,8 +131,8 @@ class FromData(AbstractStart):
         data = _needed(data, model)
         if data.ndim == 2:
             data = empirical_distribution(data).astype(model.dtype)
-        joint, visible, _ = log_laws(model)
-        given_visible = jnp.exp(joint.reshape(visible.size, -1) - visible[:, None])
+        joint = log_stationary(model).reshape(2**model.n_visible, -1)
+        given_visible = jnp.exp(jax.nn.log_softmax(joint, axis=1))
         return (data[:, None] * given_visible).reshape(-1)
 
     def draw(self, key, model, data, n_chains):

@@ -107,6 +107,11 @@ class Tempered(AbstractEnergyModel):
     def energies(self) -> Float[Array, " states"]:
         return self._scale(self.model.energies())
 
+    def energy_table(
+        self, v: Num[Array, "some n_visible"], h: Num[Array, "others n_hidden"]
+    ) -> Float[Array, "some others"]:
+        return self._scale(self.model.energy_table(v, h))
+
     def observables(
         self, x: Num[Array, "*batch n_units"]
     ) -> Float[Array, "*batch n_parameters"]:

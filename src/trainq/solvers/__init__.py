@@ -47,6 +47,7 @@ from ._lapack import (
     eigenpairs as eigenpairs,
     one_by_one as one_by_one,
 )
+from ._overlaps import AbstractOverlap as AbstractOverlap, DenseOverlap as DenseOverlap
 from ._polynomials import (
     AbstractContraction as AbstractContraction,
     Contraction as Contraction,

@@ -38,15 +38,16 @@ class Auto(AbstractSolver):
 
     def select(self, system: AbstractSystem, n_columns: int) -> AbstractSolver:
         n = system.n_states
-        sparse = system.products < n * n
         factorised = system.assembly + n**3 / 3
-        iterated = 64 * system.products * max(n_columns, 16) * (10 if sparse else 1)
+        iterated = 64 * system.products * max(n_columns, 16)
+        if system.is_sparse:
+            iterated *= 10
         fits = 4 * 8 * n * n <= self.memory * 2**30
         if fits and factorised <= iterated:
             return Direct(throw=self.throw)
         if not system.is_self_adjoint:
             iterate = BiCGStab(memory=self.memory, throw=self.throw)
-            return iterate if sparse else Direct(throw=self.throw)
+            return iterate if system.is_sparse else Direct(throw=self.throw)
         return ConjugateGradient(memory=self.memory, throw=self.throw)
 
     def init(self, system: AbstractSystem) -> "Selected":

@@ -199,23 +199,26 @@ class AbstractSolver(eqx.Module):
         precision."""
         return float(jnp.finfo(dtype).eps) ** 0.45
 
-    def columns_at_once(self, n_states: int, n_columns: int, dtype: Any) -> int:
+    def columns_at_once(
+        self, system: AbstractSystem, n_states: int, n_columns: int, dtype: Any
+    ) -> int:
         """How many right-hand sides to hold at once.
 
         **Arguments:**
 
+        - `system`: the system.
         - `n_states`: length of each of them.
         - `n_columns`: how many there are.
         - `dtype`: their dtype.
 
         **Returns:** a number up to `n_columns`; all of them, by default.
         """
-        del n_states, dtype
+        del system, n_states, dtype
         return n_columns
 
 
 def columns_in(memory: float, n_states: int, n_columns: int, dtype: Any) -> int:
-    """How many functions of `n_states` to hold at once in some GiB, at most 64: each
-    with two copies, and what an iteration on half of the states needs."""
+    """How many functions of `n_states` to hold at once in some GiB: each with two
+    copies, and what an iteration on half of the states needs."""
     bytes_each = 6 * n_states * jnp.dtype(dtype).itemsize
-    return max(1, min(n_columns, 64, int(memory * 2**30 / bytes_each)))
+    return max(1, min(n_columns, int(memory * 2**30 / bytes_each)))

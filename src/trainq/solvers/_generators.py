@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from .._spins import at_neighbours, ends, fold, neighbours, unfold
 from ._elimination import eliminate, solve_eliminated
+from ._overlaps import AbstractOverlap
 from ._systems import (
     AbstractSystem,
     DenseSystem,
@@ -199,25 +200,24 @@ class GramGenerator(AbstractReversible):
     `1 - c` in every step; `overlap` and `whole` are then `√c B`.
     """
 
-    overlap: Float[Array, "rows n"]
+    overlap: AbstractOverlap
     log_law: Float[Array, " n"]
     log_other: Float[Array, " rows"]
-    whole: Float[Array, "all_rows all_states"] | None = None
+    whole: AbstractOverlap | None = None
     is_odd: bool = eqx.field(static=True, default=False)
     leak: Float[Array, " n"] | None = None
     is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        return y - self.overlap.T @ (self.overlap @ y)
+        return y - self.overlap.gram(y)
 
     def matrix(self) -> Float[Array, "n n"]:
-        identity = jnp.eye(self.n_states, dtype=self.overlap.dtype)
-        return identity - self.overlap.T @ self.overlap
+        identity = jnp.eye(self.n_states, dtype=self.log_law.dtype)
+        return identity - self.overlap.gram_matrix()
 
-    def _given_other(self) -> Float[Array, "rows n"]:
-        """`p(h | v)`."""
-        half = (self.log_law[None, :] - self.log_other[:, None]) / 2
-        return ratio_scaled(self.overlap, half)
+    def _given_other(self, block: Array, log_other: Array) -> Float[Array, "some n"]:
+        """`p(h | v)` for a block of the overlap."""
+        return ratio_scaled(block, (self.log_law[None, :] - log_other[:, None]) / 2)
 
     def system(self) -> AbstractSystem:
         if not self.is_closed:
@@ -228,13 +228,17 @@ class GramGenerator(AbstractReversible):
             return GramSystem(overlap=self.overlap, root=ones, null=None)
         # 1 - Σ_v p(h|v) p(v|h) = Σ_v (1 - p(h|v)) p(v|h), and where p(h|v) is near one
         # what is missing to it is the sum of the others.
-        given = self._given_other()
         on = jnp.arange(self.n_states)
-        largest = jnp.argmax(given, axis=1)[:, None] == on[None, :]
-        others = jnp.sum(jnp.where(largest, 0, given), axis=1)[:, None]
-        missing = jnp.where(largest, others, 1 - given)
-        half = (self.log_other[:, None] - self.log_law[None, :]) / 2
-        leaves = jnp.sum(ratio_scaled(self.overlap, half) * missing, axis=0)
+
+        def rates(block, log_other):
+            given = self._given_other(block, log_other)
+            largest = jnp.argmax(given, axis=1)[:, None] == on[None, :]
+            others = jnp.sum(jnp.where(largest, 0, given), axis=1)[:, None]
+            missing = jnp.where(largest, others, 1 - given)
+            half = (log_other[:, None] - self.log_law[None, :]) / 2
+            return jnp.sum(ratio_scaled(block, half) * missing, axis=0)
+
+        leaves = self.overlap.sum(rates, self.log_other)
         # A layer of one state cannot be left.
         leaves = jnp.where(leaves > 0, leaves, 1)
         return GramSystem(overlap=self.overlap, root=jnp.sqrt(leaves), null=self.null)
@@ -246,7 +250,7 @@ class GramGenerator(AbstractReversible):
             leak = None if leak is None else jnp.concatenate([leak, leak[::-1]])
             overlap = self.whole
         half = (law[None, :] - law[:, None]) / 2
-        return ratio_scaled(overlap.T @ overlap, half), leak
+        return ratio_scaled(overlap.gram_matrix(), half), leak
 
     def functions(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return super().functions(y) if self.is_closed else y
@@ -257,13 +261,16 @@ class GramGenerator(AbstractReversible):
     def dirichlet(self, z: Array, x: Array, pairing: Pairing) -> Array:
         if not self.is_closed or pairing == "gram":
             z, x = self.densities(z), self.densities(x)
-            return pair(z, x, pairing) - pair(
-                self.overlap @ z, self.overlap @ x, pairing
-            )
+            images = self.overlap.sum(lambda b: pair(b @ z, b @ x, pairing))
+            return pair(z, x, pairing) - images
+
         # ⟨x, (I - BᵀB) x⟩ = Σ π(v, h) (x(h) - E[x | v])².
-        flow = jnp.exp(self.log_other / 2)[:, None] * self.overlap * self.root[None, :]
-        given = self._given_other()
-        return _differences(flow, given @ z, z, given @ x, x)
+        def differences(block, log_other):
+            flow = jnp.exp(log_other / 2)[:, None] * block * self.root[None, :]
+            given = self._given_other(block, log_other)
+            return _differences(flow, given @ z, z, given @ x, x)
+
+        return self.overlap.sum(differences, self.log_other)
 
 
 class DenseGenerator(AbstractReversible):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ._base import AbstractSolver, SolveOptions, columns_in
+from ._systems import AbstractSystem
 
 
 class AbstractIteration(AbstractSolver):
@@ -63,7 +64,13 @@ class AbstractIteration(AbstractSolver):
         wanted = 1e4 * max(self._rtol(dtype), self.atol)
         return max(super().tolerance(dtype), min(wanted, 0.5))
 
-    def columns_at_once(self, n_states: int, n_columns: int, dtype: Any) -> int:
+    def columns_at_once(
+        self, system: AbstractSystem, n_states: int, n_columns: int, dtype: Any
+    ) -> int:
         if self.block is not None:
             return min(self.block, n_columns)
+        # A product with a matrix is the faster by column the more of them there are; of
+        # a sparse one, a few fill the cache.
+        if system.is_sparse:
+            n_columns = min(n_columns, 64)
         return columns_in(self.memory, n_states, n_columns, dtype)

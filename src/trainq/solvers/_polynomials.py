@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from .._loops import Steps
 from ._generators import AbstractGenerator
+from ._overlaps import AbstractOverlap
 
 
 # Terms of a series are summed, or left out, so many at a time.
@@ -54,12 +55,12 @@ class Exchange(AbstractContraction):
     """`[[0, B], [Bᵀ, 0]]` on functions of the visible units stacked upon functions of
     the hidden ones: that of `½ [[I, B], [Bᵀ, I]]`."""
 
-    overlap: Float[Array, "visible hidden"]
+    overlap: AbstractOverlap
     lowest: int = eqx.field(static=True, default=0, init=False)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         visible, hidden = jnp.split(y, [self.overlap.shape[0]])
-        return jnp.concatenate([self.overlap @ hidden, self.overlap.T @ visible])
+        return jnp.concatenate([self.overlap @ hidden, self.overlap.pull(visible)])
 
 
 class SymmetrisedExchange(AbstractContraction):
@@ -67,14 +68,14 @@ class SymmetrisedExchange(AbstractContraction):
     A singular value `σ` of `B` makes the eigenvalues `½ σ (σ ± 1)`, of at least -1/8.
     """
 
-    overlap: Float[Array, "visible hidden"]
+    overlap: AbstractOverlap
     lowest: int = eqx.field(static=True, default=-1, init=False)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         visible, hidden = jnp.split(y, [self.overlap.shape[0]])
-        pulled, pushed = self.overlap.T @ visible, self.overlap @ hidden
+        pulled, pushed = self.overlap.pull(visible), self.overlap @ hidden
         on_visible = self.overlap @ pulled + pushed
-        return jnp.concatenate([on_visible, pulled + self.overlap.T @ pushed]) / 2
+        return jnp.concatenate([on_visible, pulled + self.overlap.pull(pushed)]) / 2
 
 
 class Series(eqx.Module):

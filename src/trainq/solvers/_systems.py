@@ -2,6 +2,7 @@
 even-odd elimination where the structure allows."""
 
 import abc
+import math
 from typing import Literal
 
 import equinox as eqx
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import at_neighbours, neighbours, parity, shard, xor
+from ._overlaps import AbstractOverlap
 
 
 Pairing = Literal["diagonal", "gram"]
@@ -35,6 +37,11 @@ class AbstractSystem(eqx.Module):
     @abc.abstractmethod
     def products(self) -> int:
         """Multiplications in one application to one column."""
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether applying it takes less than a product with its matrix."""
+        return self.products < self.n_states**2
 
     @property
     def assembly(self) -> int:
@@ -119,31 +126,31 @@ class AbstractScaledSystem(AbstractSystem):
 class GramSystem(AbstractScaledSystem):
     """One layer of a two-block kernel, `D^-½ (I - BᵀB) D^-½`."""
 
-    overlap: Float[Array, "rows n"]
+    overlap: AbstractOverlap
     root: Float[Array, " n"]
     null: Float[Array, " n"] | None
     is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     @property
     def products(self) -> int:
-        return 2 * self.overlap.size
+        return 2 * math.prod(self.overlap.shape)
 
     @property
     def assembly(self) -> int:
-        return self.overlap.size * self.n_states
+        return math.prod(self.overlap.shape) * self.n_states
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         y = y / self.root[:, None]
-        return (y - self.overlap.T @ (self.overlap @ y)) / self.root[:, None]
+        return (y - self.overlap.gram(y)) / self.root[:, None]
 
     def matrix(self) -> Float[Array, "n n"]:
-        across = self.overlap / self.root[None, :]
+        products = self.overlap.gram_matrix(self.root)
         on = jnp.arange(self.n_states)
         diagonal = on[:, None] == on[None, :]
         if self.null is None:
-            return diagonal.astype(across.dtype) - across.T @ across
+            return diagonal.astype(products.dtype) - products
         # The diagonal is one by construction, and not what subtraction leaves of it.
-        matrix = jnp.where(diagonal, 1, -(across.T @ across))
+        matrix = jnp.where(diagonal, 1, -products)
         return shifted(matrix, self._scaled_null)
 
 

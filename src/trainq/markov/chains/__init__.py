@@ -21,7 +21,12 @@ from ._functions import (
     Table as Table,
     in_blocks as in_blocks,
 )
-from ._layers import Colours as Colours, Layers as Layers
+from ._layers import (
+    AbstractLayers as AbstractLayers,
+    Colours as Colours,
+    EnergyLayers as EnergyLayers,
+    Layers as Layers,
+)
 from ._reductions import (
     AbstractCoordinates as AbstractCoordinates,
     AbstractReduction as AbstractReduction,

@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
@@ -67,6 +68,11 @@ class AbstractChain(eqx.Module):
     def n_states(self) -> int:
         """Number of states."""
         return self.log_stationary.shape[0]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the law, which results share."""
+        return self.log_stationary.dtype
 
     @property
     def stationary(self) -> Float[Array, " states"]:

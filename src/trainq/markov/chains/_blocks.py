@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ...solvers import (
@@ -18,7 +19,7 @@ from ...solvers import (
 )
 from ._base import AbstractChain
 from ._functions import AbstractFunctions, Table
-from ._layers import Colours, Layers
+from ._layers import AbstractLayers, Colours
 from ._reductions import (
     AbstractCoordinates,
     AbstractReduction,
@@ -40,12 +41,22 @@ _MAX_TABLE = 2**13
 class AbstractScanChain(AbstractChain):
     """Redraw blocks of units, each given all others, in the order of a scan."""
 
-    partition: eqx.AbstractVar[Layers | Colours]
+    partition: eqx.AbstractVar[AbstractLayers | Colours]
     scan: eqx.AbstractVar[AbstractScan]
 
     @property
     def log_stationary(self) -> Float[Array, " states"]:
         return self.partition.log_law
+
+    # Of which there may be too many to list.
+
+    @property
+    def n_states(self) -> int:
+        return self.partition.n_states
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.partition.dtype
 
     @property
     def is_reversible(self) -> bool:
@@ -83,12 +94,15 @@ class AbstractScanChain(AbstractChain):
 class ScanChain(AbstractScanChain):
     """Redraw any blocks of units in the order of any scan, without a matrix."""
 
-    partition: Layers | Colours
+    partition: AbstractLayers | Colours
     scan: AbstractScan
     is_symmetric: bool = eqx.field(static=True)
 
     def __init__(
-        self, partition: Layers | Colours, scan: AbstractScan, is_symmetric: bool
+        self,
+        partition: AbstractLayers | Colours,
+        scan: AbstractScan,
+        is_symmetric: bool,
     ):
         self.partition = partition
         self.scan = scan
@@ -106,19 +120,19 @@ class TwoLayerChain(AbstractScanChain):
     smaller layer is taken.
     """
 
-    partition: Layers
+    partition: AbstractLayers
     scan: AbstractTwoLayerScan
     is_symmetric: bool = eqx.field(static=True)
 
     def __init__(
-        self, partition: Layers, scan: AbstractTwoLayerScan, is_symmetric: bool
+        self, partition: AbstractLayers, scan: AbstractTwoLayerScan, is_symmetric: bool
     ):
         self.partition = partition
         self.scan = scan
         self.is_symmetric = is_symmetric
 
     @property
-    def layers(self) -> Layers:
+    def layers(self) -> AbstractLayers:
         """Both layers."""
         return self.partition
 
@@ -251,7 +265,7 @@ class LayerReduction(AbstractReduction):
     leaves there."""
 
     generator: GramGenerator
-    layers: Layers
+    layers: AbstractLayers
     scan: AbstractTwoLayerScan
     sector: Sector | None = eqx.field(static=True)
     on_hidden: bool = eqx.field(static=True)
@@ -262,13 +276,16 @@ class LayerReduction(AbstractReduction):
             pair = folded(visible, self.sector), folded(hidden, self.sector)
             return pair[::-1] if self.on_hidden else pair
 
-        overlap = self.generator.overlap / math.sqrt(self.scan.shares[self.part])
+        overlap, whole = self.generator.overlap, math.sqrt(self.scan.shares[self.part])
         own, other = fold(at.on_visible, at.on_hidden, fold_sector)
         bulk, other_bulk = fold(at.bulk_visible, at.bulk_hidden, fold_bulk)
-        at_layers = OnTwoLayers(own, other, overlap.T @ other, self.on_hidden)
+        # Of B itself, and not of what of it is in the system.
+        pulled = overlap.pull(other) / whole
+        at_layers = OnTwoLayers(own, other, pulled, self.on_hidden)
         form = self.scan.sides(at_layers, pairing)[self.part]
         # What the rounding errors in `own` and in `pulled` are proportional to.
-        bulk = bulk + jnp.abs(overlap).T @ other_bulk
+        sizes = overlap.sum(lambda block, z: jnp.abs(block).T @ z, other_bulk)
+        bulk = bulk + sizes / whole
         return Sides(form.left, form.right, bulk, form.rest, form.weight)
 
     def powers(self, at: LayerCoordinates) -> Powers:
@@ -343,25 +360,23 @@ class LayerReduction(AbstractReduction):
 
 
 def layer(
-    layers: Layers, sector: Sector | None, on_hidden: bool, share: float = 1.0
+    layers: AbstractLayers, sector: Sector | None, on_hidden: bool, share: float = 1.0
 ) -> GramGenerator:
     """`I - c M` on a layer, with `c` the share, in one sector of the global flip or in
     both. Its `overlap` is `√c B` or `√c Bᵀ`: it maps functions of this layer to the
     other."""
     visible, hidden = layers.log_visible, layers.log_hidden
-    whole = jnp.exp(layers.log_joint - (visible[:, None] + hidden[None, :]) / 2)
     own, other = (hidden, visible) if on_hidden else (visible, hidden)
-    whole = math.sqrt(share) * (whole if on_hidden else whole.T)
     if sector is not None:
         # A class {x, -x} has the law of both its members.
         own, other = (x[: x.size // 2] + math.log(2) for x in (own, other))
-    small = own.size <= MAX_ELIMINATED
+    # Only what may be nearly singular is ever eliminated.
+    eliminated = sector == "odd" and (share == 1 or own.size <= MAX_ELIMINATED)
     return GramGenerator(
-        overlap=fold_sector(fold_sector(whole, sector).T, sector).T,
+        overlap=layers.overlap(sector, on_hidden, share),
         log_law=own,
         log_other=other,
-        # Only what may be nearly singular is ever eliminated.
-        whole=whole if sector == "odd" and (share == 1 or small) else None,
+        whole=layers.overlap(None, on_hidden, share) if eliminated else None,
         is_odd=sector == "odd",
         leak=None if share == 1 else jnp.full_like(own, 1 - share),
     )

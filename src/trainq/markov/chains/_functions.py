@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ..._spins import shard
 from ...models import AbstractEnergyModel, observables, parameters
 from ...solvers import SOLUTION, Form, Pairing, pair
-from ._layers import Layers
+from ._layers import AbstractLayers
 
 
 class AbstractFunctions(eqx.Module):
@@ -30,13 +30,13 @@ class AbstractFunctions(eqx.Module):
         """Their values at every state."""
 
     @abc.abstractmethod
-    def layer_means(self, layers: Layers) -> tuple[Array, Array]:
+    def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
         """`E[f | v]` and `E[f | h]`, of shapes `(visible_states, n_functions)` and
         `(hidden_states, n_functions)`."""
 
     @abc.abstractmethod
     def covariance_given_visible(
-        self, layers: Layers, given_visible: Array, pairing: Pairing
+        self, layers: AbstractLayers, given_visible: Array, pairing: Pairing
     ) -> Array:
         """`E[Cov(f_a, f_b | v)]` for `a = b` or for all pairs."""
 
@@ -62,11 +62,11 @@ class Table(AbstractFunctions):
     def table(self) -> Float[Array, "states n_functions"]:
         return self.values
 
-    def layer_means(self, layers: Layers) -> tuple[Array, Array]:
+    def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
         return layers.means(self.values)
 
     def covariance_given_visible(
-        self, layers: Layers, given_visible: Array, pairing: Pairing
+        self, layers: AbstractLayers, given_visible: Array, pairing: Pairing
     ) -> Array:
         rest = layers.table(self.values) - given_visible[:, None]
         rest = jnp.exp(layers.log_joint / 2)[:, :, None] * rest
@@ -112,7 +112,7 @@ class EnergyGradients(AbstractFunctions):
             return observables(self.model)
         return shard(self._along(lambda model: shard(model.energies())))
 
-    def layer_means(self, layers: Layers) -> tuple[Array, Array]:
+    def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
         if layers.order is not None:
             return layers.means(self.table())
         hidden_means = self._along(lambda model: model.hidden_free_energies())
@@ -123,7 +123,7 @@ class EnergyGradients(AbstractFunctions):
         return self._along(lambda model: model.free_energies())
 
     def covariance_given_visible(
-        self, layers: Layers, given_visible: Array, pairing: Pairing
+        self, layers: AbstractLayers, given_visible: Array, pairing: Pairing
     ) -> Array:
         linear = self.model
         if not linear.is_linear:

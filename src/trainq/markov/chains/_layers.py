@@ -1,52 +1,55 @@
 """Units in blocks, and what redrawing a block does to functions."""
 
+import abc
+import math
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
-from ..._spins import inverse_order, permuted, unit_mask, xor
-from ...solvers import AbstractStep, LayerRedraw, Redraw, Words
-from ._reductions import Sector, scale
+from ..._spins import inverse_order, permuted, spins, state_spins, unit_mask, xor
+from ...models import AbstractEnergyModel
+from ...solvers import (
+    AbstractOverlap,
+    AbstractStep,
+    DenseOverlap,
+    LayerRedraw,
+    Redraw,
+    Words,
+)
+from ._reductions import Sector, fold_sector, scale
 
 
-class Layers(eqx.Module):
+# Numbers in a block of rows.
+_BLOCK = 2**22
+
+
+class AbstractLayers(eqx.Module):
     """`log π(v, h)`, `log π(v)` and `log π(h)` of two blocks of units: the visible
     layer and the hidden one, or any two blocks in their place."""
 
-    log_joint: Float[Array, "visible_states hidden_states"]
-    log_visible: Float[Array, " visible_states"]
-    log_hidden: Float[Array, " hidden_states"]
-    order: tuple[int, ...] | None = eqx.field(static=True, default=None)
+    log_visible: eqx.AbstractVar[Float[Array, " visible_states"]]
+    log_hidden: eqx.AbstractVar[Float[Array, " hidden_states"]]
+    log_joint: eqx.AbstractVar[Float[Array, "visible_states hidden_states"]]
+    order: eqx.AbstractVar[tuple[int, ...] | None]
     """The units of the first block, and then those of the second; None if that is the
     order in which they are."""
 
-    @classmethod
-    def of_blocks(
-        cls,
-        log_law: Float[Array, " states"],
-        visible: tuple[int, ...],
-        hidden: tuple[int, ...],
-    ) -> "Layers":
-        """From a law of all states, with marginals by summation."""
-        order = visible + hidden
-        natural = order == tuple(range(len(order)))
-        joint = log_law if natural else permuted(log_law, order)
-        joint = joint.reshape(2 ** len(visible), 2 ** len(hidden))
-        return cls(
-            joint,
-            jax.nn.logsumexp(joint, axis=1),
-            jax.nn.logsumexp(joint, axis=0),
-            None if natural else order,
-        )
+    @abc.abstractmethod
+    def overlap(
+        self, sector: Sector | None, on_hidden: bool, share: float = 1.0
+    ) -> AbstractOverlap:
+        """`√share B` or `√share Bᵀ`, from functions of the hidden layer or of the
+        visible one to those of the other, in one sector of the global flip or in
+        both."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """The numbers of states of the two layers."""
-        n_visible, n_hidden = self.log_joint.shape
-        return n_visible, n_hidden
+        return self.log_visible.size, self.log_hidden.size
 
     @property
     def blocks(self) -> tuple[int, int]:
@@ -57,7 +60,12 @@ class Layers(eqx.Module):
     @property
     def n_states(self) -> int:
         """The number of joint states."""
-        return self.log_joint.size
+        return self.log_visible.size * self.log_hidden.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the laws."""
+        return self.log_visible.dtype
 
     @property
     def log_law(self) -> Float[Array, " states"]:
@@ -118,11 +126,123 @@ class Layers(eqx.Module):
         )
 
 
+class Layers(AbstractLayers):
+    """The layers of a law that is a table of all states."""
+
+    log_joint: Float[Array, "visible_states hidden_states"]
+    log_visible: Float[Array, " visible_states"]
+    log_hidden: Float[Array, " hidden_states"]
+    order: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    @classmethod
+    def of_blocks(
+        cls,
+        log_law: Float[Array, " states"],
+        visible: tuple[int, ...],
+        hidden: tuple[int, ...],
+    ) -> "Layers":
+        """From a law of all states, with marginals by summation."""
+        order = visible + hidden
+        natural = order == tuple(range(len(order)))
+        joint = log_law if natural else permuted(log_law, order)
+        joint = joint.reshape(2 ** len(visible), 2 ** len(hidden))
+        return cls(
+            joint,
+            jax.nn.logsumexp(joint, axis=1),
+            jax.nn.logsumexp(joint, axis=0),
+            None if natural else order,
+        )
+
+    def overlap(
+        self, sector: Sector | None, on_hidden: bool, share: float = 1.0
+    ) -> DenseOverlap:
+        half = (self.log_visible[:, None] + self.log_hidden[None, :]) / 2
+        whole = math.sqrt(share) * jnp.exp(self.log_joint - half)
+        whole = whole if on_hidden else whole.T
+        return DenseOverlap(fold_sector(fold_sector(whole, sector).T, sector).T)
+
+
+class EnergyLayers(AbstractLayers):
+    """The layers of a model, whose joint law is computed from its energies where it is
+    needed: by blocks, for what goes through all pairs of states."""
+
+    model: AbstractEnergyModel
+    log_partition: Float[Array, ""]
+    log_visible: Float[Array, " visible_states"]
+    log_hidden: Float[Array, " hidden_states"]
+    block: int = eqx.field(static=True, default=_BLOCK)
+    """How many pairs of states are held at once."""
+    order: None = eqx.field(static=True, default=None, init=False)
+
+    @property
+    def log_joint(self) -> Float[Array, "visible_states hidden_states"]:
+        return (-self.model.energies() - self.log_partition).reshape(self.shape)
+
+    def overlap(
+        self, sector: Sector | None, on_hidden: bool, share: float = 1.0
+    ) -> "EnergyOverlap":
+        return EnergyOverlap(self, sector, on_hidden, share)
+
+
+class EnergyOverlap(AbstractOverlap):
+    """One whose rows are computed from the energies of a model."""
+
+    layers: EnergyLayers
+    sector: Sector | None = eqx.field(static=True)
+    on_hidden: bool = eqx.field(static=True)
+    share: float = eqx.field(static=True)
+
+    @property
+    def _laws(self) -> tuple[Array, Array]:
+        both = self.layers.log_visible, self.layers.log_hidden
+        return both[:: 1 if self.on_hidden else -1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        other, own = self._laws
+        folded = 1 if self.sector is None else 2
+        return other.size // folded, own.size // folded
+
+    @property
+    def n_blocks(self) -> int:
+        rows, own = self.shape[0], self._laws[1].size
+        return max(1, rows // max(1, self.layers.block // own))
+
+    def block(self, index: Int[Array, ""] | int) -> Float[Array, "some n"]:
+        model, (log_other, log_own) = self.layers.model, self._laws
+        size = self.shape[0] // self.n_blocks
+        rows = index * size + jnp.arange(size)
+        n_visible, n_hidden = self.layers.blocks
+        if self.on_hidden:
+            some = state_spins(rows, n_visible, model.dtype)
+            energies = model.energy_table(some, spins(n_hidden, model.dtype))
+        else:
+            some = state_spins(rows, n_hidden, model.dtype)
+            energies = model.energy_table(spins(n_visible, model.dtype), some).T
+        half = (log_other[rows][:, None] + log_own[None, :]) / 2
+        values = jnp.exp(-energies - self.layers.log_partition - half)
+        values = math.sqrt(self.share) * values
+        if self.sector is None:
+            return values
+        # By symmetry, the rows of the other half of the states add as much again.
+        return math.sqrt(2) * fold_sector(values.T, self.sector).T
+
+
 class Colours(eqx.Module):
     """Blocks of units that do not interact, such as the colours of a graph."""
 
     log_law: Float[Array, " states"]
     blocks: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+
+    @property
+    def n_states(self) -> int:
+        """The number of states."""
+        return self.log_law.size
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the law."""
+        return self.log_law.dtype
 
     def redraws(self) -> tuple[Callable[[Array], Array], ...]:
         """`f ↦ E[f | all units outside a block]` for each block, on functions of all

@@ -455,7 +455,7 @@ class FixedOrder(AbstractTwoLayerScan):
 
     def powers(self, f_v, f_h, hidden):
         contraction = Contraction(generator=hidden, lowest=0)
-        return Powers(contraction, f_h, hidden.overlap.T @ f_v, shifted=True)
+        return Powers(contraction, f_h, hidden.overlap.pull(f_v), shifted=True)
 
     def modes(self, value, sigma):
         raise ValueError("A chain that is not reversible has no spectral gap.")
@@ -526,7 +526,7 @@ class SymmetrisedOrder(AbstractTwoLayerScan):
     def powers(self, f_v, f_h, hidden):
         overlap = hidden.overlap
         left = jnp.concatenate([f_v, f_h])
-        right = jnp.concatenate([overlap @ f_h, overlap.T @ f_v]) / 2
+        right = jnp.concatenate([overlap @ f_h, overlap.pull(f_v)]) / 2
         return Powers(SymmetrisedExchange(overlap=overlap), left, right, shifted=True)
 
     def modes(self, value, sigma):

@@ -10,12 +10,14 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, Key, Num
 
-from ..._spins import MAX_BLOCK, check_enumerable, draw_spins
+from ..._spins import MAX_BLOCK, MAX_PAIRED, check_enumerable, draw_spins
 from ...models import AbstractEnergyModel, log_laws, log_stationary
 from ..chains import (
     AbstractChain,
+    AbstractLayers,
     AbstractScan,
     Colours,
+    EnergyLayers,
     FixedOrder,
     Layers,
     PalindromicOrder,
@@ -28,6 +30,8 @@ from ._visits import Visit, visits_of
 
 
 Blocks = tuple[tuple[int, ...], ...]
+# Up to so many units a table of all states is kept: 32 MiB in float64.
+_MAX_JOINT = 22
 # What `blocks` is given as.
 SomeBlocks = Iterable[Sequence[int] | Int[Any, " _"]]
 # From a key and states, those after one block has been redrawn.
@@ -87,7 +91,7 @@ class AbstractBlockGibbs(AbstractKernel):
     def chain(self, model: AbstractEnergyModel) -> AbstractChain:
         partition = _partition(self.blocks, model)
         reduced = self.scan.on_two_layers
-        if isinstance(partition, Layers) and reduced is not None:
+        if isinstance(partition, AbstractLayers) and reduced is not None:
             return TwoLayerChain(partition, reduced, model.is_symmetric)
         return ScanChain(partition, self.scan, model.is_symmetric)
 
@@ -320,7 +324,9 @@ def _redrawn(
     return rows.at[units].set(spins.astype(rows.dtype))
 
 
-def _partition(blocks: Blocks | None, model: AbstractEnergyModel) -> Layers | Colours:
+def _partition(
+    blocks: Blocks | None, model: AbstractEnergyModel
+) -> AbstractLayers | Colours:
     if blocks is not None:
         check_blocks(blocks, model)
         if len(blocks) != 2:
@@ -330,10 +336,14 @@ def _partition(blocks: Blocks | None, model: AbstractEnergyModel) -> Layers | Co
             return Layers.of_blocks(log_stationary(model), visible, hidden)
         if len(visible) != model.n_visible:
             return Layers.of_blocks(log_stationary(model), visible, hidden)
-    joint, log_visible, log_hidden = log_laws(model)
-    return Layers(
-        joint.reshape(log_visible.size, log_hidden.size), log_visible, log_hidden
-    )
+    check_enumerable(model.n_units, MAX_PAIRED, "pairs of states of two layers")
+    layers = EnergyLayers(model, *log_laws(model))
+    if model.n_units > _MAX_JOINT:
+        return layers
+    return Layers(_log_joint(layers), layers.log_visible, layers.log_hidden)
+
+
+_log_joint = eqx.filter_jit(lambda layers: layers.log_joint)
 
 
 def checked_blocks(blocks: SomeBlocks | None) -> Blocks | None:
