@@ -94,6 +94,14 @@ def test_energies_are_those_of_numpy_in_order(model):
     assert_close(all_energies(model), expected, IDENTITY)
 
 
+def test_a_table_of_energies_has_those_of_pairs(model):
+    all_of = model.n_visible, model.n_hidden
+    v, h = (jnp.asarray(oracle.states(n), float) for n in all_of)
+    whole = reference_energies(model).reshape(len(v), len(h))
+    table = call(lambda m: m.energy_table(v[1:], h[::-1]), model)
+    assert_close(table, whole[1:, ::-1], IDENTITY)
+
+
 def test_free_energies_and_log_partition_sum_over_the_states(model):
     weights = np.exp(-reference_energies(model)).reshape(2**model.n_visible, -1)
     free, log_z = call(lambda m: (m.free_energies(), m.log_partition()), model)

@@ -1,6 +1,7 @@
 """The forms in which chains ask for functions of the state."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -77,3 +78,18 @@ def test_blocks_give_every_function_once_and_in_order(block, as_table):
     found = _functions.in_blocks(first_moments, f, block).value
     assert_close(found, jnp.arange(32.0) @ tq.observables(model), IDENTITY)
     assert max(sizes) <= block
+
+
+def test_directions_are_taken_a_few_at_a_time(monkeypatch):
+    model = rbm(2, 3)
+    f = _functions.EnergyGradients(model)
+
+    def means(model):
+        at = _functions.EnergyGradients(model)
+        return at.visible_means() ** 2
+
+    at_once = f.visible_means(), jax.jacrev(lambda m: means(m))(model).weights
+    monkeypatch.setattr(_functions, "MAX_TABLE", 4 * 4 * 5)  # four of them
+    assert_close(f.visible_means(), at_once[0], IDENTITY)
+    found = jax.jacrev(lambda m: means(m))(model).weights
+    assert_close(found, at_once[1], IDENTITY)

@@ -224,7 +224,7 @@ def _certified(
     model = replicas[0]
     chain.check_sector(sector)
     if tolerance is None:
-        tolerance = 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
+        tolerance = 4096 * float(jnp.finfo(chain.dtype).eps)
 
     def check(residual: Array | None, reason: str | None = None) -> Check:
         return Check(residual, tolerance, reason)

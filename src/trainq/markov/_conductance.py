@@ -385,7 +385,7 @@ def _best_sweep_cut(
             f"The function to sweep over has shape ({chain.n_states},), but "
             f"{values.shape} was given. Of several, take one at a time."
         )
-    values = lax.stop_gradient(values.astype(chain.log_stationary.dtype))
+    values = lax.stop_gradient(values.astype(chain.dtype))
     holds = jnp.all(jnp.isfinite(values))
     values = eqx.error_if(values, ~holds, "The function is not finite.")
     if sector is not None:

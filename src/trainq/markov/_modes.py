@@ -144,7 +144,7 @@ def _modes(
         rows = [*(x**2 for x in overlaps), at.variance[None]]
         return Form(jnp.concatenate(rows).T, None, None)
 
-    dtype = chain.log_stationary.dtype
+    dtype = chain.dtype
     block = columns_in(_MEMORY, chain.width, f.n_functions, dtype)
     value = in_blocks(some, f, block).value.T
     weight, variance = value[:-1], value[-1]

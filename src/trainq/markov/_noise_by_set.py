@@ -194,7 +194,7 @@ def _noise_by_set(
 
     if not isinstance(f, AbstractFunctions):
         f = Table(chain.centre(f).reshape(chain.n_states, -1))
-    dtype = chain.log_stationary.dtype
+    dtype = chain.dtype
     block = columns_in(_MEMORY, chain.n_states, f.n_functions, dtype)
     form = in_blocks(some, f, block)
     variance, variance_between, t_o, t_o_between = jnp.sum(form.value, axis=0).T

@@ -77,7 +77,7 @@ def window_moments(
     require_chain(chain)
     n_steps = whole_number("window", window, of="kernel steps")
     dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
-    at = Window.of(n_steps, chain.log_stationary.dtype)
+    at = Window.of(n_steps, chain.dtype)
     return _window_moments(chain, jnp.asarray(f), at, law, Steps.of(dropped), sector)
 
 
@@ -107,7 +107,7 @@ def _window_moments(
             f"law is a law of the {chain.n_states} states, of shape "
             f"({chain.n_states},), but {law.shape} was given."
         )
-    law = require_law(law, chain.log_stationary.dtype, "law")
+    law = require_law(law, chain.dtype, "law")
     columns = chain.centre(f).reshape(chain.n_states, -1)
     bias, variance = moments_from_law(chain, Table(columns), window, law, burn_in)
     return WindowMoments(bias.reshape(f.shape[1:]), variance.reshape(f.shape[1:]))
@@ -192,5 +192,5 @@ def moments_from_law(
 
 
 def _at_once(chain: AbstractChain, width: int, f: AbstractFunctions) -> int:
-    dtype = chain.log_stationary.dtype
+    dtype = chain.dtype
     return columns_in(_MEMORY, width, f.n_functions, dtype)

@@ -317,7 +317,7 @@ def _is_small(chain: AbstractChain, model: AbstractEnergyModel) -> bool:
 
 
 def _tolerance(chain: AbstractChain) -> float:
-    return 4096 * float(jnp.finfo(chain.log_stationary.dtype).eps)
+    return 4096 * float(jnp.finfo(chain.dtype).eps)
 
 
 def _not_applicable(reason: str) -> Assumption:

@@ -52,7 +52,7 @@ class ConjugateGradient(AbstractIteration):
                 "Conjugate gradients need a self-adjoint system, and that of a chain "
                 "which is not reversible is none. Use `Direct()`, or `BiCGStab()`."
             )
-        return system
+        return system.held(self.memory)
 
     def compute(
         self, state: AbstractSystem, b: Float[Array, "n k"], options: SolveOptions

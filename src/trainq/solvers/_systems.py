@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._spins import at_neighbours, neighbours, parity, shard, xor
-from ._overlaps import AbstractOverlap
+from ._overlaps import AbstractOverlap, DenseOverlap
 
 
 Pairing = Literal["diagonal", "gram"]
@@ -56,6 +56,12 @@ class AbstractSystem(eqx.Module):
     @abc.abstractmethod
     def matrix(self) -> Float[Array, "n n"]:
         """The matrix, shifted away from zero on the null vector."""
+
+    def held(self, memory: float) -> "AbstractSystem":
+        """The same system, for many applications: what each of them would compute anew
+        is held if it fits into so many GiB."""
+        del memory
+        return self
 
     def restrict(self, b: Float[Array, "states k"]) -> Float[Array, "n k"]:
         """The right-hand side that is left of `b`."""
@@ -138,6 +144,12 @@ class GramSystem(AbstractScaledSystem):
     @property
     def assembly(self) -> int:
         return math.prod(self.overlap.shape) * self.n_states
+
+    def held(self, memory: float) -> "GramSystem":
+        if math.prod(self.overlap.shape) * self.root.itemsize > memory * 2**30:
+            return self
+        overlap = DenseOverlap(self.overlap.matrix())
+        return GramSystem(overlap=overlap, root=self.root, null=self.null)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         y = y / self.root[:, None]

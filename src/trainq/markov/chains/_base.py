@@ -105,7 +105,7 @@ class AbstractChain(eqx.Module):
         **Raises:** `ValueError` for more than 2**13 states.
         """
         check_dense(self.n_states)
-        return self.apply(jnp.eye(self.n_states, dtype=self.log_stationary.dtype))
+        return self.apply(jnp.eye(self.n_states, dtype=self.dtype))
 
     def lift(self, f: Float[Array, "some *obs"]) -> Float[Array, "states *obs"]:
         """Functions of the state of a model as functions of that of the chain, which
@@ -120,7 +120,7 @@ class AbstractChain(eqx.Module):
                 f"Functions on this chain, at least one, have shape ({self.n_states},) "
                 f"or ({self.n_states}, n_obs), but {f.shape} was given."
             )
-        f = f.astype(self.log_stationary.dtype)
+        f = f.astype(self.dtype)
         # First less its value where the chain is most of the time. In the cold the mean
         # differs from that by less than rounding leaves of either.
         f = f - self._at_the_mode(f)[None]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ..._spins import shard
+from ..._spins import MAX_TABLE, shard
 from ...models import AbstractEnergyModel, observables, parameters
 from ...solvers import SOLUTION, Form, Pairing, pair
 from ._layers import AbstractLayers
@@ -176,7 +176,17 @@ class EnergyGradients(AbstractFunctions):
                 moved = along(moved)
             return moved(flat)
 
-        return jax.vmap(derivative, out_axes=-1)(self.columns())
+        columns = self.columns()
+        # As many directions at a time as have a table of fields of moderate size.
+        states = jax.eval_shape(fn, self.model).size
+        some = max(1, MAX_TABLE // (states * self.model.n_units))
+        if some >= len(columns):
+            return jax.vmap(derivative, out_axes=-1)(columns)
+        some = -(-len(columns) // -(-len(columns) // some))  # in blocks alike
+        padded = jnp.pad(columns, ((0, -len(columns) % some), (0, 0)))
+        padded = padded.reshape(-1, some, columns.shape[1])
+        found = jax.lax.map(jax.checkpoint(jax.vmap(derivative)), padded)
+        return found.reshape(-1, states)[: len(columns)].T
 
 
 def in_blocks(
