@@ -40,7 +40,8 @@ MADE_BY_TRAINQ = {
     *("Modes", "Cluster", "Sensitivity", "LogQChannels"),
     *("Diagnosis", "Assumption"),
     "Clamped",
-    *("SingleFlipChain", "TwoLayerChain", "ScanChain", "Layers", "Colours"),
+    *("SingleFlipChain", "TwoLayerChain", "ScanChain"),
+    *("Layers", "EnergyLayers", "Colours"),
 }
 # What examples of other names print.
 WITHOUT_EXAMPLE = {"trainq.Budget", "trainq.GradientSNR"}

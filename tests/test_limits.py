@@ -149,10 +149,10 @@ ROWS = {
         of_model(tq.log_stationary),
         of_model(tq.observables),
         of_data(tq.QStruct(FLIPS, 10), half),
-        of_data(tq.QStruct(LAYERS, 10), half),
         of_data(tq.QOperational(FLIPS, 10), half),
         of_chain(FLIPS, lambda chain: chain.log_stationary),
     ],
+    "`QStruct` of two-layer kernels": [of_data(tq.QStruct(LAYERS, 10), half)],
     "`visible_distribution`": [
         of_model(tq.visible_distribution, wide),
         of_data(tq.kl_divergence, wide),

@@ -107,7 +107,7 @@ def test_a_tall_overlap_adds_up_its_inner_products():
 
 
 @pytest.mark.parametrize("n", [5, 64, 72])
-def test_half_of_the_inner_products_and_its_mirror_image(n, monkeypatch):
+def test_inner_products_of_panels_are_all_of_them(n, monkeypatch):
     monkeypatch.setattr(_overlaps, "_WIDE", 64)
     a = np.asarray(jr.normal(jr.key(n), (7, n)))
     assert_close(_overlaps.inner_products(jnp.asarray(a)), a.T @ a, IDENTITY)

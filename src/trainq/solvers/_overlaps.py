@@ -11,9 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 
-# From so many columns on, half of a matrix of inner products is made and then mirrored.
+# From so many columns on, inner products are those of so many panels.
 _WIDE = 2**10
-_PANELS = 8
+_PANELS = 4
 
 
 class AbstractOverlap(eqx.Module):
@@ -111,16 +111,13 @@ class DenseOverlap(AbstractOverlap):
 
 
 def inner_products(a: Float[Array, "rows n"]) -> Float[Array, "n n"]:
-    """`AᵀA`: of a wide one, the part above the diagonal, by panels, and its mirror
-    image."""
-    n = a.shape[1]
-    if n < _WIDE or n % _PANELS:
+    """`AᵀA`: of a wide one, the products of pairs of panels, each of them once."""
+    if a.shape[1] < _WIDE or a.shape[1] % _PANELS:
         return a.T @ a
-    width = n // _PANELS
-    panels = []
-    for end in range(width, n + 1, width):
-        panel = a[:, :end].T @ a[:, end - width : end]
-        panels.append(jnp.pad(panel, ((0, n - end), (0, 0))))
-    upper = jnp.concatenate(panels, axis=1)
-    on = jnp.arange(n)
-    return jnp.where(on[:, None] <= on[None, :], upper, upper.T)
+    panels = jnp.split(a, _PANELS, axis=1)
+    products = [[p.T @ q for q in panels[i:]] for i, p in enumerate(panels)]
+    whole = [
+        [products[j][i - j].T if j < i else products[i][j - i] for j in range(_PANELS)]
+        for i in range(_PANELS)
+    ]
+    return jnp.block(whole)
