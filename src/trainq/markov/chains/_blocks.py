@@ -276,16 +276,19 @@ class LayerReduction(AbstractReduction):
             pair = folded(visible, self.sector), folded(hidden, self.sector)
             return pair[::-1] if self.on_hidden else pair
 
-        overlap, whole = self.generator.overlap, math.sqrt(self.scan.shares[self.part])
         own, other = fold(at.on_visible, at.on_hidden, fold_sector)
         bulk, other_bulk = fold(at.bulk_visible, at.bulk_hidden, fold_bulk)
-        # Of B itself, and not of what of it is in the system.
-        pulled = overlap.pull(other) / whole
-        at_layers = OnTwoLayers(own, other, pulled, self.on_hidden)
+
+        def pull(block, f, size):
+            return block.T @ f, jnp.abs(block).T @ size
+
+        # By B itself, and not by what of it is in the system; and what the rounding
+        # errors in `own` and in `pulled` are proportional to.
+        pulled, more = self.generator.overlap.sum(pull, other, other_bulk)
+        whole = math.sqrt(self.scan.shares[self.part])
+        at_layers = OnTwoLayers(own, other, pulled / whole, self.on_hidden)
         form = self.scan.sides(at_layers, pairing)[self.part]
-        # What the rounding errors in `own` and in `pulled` are proportional to.
-        sizes = overlap.sum(lambda block, z: jnp.abs(block).T @ z, other_bulk)
-        bulk = bulk + sizes / whole
+        bulk = bulk + more / whole
         return Sides(form.left, form.right, bulk, form.rest, form.weight)
 
     def powers(self, at: LayerCoordinates) -> Powers:
