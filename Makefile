@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs digits mnist runaway published foreign-sampler test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs digits mnist runaway published foreign-sampler test test-all bench bench-all bench-gpu lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
@@ -57,7 +57,7 @@ test-all: $(VENV)/.installed-dev ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
 SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
-  thrml_chains large bottlenecks modes import_time accuracy
+  thrml_chains large bottlenecks modes import_time study accuracy
 LONG := scaling sharding coverage annealing sampler_power estimator until exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
@@ -68,6 +68,9 @@ bench: $(VENV)/.installed-bench ## check the claims that take seconds, or a minu
 bench-all: $(VENV)/.installed-bench ## check all of them, and write docs/performance
 	for name in $(SHORT) $(LONG); do $(BENCH) benchmarks/$$name.py --all || exit 1; done
 	$(BENCH) benchmarks/table.py
+
+bench-gpu: $(VENV)/.installed-bench ## measure what a GPU makes of it, in eight minutes
+	$(BENCH) benchmarks/gpu.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style, formatting, and what imports what
 	$(BIN)/ruff check

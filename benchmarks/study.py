@@ -1,5 +1,5 @@
-"""A study of exact Q over 48 models, 4 windows and 3 burn-ins: one compiled program that
-takes the numbers as arrays, against a function that is compiled for each of them."""
+"""A study of exact Q over 48 models, 4 windows and 3 burn-ins: one program that takes
+the numbers as arrays, against a function that is compiled for each of them."""
 
 import contextlib
 import itertools
@@ -27,10 +27,10 @@ def compilations() -> Iterator[list[str]]:
     """The names of the functions that XLA compiles meanwhile."""
     found: list[str] = []
 
-    def listen(event: str, seconds: float, fun_name: str = "", **rest: object):
-        del seconds, rest
+    def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del duration_secs
         if event == "/jax/core/compile/backend_compile_duration":
-            found.append(fun_name)
+            found.append(str(kwargs.get("fun_name")))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

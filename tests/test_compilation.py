@@ -133,9 +133,10 @@ def compilations():
     """The functions that are compiled, by name."""
     found = []
 
-    def listen(event, _, fun_name="", **__):
+    def listen(event, duration_secs, **kwargs):
+        del duration_secs
         if event == COMPILED:
-            found.append(fun_name)
+            found.append(kwargs["fun_name"])
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
