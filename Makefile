@@ -16,6 +16,10 @@ ARGS ?=
 export OPENBLAS_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
+# Programs that are compiled for an example are kept for its next run, where JAX can: see
+# "The first call" in docs/performance.md.
+EXAMPLE := JAX_COMPILATION_CACHE_DIR="$${JAX_COMPILATION_CACHE_DIR-$(CURDIR)/.cache/jax}" \
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -30,10 +34,10 @@ help: ## list the targets
 venv: $(VENV)/.installed-dev $(VENV)/.installed-docs ## set up the whole environment
 
 exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
-	$(BIN)/python examples/exp9.py --out results/exp9 $(ARGS)
+	$(EXAMPLE) examples/exp9.py --out results/exp9 $(ARGS)
 
 three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled Q
-	$(BIN)/python examples/three_rungs.py --out results/three_rungs $(ARGS)
+	$(EXAMPLE) examples/three_rungs.py --out results/three_rungs $(ARGS)
 
 digits: $(VENV)/.installed-examples ## does watching Q pay while an RBM trains?
 	$(BIN)/python examples/digits.py --out results/digits $(ARGS)
@@ -42,13 +46,13 @@ mnist: $(VENV)/.installed-mnist ## sampled gradients beside the exact one, on MN
 	$(BIN)/python examples/mnist.py --out results/mnist $(ARGS)
 
 runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
-	$(BIN)/python examples/runaway.py --out results/runaway $(ARGS)
+	$(EXAMPLE) examples/runaway.py --out results/runaway $(ARGS)
 
 published: $(VENV)/.installed-examples ## recompute the published numbers of the field
 	$(BIN)/python examples/published.py --out results/published $(ARGS)
 
 foreign-sampler: $(VENV)/.installed-examples $(VENV)/.installed-thrml ## a sampler with stale weights, caught
-	$(BIN)/python examples/foreign_sampler.py --out results/foreign_sampler $(ARGS)
+	$(EXAMPLE) examples/foreign_sampler.py --out results/foreign_sampler $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
