@@ -16,11 +16,15 @@ ARGS ?=
 export OPENBLAS_NUM_THREADS ?= 1
 
 BIN := $(VENV)/bin
+# Programs that are compiled for an example are kept for its next run, where JAX can: see
+# "The first call" in docs/performance.md.
+EXAMPLE := JAX_COMPILATION_CACHE_DIR="$${JAX_COMPILATION_CACHE_DIR-$(CURDIR)/.cache/jax}" \
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 $(BIN)/python
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv exp9 three-rungs digits mnist runaway published foreign-sampler test test-all bench bench-all lint format types docs \
+.PHONY: help venv exp9 three-rungs digits mnist runaway published foreign-sampler test test-all bench bench-all bench-gpu lint format types docs \
   docs-check docs-serve tutorials dist clean clean-all
 
 help: ## list the targets
@@ -30,10 +34,10 @@ help: ## list the targets
 venv: $(VENV)/.installed-dev $(VENV)/.installed-docs ## set up the whole environment
 
 exp9: $(VENV)/.installed-examples ## run the exp9 protocol into results/exp9
-	$(BIN)/python examples/exp9.py --out results/exp9 $(ARGS)
+	$(EXAMPLE) examples/exp9.py --out results/exp9 $(ARGS)
 
 three-rungs: $(VENV)/.installed-examples ## compare predicted, exact and sampled Q
-	$(BIN)/python examples/three_rungs.py --out results/three_rungs $(ARGS)
+	$(EXAMPLE) examples/three_rungs.py --out results/three_rungs $(ARGS)
 
 digits: $(VENV)/.installed-examples ## does watching Q pay while an RBM trains?
 	$(BIN)/python examples/digits.py --out results/digits $(ARGS)
@@ -42,13 +46,13 @@ mnist: $(VENV)/.installed-mnist ## sampled gradients beside the exact one, on MN
 	$(BIN)/python examples/mnist.py --out results/mnist $(ARGS)
 
 runaway: $(VENV)/.installed-examples ## where KL - lambda log Q has no minimum
-	$(BIN)/python examples/runaway.py --out results/runaway $(ARGS)
+	$(EXAMPLE) examples/runaway.py --out results/runaway $(ARGS)
 
 published: $(VENV)/.installed-examples ## recompute the published numbers of the field
 	$(BIN)/python examples/published.py --out results/published $(ARGS)
 
 foreign-sampler: $(VENV)/.installed-examples $(VENV)/.installed-thrml ## a sampler with stale weights, caught
-	$(BIN)/python examples/foreign_sampler.py --out results/foreign_sampler $(ARGS)
+	$(EXAMPLE) examples/foreign_sampler.py --out results/foreign_sampler $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, except those marked slow
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -57,7 +61,7 @@ test-all: $(VENV)/.installed-dev ## run every test
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "" $(ARGS)
 
 SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
-  thrml_chains large bottlenecks modes import_time accuracy
+  thrml_chains large bottlenecks modes import_time study accuracy
 LONG := scaling sharding coverage annealing sampler_power estimator until exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
@@ -68,6 +72,9 @@ bench: $(VENV)/.installed-bench ## check the claims that take seconds, or a minu
 bench-all: $(VENV)/.installed-bench ## check all of them, and write docs/performance
 	for name in $(SHORT) $(LONG); do $(BENCH) benchmarks/$$name.py --all || exit 1; done
 	$(BENCH) benchmarks/table.py
+
+bench-gpu: $(VENV)/.installed-bench ## measure what a GPU makes of it, in eight minutes
+	$(BENCH) benchmarks/gpu.py $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check style, formatting, and what imports what
 	$(BIN)/ruff check

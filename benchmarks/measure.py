@@ -68,10 +68,27 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def in_own_process(script: str, *args: Any) -> dict[str, Any]:
-    """The last line that a script prints, as JSON, from a process of its own."""
+def once_compiled(fn: Any, argument: Any, repeats: int) -> tuple[dict[str, Any], Any]:
+    """The seconds of compiling a function of `eqx.filter_jit` and of its fastest call,
+    and what it returns."""
+    start = time.perf_counter()
+    compiled = fn.lower(argument).compile()
+    row = {"compile s": time.perf_counter() - start, "seconds": np.inf}
+    found = None
+    for _ in range(repeats):
+        start = time.perf_counter()
+        found = jax.block_until_ready(compiled(argument))
+        row["seconds"] = min(row["seconds"], time.perf_counter() - start)
+    return row, found
+
+
+def in_own_process(
+    script: str, *args: Any, seconds: float | None = None
+) -> dict[str, Any]:
+    """The last line that a script prints, as JSON, from a process of its own, which is
+    ended after some seconds."""
     command = [sys.executable, str(Path(__file__).parent / script), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])

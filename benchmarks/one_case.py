@@ -5,13 +5,11 @@ python benchmarks/one_case.py RandomScanGibbs 8 8
 
 import argparse
 import json
-import time
-from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from measure import peak_gib
+import jax.random as jr
+from measure import once_compiled, peak_gib
 from problems import WINDOW, data, model, naive_log_q
 
 import trainq as tq
@@ -29,6 +27,35 @@ def summary(stats):
     }
 
 
+def measured(kernel, m, n, solver=None, probes=None, repeats=3):
+    """The row of one case, with the noise of a few probes if their number is given."""
+    machine, law = model(m, n), data(m)
+    if kernel == "naive":
+        log_q = naive(m)
+    else:
+        predictor = tq.QStruct(getattr(tq, kernel)(), WINDOW, solver=solver)
+
+        def log_q(machine):
+            if probes is None:
+                snr = predictor(machine, law)
+            else:
+                snr = predictor.randomised(jr.key(2), machine, law, probes)
+            return snr.log_q, snr.stats
+
+    fn = eqx.filter_jit(eqx.filter_value_and_grad(log_q, has_aux=True))
+    times, ((value, stats), grads) = once_compiled(fn, machine, repeats)
+    return {
+        "kernel": kernel,
+        "units": machine.n_units,
+        "right-hand sides": machine.weights.size if probes is None else probes,
+        **times,
+        "peak GiB": peak_gib(),
+        **({} if stats is None else summary(stats)),
+        "value": float(value),
+        "slope": float(jnp.linalg.norm(grads.weights)),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("kernel", help="its name, or `naive`")
@@ -37,45 +64,10 @@ def main():
     parser.add_argument("--solver", default="Auto()")
     parser.add_argument("--once", action="store_true")
     args = parser.parse_args()
-    machine, law = model(args.n_visible, args.n_hidden), data(args.n_visible)
-    if args.kernel == "naive":
-        log_q = naive(args.n_visible)
-    else:
-        solver = eval(f"tq.{args.solver}", {"tq": tq, "jnp": jnp})
-        predictor = tq.QStruct(getattr(tq, args.kernel)(), WINDOW, solver=solver)
-
-        def log_q(machine):
-            snr = predictor(machine, law)
-            return snr.log_q, snr.stats
-
-    fn: Any = eqx.filter_jit(eqx.filter_value_and_grad(log_q, has_aux=True))
-    start = time.perf_counter()
-    compiled = fn.lower(machine).compile()  # which Equinox's stubs do not have
-    compiling = time.perf_counter() - start
-
-    def once():
-        start = time.perf_counter()
-        found = jax.block_until_ready(compiled(machine))
-        return time.perf_counter() - start, found
-
-    seconds, ((value, stats), grads) = once()
-    for _ in range(0 if args.once else 2):
-        seconds = min(seconds, once()[0])
-    print(
-        json.dumps(
-            {
-                "kernel": args.kernel,
-                "units": machine.n_units,
-                "right-hand sides": machine.weights.size,
-                "compile s": compiling,
-                "seconds": seconds,
-                "peak GiB": peak_gib(),
-                **({} if stats is None else summary(stats)),
-                "value": float(value),
-                "slope": float(jnp.linalg.norm(grads.weights)),
-            }
-        )
-    )
+    solver = eval(f"tq.{args.solver}", {"tq": tq, "jnp": jnp})
+    sizes = args.n_visible, args.n_hidden
+    row = measured(args.kernel, *sizes, solver, repeats=1 if args.once else 3)
+    print(json.dumps(row))
 
 
 if __name__ == "__main__":

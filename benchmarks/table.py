@@ -25,6 +25,7 @@ TITLES = {
     "until": "Intervals where a run has stopped",
     "estimator": "What a gradient says of its own noise",
     "exp9_time": "exp9",
+    "study": "A study in one program",
     "import_time": "Import",
 }
 
@@ -35,14 +36,27 @@ def table(name):
     if not path.exists():
         raise SystemExit(f"{path} is missing: run benchmarks/{name}.py first.")
     record = json.loads(path.read_text())
-    columns = list(dict.fromkeys(key for row in record["rows"] for key in row))
-    lines = [f"`benchmarks/{name}.py`", ""]
-    lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
-    for row in record["rows"]:
+    return "\n\n".join(
+        [
+            f"`benchmarks/{name}.py`",
+            markdown(record["rows"]),
+            sentence(record["environment"]),
+        ]
+    )
+
+
+def markdown(rows):
+    """A table of rows, which need not have the same columns."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for row in rows:
         cells = [show(row.get(column, "")) for column in columns]
         lines.append(f"| {' | '.join(cells)} |")
-    environment = ", ".join(f"{k} {v}" for k, v in record["environment"].items())
-    return "\n".join([*lines, "", f"{environment}."])
+    return "\n".join(lines)
+
+
+def sentence(environment):
+    return ", ".join(f"{name} {value}" for name, value in environment.items()) + "."
 
 
 def main():

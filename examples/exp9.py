@@ -592,7 +592,7 @@ def examine(
         with clock("modes", student_modes, m):
             slow = slow_modes(weights)
         with clock("NumPy oracle"):
-            laws, window = np.asarray(task.laws), task.predictor.window
+            laws, window = np.asarray(task.laws), float(task.predictor.window)
             q_numpy = pooled_structural_q(weights, laws, window)
     with clock("certify", tq.certify, m):
         where = f"{run.name} at {name}, teacher"

@@ -75,7 +75,7 @@ def _stacked(snrs):
 def test_what_does_not_belong_together_is_refused():
     model = rbm(3, 2)
     snr, found = both(model)
-    with pytest.raises(ValueError, match="windows are of 100 and of 50 steps"):
+    with pytest.raises(RuntimeError, match="give both the same"):
         tq.log_q_channels((snr, found), both(model, window=50))
     sokal = tq.QStruct(GIBBS, 100, "sokal")(model, DATA)
     with pytest.raises(eqx.EquinoxRuntimeError, match="Sokal convention"):

@@ -1,6 +1,7 @@
 """What compiles anew, and what does not: chains are made while a program is traced, and
 a kernel that counts them counts the programs."""
 
+import contextlib
 import pickle
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import pytest
-from helpers import IDENTITY, assert_close, random_law, rbm
+from helpers import AUTODIFF, DIRECT, IDENTITY, assert_close, random_law, rbm
 
 import trainq as tq
 from trainq import sampling
@@ -124,6 +125,116 @@ def test_windows_and_burn_ins_compile_nothing(start):
         assert_close(inside(MODEL, DATA).q, found[pair], IDENTITY)
 
 
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@contextlib.contextmanager
+def compilations():
+    """The functions that are compiled, by name."""
+    found = []
+
+    def listen(event, duration_secs, **kwargs):
+        del duration_secs
+        if event == COMPILED:
+            found.append(kwargs["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+PREDICTORS = {
+    "structural": lambda window, _: tq.QStruct(tq.RandomScanGibbs(), window),
+    "operational": lambda *numbers: tq.QOperational(tq.RandomScanGibbs(), *numbers),
+    "stationary": lambda *numbers: tq.QOperational(
+        tq.RandomScanGibbs(), *numbers, tq.Stationary()
+    ),
+}
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("over", [jax.vmap, lambda f: lambda x: jax.lax.map(f, x)])
+@pytest.mark.parametrize("name", ["operational", "structural", "stationary"])
+def test_a_study_compiles_once(name, over):
+    # Models, temperatures, windows and burn-ins.
+    models = eqx.filter_vmap(lambda key: tq.RBM(jr.normal(key, (2, 2))))(
+        jr.split(jr.key(0), 3)
+    )
+    betas = jnp.array([0.5, 1.0])
+    windows, burn_ins = jnp.array([[1, 30, 70, 1023], [0, 3, 1023, 40]])
+
+    @eqx.filter_jit
+    def study(models, betas, windows, burn_ins):
+        def q(window, burn_in):
+            ask = PREDICTORS[name](window, burn_in)
+            of_model = lambda model, beta: ask(model.tempered(beta), DATA)  # noqa: E731
+            over_betas = eqx.filter_vmap(of_model, in_axes=(None, 0))
+            return eqx.filter_vmap(over_betas, in_axes=(0, None))(models, betas)
+
+        return over(lambda both: q(*both))((windows, burn_ins))
+
+    with compilations() as names:
+        found = study(models, betas, windows, burn_ins)
+        study(models, betas, windows[::-1], burn_ins)
+    # Numbers are turned around and taken apart outside of the study.
+    assert [name for name in names if "study" in name] == ["jit(study)"]
+    assert found.q.shape == (4, 3, 2) and found.window.shape == (4, 3, 2)
+    for i, j, k in [(0, 0, 0), (1, 2, 1), (2, 1, 0), (3, 0, 1)]:
+        one = PREDICTORS[name](int(windows[i]), int(burn_ins[i]))
+        model = jax.tree.map(lambda x, j=j: x[j], models).tempered(betas[k])
+        assert_close(found.q[i, j, k], one(model, DATA).q, DIRECT)
+        assert found.window[i, j, k] == windows[i]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["operational", "stationary"])
+def test_derivatives_of_a_study_are_those_of_one_at_a_time(name):
+    windows = jnp.array([5, 40])
+
+    def total(model, windows):
+        ask = lambda w: PREDICTORS[name](w, w)(model, DATA).log_q  # noqa: E731
+        return jnp.sum(jax.vmap(ask)(windows))
+
+    found = eqx.filter_jit(eqx.filter_grad(total))(MODEL, windows)
+
+    def one(model, window):
+        return PREDICTORS[name](window, window)(model, DATA).log_q
+
+    each = [eqx.filter_grad(one)(MODEL, int(w)) for w in windows]
+    expected = jax.tree.map(jnp.add, *each)
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        assert_close(a, b, AUTODIFF)
+
+
+def test_a_predictor_is_an_argument_whose_numbers_are_data():
+    with compilations() as names:
+
+        @eqx.filter_jit
+        def ask(predictor, model):
+            return predictor(model, DATA).q
+
+        for window in (3, 10, 500):
+            exact = tq.QOperational(tq.RandomScanGibbs(), window, window)
+            assert_close(ask(exact, MODEL), exact(MODEL, DATA).q, IDENTITY)
+    assert names.count("jit(ask)") == 1
+
+
+def test_a_larger_number_of_steps_is_asked_for():
+    start = tq.Stationary()
+
+    def q(window):
+        longest = tq.QOperational(
+            tq.RandomScanGibbs(), window, 0, start, max_steps=9000
+        )
+        return longest(MODEL, DATA).q
+
+    found = jax.jit(q)(9000)
+    assert_close(found, q(9000), IDENTITY)
+    assert tq.QOperational(tq.RandomScanGibbs(), 9000).max_steps == 32**3 - 1
+
+
 def test_windows_of_given_functions_compile_nothing():
     class Told(tq.markov.AbstractChain):
         transition: jax.Array
@@ -159,7 +270,7 @@ def test_a_predictor_is_a_value():
     predictor = tq.QStruct(tq.RandomScanGibbs(), 100)
     again = pickle.loads(pickle.dumps(predictor))
     assert again == predictor and hash(again) == hash(predictor)
-    assert again.window == 100 and type(again.window) is int
+    assert again.window == 100
     assert predictor != tq.QStruct(tq.RandomScanGibbs(), 101)
     assert_close(again(MODEL, DATA).q, predictor(MODEL, DATA).q, IDENTITY)
     exact = tq.QOperational(tq.RandomScanGibbs(), 100)

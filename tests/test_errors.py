@@ -417,8 +417,8 @@ STATIC = {
         for window in ("a", True, None, 0, float("nan"))
     },
     "traced window": (
-        lambda: jax.jit(lambda w: tq.SingleGap(GIBBS, w).window)(3),
-        "window is a finite positive number.* cannot be traced",
+        lambda: jax.jit(lambda w: tq.SingleGap(GIBBS, w).window)(jnp.ones(2)),
+        r"window is a finite positive number.* float64\[2\] was given",
     ),
     "window of a run as a float": (
         lambda: tq.QOperational(GIBBS, 5.0),
@@ -637,6 +637,34 @@ FAULTS = {
         for name, (fn, x) in BITS.items()
     },
     "traced triangular couplings": (traced_machine, "symmetric matrix, with zeros"),
+    "traced window of zero": (
+        lambda: eqx.filter_jit(lambda w: tq.QOperational(GIBBS, w).window)(
+            jnp.array(0)
+        ),
+        "window is at least 1 kernel steps, but a smaller one",
+    ),
+    "traced window that is too long": (
+        lambda: eqx.filter_jit(lambda w: tq.QOperational(GIBBS, w).window)(
+            jnp.array(1024)
+        ),
+        "window is at most 1023 kernel steps .* Give a larger `max_steps`",
+    ),
+    "traced burn-in that is too long": (
+        lambda: eqx.filter_jit(lambda b: tq.QOperational(GIBBS, 5000, b).burn_in)(
+            jnp.array(32768)
+        ),
+        "burn_in is at most 1023 kernel steps",
+    ),
+    "traced window that is not positive": (
+        lambda: eqx.filter_jit(lambda w: tq.QStruct(GIBBS, w).window)(jnp.array(0.0)),
+        "window is a finite positive number of kernel steps, but another",
+    ),
+    "windows that are pooled": (
+        lambda: tq.pool(
+            jax.vmap(lambda w: tq.QStruct(GIBBS, w)(rbm(2, 2), LAW))(jnp.arange(1, 3))
+        ),
+        "different windows, but together",
+    ),
     "matrix that is not stochastic": (
         lambda: DenseChain(2 * PLAIN),
         "The matrix is not stochastic",

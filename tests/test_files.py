@@ -133,9 +133,9 @@ OTHER = {
         "structure with the digest",
     ),
     "another static value": (
-        tq.QStruct(KERNEL, 10),
-        tq.QStruct(KERNEL, 11),
-        "holds 10 at `window`, but `like` has 11",
+        tq.QOperational(KERNEL, 10, n_chains=2),
+        tq.QOperational(KERNEL, 10, n_chains=3),
+        "holds 2 at `n_chains`, but `like` has 3",
     ),
     "another key": (KEY, jr.key(0, impl="rbg"), "random keys of threefry2x32"),
     "another length": ((1, 2), (1, 2, 3), "a tuple of 0, 1 at the top, but"),

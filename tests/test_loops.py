@@ -53,6 +53,22 @@ def test_numbers_are_mapped_over():
     assert found.tolist() == NUMBERS
 
 
+def test_no_step_is_taken_that_none_of_many_numbers_needs():
+    calls = []
+
+    def body(n):
+        jax.debug.callback(lambda: calls.append(1))
+        return n + 1
+
+    def count(number):
+        return repeat(body, jnp.array(0), Steps.of(number, 1023))
+
+    assert jax.vmap(count)(jnp.array([3, 33, 70])).tolist() == [3, 33, 70]
+    jax.effects_barrier()
+    # Two times 32, and 6: the largest of each digit.
+    assert len(calls) == 70
+
+
 def test_the_backward_pass_keeps_few_states():
     # Of 1000 steps 31 large and 8 small ones, and 32 inside a large one.
     x = jnp.ones(10_000)

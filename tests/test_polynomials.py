@@ -1,5 +1,7 @@
 """Polynomials of a chain, against powers of its matrix."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,12 +16,14 @@ from helpers import (
     slow_except,
 )
 
+from trainq._loops import Steps
 from trainq.solvers._generators import DenseGenerator
 from trainq.solvers._polynomials import (
     Contraction,
+    DenseOverlap,
     Exchange,
-    Window,
     polynomial_form,
+    window_series,
 )
 
 
@@ -57,13 +61,13 @@ def test_forms_are_those_of_powers(window, lowest):
     u, w = jr.normal(jr.key(1), (2, 6, 3))
     expected = window_mean(matrix, window)
     operator = contraction(jnp.asarray(matrix), lowest)
-    at = Window.of(window, float)
-    whole = polynomial_form(operator, at.series(lowest), u)
+    series = functools.partial(window_series, Steps.of(window), float)
+    whole = polynomial_form(operator, series(lowest), u)
     assert_close(whole, jnp.diag(u.T @ expected @ u), IDENTITY)
-    mixed = polynomial_form(operator, at.series(lowest), u, w)
+    mixed = polynomial_form(operator, series(lowest), u, w)
     assert_close(mixed, jnp.diag(u.T @ expected @ w), DIRECT)
     constant = jnp.sum(u * w, axis=0) / window
-    divided = polynomial_form(operator, at.series(lowest, divided=True), u, matrix @ w)
+    divided = polynomial_form(operator, series(lowest, divided=True), u, matrix @ w)
     assert_close(constant + divided, mixed, DIRECT)
 
 
@@ -71,7 +75,9 @@ def test_an_exchange_stands_for_both_layers():
     overlap = jr.uniform(jr.key(2), (4, 2)) / 4
     both = np.block([[np.zeros((4, 4)), overlap], [overlap.T, np.zeros((2, 2))]])
     u = jr.normal(jr.key(3), (6, 2))
-    found = polynomial_form(Exchange(overlap), Window.of(30, float).series(0), u)
+    found = polynomial_form(
+        Exchange(DenseOverlap(overlap)), window_series(Steps.of(30), float, 0), u
+    )
     expected = window_mean((np.eye(6) + both) / 2, 30)
     assert_close(found, jnp.diag(u.T @ expected @ u), IDENTITY)
 
@@ -85,8 +91,8 @@ def test_a_long_window_takes_few_products():
             jax.debug.callback(lambda: calls.append(1))
             return super().mv(y)
 
-    series = Window.of(10_000, float).series(0)
-    polynomial_form(Counting(jnp.eye(2) / 2), series, jnp.ones((4, 1)))
+    series = window_series(Steps.of(10_000), float, 0)
+    polynomial_form(Counting(DenseOverlap(jnp.eye(2) / 2)), series, jnp.ones((4, 1)))
     jax.effects_barrier()
     assert 300 < len(calls) < 400
 
@@ -102,7 +108,7 @@ def test_derivatives(lowest):
     def form(t, u):
         moved = contraction(matrix + t * slope, lowest)
         return jnp.sum(
-            polynomial_form(moved, Window.of(50, float).series(lowest), u) ** 2
+            polynomial_form(moved, window_series(Steps.of(50), float, lowest), u) ** 2
         )
 
     def plain(t, u):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Num
+from jaxtyping import Array, Int, Num
 
 
 _T = TypeVar("_T")
@@ -97,6 +97,66 @@ def positive_number(name: str, value: Any, of: str = "") -> int | float:
             f"{hint}"
         )
     return number
+
+
+def steps(
+    name: str, value: Any, least: int = 1, most: int | None = None
+) -> np.integer | Int[Array, ""]:
+    """A whole number of kernel steps as data: it may be traced, and what is made with
+    another one is the same program.
+
+    **Arguments:**
+
+    - `name`, `value`, `least`: as above.
+    - `most`: the largest value allowed of one that is traced.
+
+    **Raises:** as `whole_number`; a run-time error for a traced number that is too
+    small or too large.
+    """
+    if not isinstance(value, Tracer):
+        return np.int64(whole_number(name, value, least, of="kernel steps"))
+    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} is a whole number of kernel steps, at least {least}, but "
+            f"{value.aval} was given."
+        )
+    value = value.astype(int)
+    message = f"{name} is at least {least} kernel steps, but a smaller one was given."
+    value = eqx.error_if(value, value < least, message)
+    if most is None:
+        return value
+    return eqx.error_if(
+        value,
+        value > most,
+        f"{name} is at most {most} kernel steps where it is traced, but a larger one "
+        "was given. Give a larger `max_steps`.",
+    )
+
+
+def length(name: str, value: Any) -> np.number | Num[Array, ""]:
+    """A number of kernel steps that need not be whole, as data: it may be traced.
+
+    **Raises:** as `positive_number`; a run-time error for a traced number that is not
+    finite and positive.
+    """
+    if not isinstance(value, Tracer):
+        number = positive_number(name, value, of="kernel steps")
+        # Without 64-bit numbers an integer has 31 bits.
+        is_short = isinstance(number, int) and number < 2**31
+        return np.int64(number) if is_short else np.float64(number)
+    if value.shape != () or not any(
+        jnp.issubdtype(value.dtype, kind) for kind in (jnp.integer, jnp.floating)
+    ):
+        raise ValueError(
+            f"{name} is a finite positive number of kernel steps, but {value.aval} "
+            "was given."
+        )
+    return eqx.error_if(
+        value,
+        ~((value > 0) & jnp.isfinite(value)),
+        f"{name} is a finite positive number of kernel steps, but another one was "
+        "given.",
+    )
 
 
 def check_key(key: Any) -> None:

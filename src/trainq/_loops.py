@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
@@ -21,8 +22,15 @@ class Steps(eqx.Module):
     n_digits: int = eqx.field(static=True)
 
     @classmethod
-    def of(cls, number: int) -> "Steps":
-        return cls(jnp.asarray(number), max(_digits(number), 2))
+    def of(cls, number: int | np.integer | Array, at_most: int = 0) -> "Steps":
+        """**Arguments:**
+
+        - `number`: the number, at most `at_most` if it is an array.
+        - `at_most`: one that the same program takes.
+        """
+        if isinstance(number, int):
+            at_most = max(number, at_most)
+        return cls(jnp.asarray(number), max(_digits(at_most), 2))
 
     @property
     def at_most(self) -> int:
@@ -37,6 +45,8 @@ def repeat(body: Callable[[Any], Any], carry: Any, steps: int | Steps) -> Any:
     a step of the next. The backward pass keeps what came before each step of the
     largest one, computes what is inside anew, and so on: fewer than `32 n` states in
     all, at the price of `n` forward passes.
+
+    Mapped over, it takes as many steps as the largest of each digit says.
     """
     n_digits = _digits(steps) if isinstance(steps, int) else steps.n_digits
     number = steps if isinstance(steps, int) else steps.number
@@ -62,7 +72,29 @@ def _times(body: Callable[[Any], Any], carry: Any, digit: int | Array) -> Any:
             return body(carry) if digit else carry
         return lax.scan(lambda x, _: (body(x), None), carry, length=digit)[0]
 
+    def unless_done(carry, i):
+        return lax.cond(i < digit, body, _same, carry)
+
+    # A condition that is mapped over computes both of its branches. The outer one is
+    # not: beyond the last step of all nothing is computed.
+    most = largest(digit)
+
     def step(carry, i):
-        return lax.cond(i < digit, body, lambda x: x, carry), None
+        return lax.cond(i < most, unless_done, lambda x, _: x, carry, i), None
 
     return lax.scan(step, carry, jnp.arange(_BASE - 1))[0]
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+@jax.custom_batching.custom_vmap
+def largest(number: Array) -> Array:
+    """A number, or under `jax.vmap` the largest of all that are mapped over."""
+    return number
+
+
+@largest.def_vmap
+def _(size, mapped, number):
+    return largest(jnp.max(number)), False

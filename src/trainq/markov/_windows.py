@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from .._checks import require_law, whole_number
 from .._loops import Steps, repeat
 from .._show import AbstractShown
-from ..solvers import Form, Window, columns_in, polynomial_form
+from ..solvers import Form, columns_in, polynomial_form, window_series
 from .chains import (
     AbstractChain,
     AbstractFunctions,
@@ -75,17 +75,16 @@ def window_moments(
         Trends Theor. Comput. Sci. 9, 125, 2014, for powers in `O(√K)` products.
     """
     require_chain(chain)
-    n_steps = whole_number("window", window, of="kernel steps")
-    dropped = whole_number("burn_in", burn_in, 0, of="kernel steps")
-    at = Window.of(n_steps, chain.dtype)
-    return _window_moments(chain, jnp.asarray(f), at, law, Steps.of(dropped), sector)
+    n_steps = Steps.of(whole_number("window", window, of="kernel steps"))
+    dropped = Steps.of(whole_number("burn_in", burn_in, 0, of="kernel steps"))
+    return _window_moments(chain, jnp.asarray(f), n_steps, law, dropped, sector)
 
 
 @eqx.filter_jit
 def _window_moments(
     chain: AbstractChain,
     f: Float[Array, "states *obs"],
-    window: Window,
+    window: Steps,
     law: Float[Array, " states"] | None,
     burn_in: Steps,
     sector: Sector | None,
@@ -125,7 +124,7 @@ def variance(chain: AbstractChain, f: AbstractFunctions) -> Float[Array, " n_obs
 def window_variance(
     chain: AbstractChain,
     f: AbstractFunctions,
-    window: Window,
+    window: Steps,
     sector: Sector | None = None,
 ) -> Float[Array, " n_obs"]:
     """The variance of the average of `f_a` over `window` steps of the chain, from its
@@ -134,24 +133,25 @@ def window_variance(
     if reductions is None:
         law = chain.stationary
         return moments_from_law(chain, f, window, law)[1]
+    dtype = chain.dtype
+    n_steps = window.number.astype(dtype)
 
     def some(f: AbstractFunctions, _: None) -> Form:
         at = chain.coordinates(f)
-        value: Array = at.at_once / window.steps.number
+        value: Array = at.at_once / n_steps
         for reduction in reductions:
             powers = reduction.powers(at)
-            series = window.series(powers.contraction.lowest, powers.shifted)
-            form = polynomial_form(
-                powers.contraction, series, powers.left, powers.right
-            )
-            value = value + powers.rest / window.steps.number + form
+            contraction = powers.contraction
+            series = window_series(window, dtype, contraction.lowest, powers.shifted)
+            form = polynomial_form(contraction, series, powers.left, powers.right)
+            value = value + powers.rest / n_steps + form
         return Form(value, None, None)
 
     return in_blocks(some, f, _at_once(chain, chain.width, f)).value
 
 
 def moments(
-    chain: AbstractChain, f: Float[Array, "states n_obs"], window: Window
+    chain: AbstractChain, f: Float[Array, "states n_obs"], window: Steps
 ) -> tuple[Float[Array, "states n_obs"], Float[Array, "states n_obs"]]:
     """First and second moment of the average of `f` over `window` steps, given the
     first state. It takes as many applications of the chain as there are steps."""
@@ -166,15 +166,15 @@ def moments(
         return jnp.concatenate([s, f * (2 * s - f) + h], axis=1)
 
     zero = jnp.zeros((chain.n_states, 2 * n_obs), f.dtype)
-    s, h = jnp.split(repeat(longer, zero, window.steps), [n_obs], axis=1)
-    n = window.steps.number.astype(f.dtype)
+    s, h = jnp.split(repeat(longer, zero, window), [n_obs], axis=1)
+    n = window.number.astype(f.dtype)
     return s / n, h / n**2
 
 
 def moments_from_law(
     chain: AbstractChain,
     f: AbstractFunctions,
-    window: Window,
+    window: Steps,
     law: Array,
     burn_in: int | Steps = 0,
 ) -> tuple[Float[Array, " n_obs"], Float[Array, " n_obs"]]:

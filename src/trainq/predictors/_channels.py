@@ -86,8 +86,8 @@ def log_q_channels(
 
     **Returns:** a [`trainq.predictors.LogQChannels`][].
 
-    **Raises:** `ValueError` if the windows differ, or a result is of another kind or in
-    another convention; a run-time error if the modes are not those of the result, or
+    **Raises:** `ValueError` if a result is of another kind or in another convention; a
+    run-time error if the windows differ, if the modes are not those of the result, or
     the observables feel none of them.
 
     !!! example
@@ -107,13 +107,14 @@ def log_q_channels(
         print(tq.log_q_channels(hot, cold))
         ```
     """
-    if before[0].window != after[0].window:
-        raise ValueError(
-            f"The windows are of {before[0].window} and of {after[0].window} steps, "
-            "but a change of Q is split for one window: give both the same."
-        )
     old, new = (_logs(*one, factor, threshold) for one in (before, after))
     signal, mu, gamma, rest = (b - a for a, b in zip(old, new, strict=True))
+    signal = eqx.error_if(
+        signal,
+        jnp.any(before[0].window != after[0].window),
+        "The windows differ, but a change of Q is split for one window: give both the "
+        "same.",
+    )
     return LogQChannels(signal=signal, mu=-mu, gamma=gamma, rest=-rest)
 
 

@@ -4,9 +4,10 @@ from typing import SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Int
 
-from .._checks import whole_number
+from .._checks import steps, whole_number
 from .._loops import Steps
 from ..markov import (
     AbstractKernel,
@@ -30,7 +31,6 @@ from ..models import (
     require_model,
     running,
 )
-from ..solvers import Window
 from ._snr import GradientSNR
 
 
@@ -52,25 +52,43 @@ class QOperational(eqx.Module):
     take `K` products as well.
 
     Other numbers compile nothing anew, but for windows and burn-ins that pass 1023
-    steps or another power of 32.
+    steps or another power of 32. A function of yours that is compiled takes windows and
+    burn-ins as arguments: then they are arrays, which `jax.vmap` maps over.
+
+    !!! example
+
+        ```python
+        @eqx.filter_jit
+        def study(windows):
+            def q(window):
+                predictor = tq.QOperational(tq.RandomScanGibbs(), window)
+                return predictor(model, data).q
+
+            return jax.vmap(q)(windows)
+
+
+        print(study(jnp.array([10, 30, 100])))
+        ```
     """
 
     kernel: AbstractKernel
-    window: int = eqx.field(static=True)
-    burn_in: int = eqx.field(static=True)
+    window: np.integer | Int[Array, ""]
+    burn_in: np.integer | Int[Array, ""]
     start: AbstractStart
     n_chains: int = eqx.field(static=True)
     batch: int | None = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
 
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: SupportsIndex,
-        burn_in: SupportsIndex = 0,
+        window: SupportsIndex | Int[Array, ""],
+        burn_in: SupportsIndex | Int[Array, ""] = 0,
         start: AbstractStart = Uniform(),
         n_chains: SupportsIndex = 1,
         *,
         batch: SupportsIndex | None = None,
+        max_steps: SupportsIndex = 1023,
     ):
         """**Arguments:**
 
@@ -83,13 +101,23 @@ class QOperational(eqx.Module):
         - `n_chains`: the number `M` of independent chains.
         - `batch`: the number of independent samples that `E_data` is an average over,
             or None for an exact data phase.
+        - `max_steps`: the largest window and burn-in that the program takes. Only one
+            that is traced needs it: a number that is there may be larger. It is rounded
+            up to a power of 32, less one.
 
         **Raises:** `ValueError` for numbers that are not whole, or too small;
-        `TypeError` for another thing than a start.
+        `TypeError` for another thing than a start; a run-time error for traced numbers
+        that are too small or too large.
         """
         self.kernel = checked_kernel(kernel)
-        self.window = whole_number("window", window, of="kernel steps")
-        self.burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
+        most = whole_number("max_steps", max_steps, of="kernel steps")
+        most = Steps.of(most).at_most
+        self.window = steps("window", window, most=most)
+        self.burn_in = steps("burn_in", burn_in, 0, most=most)
+        for known in (self.window, self.burn_in):
+            if isinstance(known, np.integer):
+                most = Steps.of(int(known), most).at_most
+        self.max_steps = most
         self.start = check_start(start)
         self.n_chains = whole_number("n_chains", n_chains)
         self.batch = None
@@ -123,8 +151,8 @@ class QOperational(eqx.Module):
             data,
             device,
             self.start,
-            Window.of(self.window, model.dtype),
-            Steps.of(self.burn_in),
+            Steps.of(self.window, self.max_steps),
+            Steps.of(self.burn_in, self.max_steps),
             self.batch is not None,
         )
         return GradientSNR(
@@ -145,7 +173,7 @@ def _parts(
     data: VisibleLaw,
     device: AbstractEnergyModel | None,
     start: AbstractStart,
-    window: Window,
+    window: Steps,
     burn_in: Steps,
     from_samples: bool,
 ) -> tuple[Array, Array, Array | None, Array, Array]:

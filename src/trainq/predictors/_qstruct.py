@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key, Num, PyTree
 
-from .._checks import positive_number, whole_number
+from .._checks import length, whole_number
 from ..markov import (
     AbstractKernel,
     Convention,
@@ -51,14 +51,14 @@ class QStruct(eqx.Module):
     """
 
     kernel: AbstractKernel
-    window: int | float = eqx.field(static=True)
+    window: np.number | Num[Array, ""]
     convention: Convention = eqx.field(static=True)
     solver: AbstractSolver
 
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: SupportsIndex | float,
+        window: SupportsIndex | float | Num[Array, ""],
         convention: Convention = "resolvent",
         *,
         solver: AbstractSolver | None = None,
@@ -66,17 +66,17 @@ class QStruct(eqx.Module):
         """**Arguments:**
 
         - `kernel`: the kernel that samples the model.
-        - `window`: length `K` of the average, in kernel steps. For a window in sweeps:
-            `kernel.steps(model, sweeps=250)`.
+        - `window`: length `K` of the average, in kernel steps; it may be traced. For a
+            window in sweeps: `kernel.steps(model, sweeps=250)`.
         - `convention`: `"resolvent"` for a noise of `2 T_O / K`, or `"sokal"` for the
             asymptotic variance `(2 T_O - V) / K`, with `V = Σ_a Var f_a`.
         - `solver`: how to solve, [`trainq.Auto`][] by default.
 
         **Raises:** `ValueError` if the window is not positive, or the convention
-        unknown.
+        unknown; a run-time error for a traced window that is not positive.
         """
         self.kernel = checked_kernel(kernel)
-        self.window = positive_number("window", window, of="kernel steps")
+        self.window = length("window", window)
         check_convention(convention)
         self.convention = convention
         self.solver = checked_solver(solver)

@@ -4,9 +4,10 @@ from typing import Literal, SupportsIndex
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Num
 
-from .._checks import positive_number
+from .._checks import length
 from ..markov import (
     AbstractChain,
     AbstractKernel,
@@ -53,19 +54,19 @@ class SingleGap(eqx.Module):
     """
 
     kernel: AbstractKernel
-    window: int | float = eqx.field(static=True)
+    window: np.number | Num[Array, ""]
     noise: SingleNoise = eqx.field(static=True)
 
     def __init__(
         self,
         kernel: AbstractKernel,
-        window: SupportsIndex | float,
+        window: SupportsIndex | float | Num[Array, ""],
         noise: SingleNoise = "slowest mode",
     ):
         """**Arguments:**
 
         - `kernel`: a reversible kernel.
-        - `window`: length `K` of the average, in kernel steps.
+        - `window`: length `K` of the average, in kernel steps; it may be traced.
         - `noise`: what stands for the noise. `"slowest mode"` is the weight of the
             slowest mode over its gap. `"relevant mode"` is the same of the slowest one
             that the observables feel, with more than 1e-6 of their variance; if it is
@@ -77,7 +78,7 @@ class SingleGap(eqx.Module):
         **Raises:** `ValueError` if the window is not positive, or the noise unknown.
         """
         self.kernel = checked_kernel(kernel)
-        self.window = positive_number("window", window, of="kernel steps")
+        self.window = length("window", window)
         if noise not in ("slowest mode", "relevant mode", "relevant gap"):
             raise ValueError(
                 'noise is "slowest mode", "relevant mode" or "relevant gap", but '

@@ -5,7 +5,8 @@ import math
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Num
 
 from .._show import AbstractShown, Table, count, number
 from ..solvers import SolverStats
@@ -18,7 +19,7 @@ class AbstractSNR(AbstractShown):
     `parameter_device_bias`, which is None where the model itself runs.
     """
 
-    window: eqx.AbstractVar[int | float]
+    window: eqx.AbstractVar[int | Num[Array, "*batch"]]
     parameter_device_bias: eqx.AbstractVar[Float[Array, "*batch n_parameters"] | None]
 
     @property
@@ -73,7 +74,8 @@ class AbstractSNR(AbstractShown):
     def _shown(self) -> list[str | Table]:
         text = f"Q = {number(self.q)}: signal {number(self.signal)}"
         text += f" over noise {number(self.mse)}"
-        window = f"window of {self.window} steps"
+        window = self.window if jnp.ndim(self.window) == 0 else number(self.window)
+        window = f"window of {window} steps"
         parts = [text, window, *self._remarks()]
         if self.parameter_device_bias is not None:
             limit = number(self.q_limit)
@@ -108,7 +110,7 @@ class GradientSNR(AbstractSNR):
     """`Var ĝ_a` from the chains: that of one, over their number."""
     parameter_data_variance: Float[Array, "*batch n_parameters"]
     """`Var ĝ_a` from a finite batch of data."""
-    window: int | float = eqx.field(static=True)
+    window: Num[Array, "..."] = eqx.field(converter=jnp.asarray)
     """Kernel steps that each chain averages over."""
     n_chains: int = eqx.field(static=True)
     """The number of independent chains."""
@@ -187,7 +189,7 @@ class GradientSNR(AbstractSNR):
 def structural(
     gradient: Float[Array, " n_parameters"],
     t_o: Float[Array, " n_parameters"],
-    window: int | float,
+    window: int | float | np.number | Num[Array, ""],
     stats: SolverStats | None = None,
     bias: Float[Array, " n_parameters"] | None = None,
 ) -> GradientSNR:
@@ -197,7 +199,7 @@ def structural(
     return GradientSNR(
         parameter_signal=gradient**2,
         parameter_bias=nothing if bias is None else bias,
-        parameter_variance=2 * t_o / float(window),
+        parameter_variance=2 * t_o / jnp.asarray(window).astype(t_o.dtype),
         parameter_data_variance=nothing,
         window=window,
         n_chains=1,
@@ -226,7 +228,7 @@ class RandomisedSNR(AbstractSNR):
     probe_mse: Float[Array, "*batch n_probes"]
     """The estimate of `E‖ĝ - g‖²` from each probe. The squared bias of a device, which
     is part of it, is exact."""
-    window: int | float = eqx.field(static=True)
+    window: Num[Array, "..."] = eqx.field(converter=jnp.asarray)
     """Kernel steps that the chain averages over."""
     stats: SolverStats | None = None
     """How well the system of each probe was solved, if any was."""
@@ -253,12 +255,13 @@ class RandomisedSNR(AbstractSNR):
     def t_o(self) -> Float[Array, "*batch"]:
         """The estimate of `T_O`, which is `window / 2` times the variance, in kernel
         steps."""
-        return self.window * (self.mse - self.device_bias2) / 2
+        noise = self.mse - self.device_bias2
+        return self.window.astype(noise.dtype) * noise / 2
 
     @property
     def t_o_error(self) -> Float[Array, "*batch"]:
         """The standard error of `t_o`."""
-        return self.window * self.mse_error / 2
+        return self.window.astype(self.mse.dtype) * self.mse_error / 2
 
     def _remarks(self) -> list[str]:
         return [f"noise known to {number(self.mse_error)}"]
@@ -278,6 +281,8 @@ def pool(snr: GradientSNR) -> GradientSNR:
 
     **Returns:** a [`trainq.GradientSNR`][] of one model.
 
+    **Raises:** a run-time error if the windows differ.
+
     !!! example
 
         ```python
@@ -293,13 +298,19 @@ def pool(snr: GradientSNR) -> GradientSNR:
         return jnp.sum(x.reshape(-1, n_parameters), axis=0)
 
     of_device = snr.parameter_device_bias
-
+    windows = snr.window.reshape(-1)
+    window = eqx.error_if(
+        windows[0],
+        jnp.any(windows != windows[0]),
+        "The models have different windows, but together they have one: give all of "
+        "them the same.",
+    )
     return GradientSNR(
         parameter_signal=total(snr.parameter_signal),
         parameter_bias=_root(total(snr.parameter_bias**2)),
         parameter_variance=total(snr.parameter_variance),
         parameter_data_variance=total(snr.parameter_data_variance),
-        window=snr.window,
+        window=window,
         n_chains=snr.n_chains,
         parameter_t_o=None if snr.parameter_t_o is None else total(snr.parameter_t_o),
         parameter_device_bias=None if of_device is None else _root(total(of_device**2)),

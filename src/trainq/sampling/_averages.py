@@ -6,11 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from .._checks import whole_number
 from ..markov import AbstractKernel, observed
 from ..models import AbstractEnergyModel
 from ._chain_state import ChainState, step_keys
@@ -131,17 +129,3 @@ def _blocks(
     start = jnp.zeros_like(n_steps), state, carry
     _, state, carry = jax.lax.while_loop(lambda at: at[0] < n_steps, block, start)
     return state, carry
-
-
-def steps(name: str, value: Any, least: int) -> Int[Array, ""]:
-    """A number of steps as data, which may be traced."""
-    if not isinstance(value, Tracer):
-        return jnp.asarray(whole_number(name, value, least, of="kernel steps"), int)
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} is a whole number of kernel steps, at least {least}, but "
-            f"{value.aval} was given."
-        )
-    value = value.astype(int)
-    message = f"{name} is at least {least} kernel steps, but a smaller one was given."
-    return eqx.error_if(value, value < least, message)

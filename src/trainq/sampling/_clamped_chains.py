@@ -9,10 +9,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
-from .._checks import check_key, whole_number
+from .._checks import check_key, steps, whole_number
 from ..markov import AbstractKernel, checked_kernel
 from ..models import AbstractEnergyModel
-from ._averages import average, steps
+from ._averages import average
 from ._chain_state import ChainState
 
 
@@ -69,8 +69,8 @@ class ClampedChains(eqx.Module):
         **Raises:** as [`trainq.sampling.GradientEstimator`][].
         """
         self.kernel = checked_kernel(kernel)
-        self.window = steps("window", window, 1)
-        self.burn_in = steps("burn_in", burn_in, 0)
+        self.window = jnp.asarray(steps("window", window))
+        self.burn_in = jnp.asarray(steps("burn_in", burn_in, 0))
         self.n_chains = whole_number("n_chains", n_chains)
 
     def phases(

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from .._checks import no_derivative, whole_number
+from .._checks import no_derivative, steps, whole_number
 from ..markov import AbstractKernel, checked_kernel, first_states, with_replicas
 from ..models import (
     AbstractEnergyModel,
@@ -25,7 +25,7 @@ from ..models import (
     require_data_phase,
     require_model,
 )
-from ._averages import NO_LIMIT, average, averaged, steps
+from ._averages import NO_LIMIT, average, averaged
 from ._chain_state import ChainState, start_chains
 from ._clamped_chains import ClampedChains, scatter_of_chains
 from ._estimate import GradientEstimate, scatter
@@ -130,8 +130,8 @@ class GradientEstimator(eqx.Module):
         than a kernel or a start.
         """
         self.kernel = checked_kernel(kernel)
-        self.window = steps("window", window, 1)
-        self.burn_in = steps("burn_in", burn_in, 0)
+        self.window = jnp.asarray(steps("window", window))
+        self.burn_in = jnp.asarray(steps("burn_in", burn_in, 0))
         self.start = None if start is None else check_start(start)
         self.n_chains = None
         if n_chains is not None:

@@ -53,8 +53,8 @@ from ._polynomials import (
     Contraction as Contraction,
     Exchange as Exchange,
     SymmetrisedExchange as SymmetrisedExchange,
-    Window as Window,
     polynomial_form as polynomial_form,
+    window_series as window_series,
 )
 from ._step_generator import StepGenerator as StepGenerator
 from ._steps import (

@@ -11,7 +11,6 @@ steps takes 340 of them where no eigenvalue is negative, and 480 otherwise.
 import abc
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._loops import Steps
+from .._loops import Steps, largest
 from ._generators import AbstractGenerator
 from ._overlaps import AbstractOverlap
 
@@ -89,95 +88,83 @@ class Series(eqx.Module):
     n_terms: Int[Array, ""]
 
 
-class Window(eqx.Module):
-    """A window of `K` steps, as numbers that a compiled program takes: another one
-    compiles nothing anew unless it has more digits, see `Steps`."""
+def window_series(
+    window: Steps, dtype: Any, lowest: int, divided: bool = False
+) -> Series:
+    """The polynomial `w(λ) = (1/K²) Σ_{s,t < K} λ^|s-t|` of a window of `K` steps, so
+    that `⟨f̃, w(P) f̃⟩_π` is the variance of the average of `f` over it; or, with the
+    constant term taken out, `(w(λ) - w(0)) / λ`.
 
-    steps: Steps
-    all_series: tuple[Series, ...]
+    **Arguments:**
 
-    @classmethod
-    def of(cls, window: int, dtype: Any) -> "Window":
-        """**Arguments:**
-
-        - `window`: the number of steps.
-        - `dtype`: the precision of what it is used on.
-        """
-        steps, eps = Steps.of(window), float(jnp.finfo(dtype).eps)
-        series = _series(window, steps.at_most, eps)
-        return cls(steps, tuple(Series(*map(jnp.asarray, one)) for one in series))
-
-    def series(self, lowest: int, divided: bool = False) -> Series:
-        """`w(λ) = (1/K²) Σ_{s,t < K} λ^|s-t|`, so that `⟨f̃, w(P) f̃⟩_π` is the variance
-        of the average of `f` over `K` steps; or, with the constant term taken out,
-        `(w(λ) - w(0)) / λ`. No eigenvalue `λ` is below `lowest`, 0 or -1."""
-        return self.all_series[2 * (lowest == 0) + divided]
-
-
-@lru_cache(maxsize=256)
-def _series(
-    window: int, at_most: int, eps: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What `Window.series` chooses from, filled up with zeros to the number of terms of
-    a window of `at_most` steps."""
-    found = []
-    for lowest in (-1, 0):
-        # One half of the terms, in whole blocks.
-        size = _AT_ONCE * math.ceil(_terms(at_most, lowest, eps) / 2 / _AT_ONCE)
-        for divided in (False, True):
-            some = _halved(_chebyshev(window, lowest, divided, eps))
-            weights = np.zeros((size, 2))
-            weights[: len(some)] = some
-            found.append((weights, np.asarray(len(some))))
-    return found
+    - `window`: the number of steps.
+    - `dtype`: the precision of what the series is used on.
+    - `lowest`: no eigenvalue `λ` is below it, 0 or -1.
+    - `divided`: whether the constant term is taken out.
+    """
+    eps = float(jnp.finfo(dtype).eps)
+    # One half of the terms, in whole blocks.
+    most = int(_terms(window.at_most, lowest, eps, np))
+    size = 2 * _AT_ONCE * math.ceil(most / 2 / _AT_ONCE)
+    # At the Chebyshev points of the first kind the series is a cosine transform.
+    points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
+    points = (1 + lowest) / 2 + (1 - lowest) / 2 * points
+    series = _cosine_transform(_window(window, divided, jnp.asarray(points))) / size
+    number = window.number.astype(float)
+    degree = jnp.maximum(number - (2 if divided else 1), 0)
+    terms = jnp.minimum(_terms(number, lowest, eps, jnp), 1 + degree).astype(int)
+    # The other terms are rounding alone.
+    series = jnp.where(jnp.arange(size) < terms, series, 0).at[0].divide(2)
+    return Series(_halved(series), (terms + 1) // 2)
 
 
-def _terms(window: int, lowest: int, eps: float) -> int:
-    """How many terms of a series matter."""
+def _terms(window: Any, lowest: int, eps: float, xp: Any) -> Any:
+    """How many terms of a series matter, by NumPy or its like."""
     # For λ^K on [-1, 1] what is left after d terms is the chance that a walk of K steps
     # ends further away than d, at most 2 exp(-d²/2K); on [0, 1] it is a walk of 2K half
     # steps, and 2 exp(-d²/K). The variance of an average over K steps is at least about
     # 1/K of that of one, so that what is left shall be below eps/K.
     variance = window / (2 if lowest == 0 else 1)
-    return 1 + math.ceil(math.sqrt(2 * variance * math.log(2 * window / eps)))
+    return 1 + xp.ceil(xp.sqrt(2 * variance * xp.log(2 * window / eps)))
 
 
-def _chebyshev(window: int, lowest: int, divided: bool, eps: float) -> np.ndarray:
-    """The Chebyshev series of a window on `[lowest, 1]`, as far as it matters."""
-    from scipy.fft import dct  # slow to load
-
-    degree = max(window - (2 if divided else 1), 0)
-    size = min(_terms(window, lowest, eps), 1 + degree)
-    # At the Chebyshev points of the first kind the series is a cosine transform.
-    points = np.cos(np.pi * (np.arange(size) + 0.5) / size)
-    values = _window(window, divided, (1 + lowest) / 2 + (1 - lowest) / 2 * points)
-    series = np.asarray(dct(values)) / size
-    series[0] /= 2
-    return series
+def _cosine_transform(values: Array) -> Array:
+    """`2 Σ_j x_j cos(πk(2j + 1) / 2n)`: the Fourier transform of `x` and its mirror
+    image, turned by half a point."""
+    n = len(values)
+    both = jnp.fft.rfft(jnp.concatenate([values, values[::-1]]))[:n]
+    half = np.pi * np.arange(n) / (2 * n)
+    return both.real * np.cos(half) + both.imag * np.sin(half)
 
 
-def _window(window: int, divided: bool, x: np.ndarray) -> np.ndarray:
+def _window(window: Steps, divided: bool, x: Array) -> Array:
     # Let s_n = Σ_{i<n} λ^i and v_n = (Σ_{s,t<n} λ^|s-t| - n) / λ. Of two spans in a row
     # the cross terms are λ s_i s_j, so v_i+j = v_i + v_j + 2 s_i s_j, and n is built
     # from its binary digits: a few operations, none of which cancels where λ is near
     # one.
-    power, s, v = np.ones_like(x), np.zeros_like(x), np.zeros_like(x)
-    for digit in f"{window:b}":
+    def appended(spans, digit):
+        v, s, power = spans
         v, s, power = 2 * v + 2 * s * s, s + power * s, power * power
-        if digit == "1":
-            v, s, power = v + 2 * s, s + power, power * x
-    v = v / window**2
-    return v if divided else 1 / window + x * v
+        longer = v + 2 * s, s + power, power * x
+        spans = (v, s, power)
+        return tuple(
+            jnp.where(digit, *pair) for pair in zip(longer, spans, strict=True)
+        ), None
+
+    n_digits = window.at_most.bit_length()
+    digits = (window.number >> jnp.arange(n_digits)[::-1]) & 1
+    nothing = (jnp.zeros_like(x), jnp.zeros_like(x), jnp.ones_like(x))
+    v = lax.scan(appended, nothing, digits == 1)[0][0]
+    number = window.number.astype(x.dtype)
+    v = v / number**2
+    return v if divided else 1 / number + x * v
 
 
-def _halved(series: np.ndarray) -> np.ndarray:
+def _halved(series: Array) -> Array:
     """The weights of a `Series`, half as many as terms: `⟨u, t_2k⟩` is
     `2⟨t_k, t_k⟩ - ⟨t_0, t_0⟩`, and `⟨u, t_2k+1⟩` is `2⟨t_k, t_k+1⟩ - ⟨t_0, t_1⟩`."""
-    series = np.append(series, [0] * (len(series) % 2))
-    even, odd = 2 * series[::2], 2 * series[1::2]
-    even[0] -= math.fsum(even) / 2
-    odd[0] -= math.fsum(odd) / 2
-    return np.stack([even, odd], axis=1)
+    weights = 2 * series.reshape(-1, 2)
+    return weights.at[0].subtract(jnp.sum(weights, axis=0) / 2)
 
 
 def polynomial_form(
@@ -217,7 +204,7 @@ def _for_each(
     body: Callable, carry: Any, weights: Array, n_terms: Array, *, reverse: bool
 ) -> Any:
     """`carry = body(carry, weight)` for the first `n_terms` weights, rounded up to
-    whole blocks: what is zero in the last one does no harm."""
+    whole blocks, and if mapped over to the most of all: weights of zero do no harm."""
 
     def step(carry, weight):
         return body(carry, weight), None
@@ -228,8 +215,9 @@ def _for_each(
         def all_of_it(carry):
             return lax.scan(step, carry, weights, reverse=reverse)[0]
 
-        return lax.cond(first < n_terms, all_of_it, lambda carry: carry, carry), None
+        return lax.cond(first < most, all_of_it, lambda carry: carry, carry), None
 
+    most = largest(n_terms)
     blocks = weights.reshape(-1, _AT_ONCE, 2)
     firsts = _AT_ONCE * jnp.arange(len(blocks))
     return lax.scan(block, carry, (firsts, blocks), reverse=reverse)[0]
