@@ -17,10 +17,10 @@ from helpers import (
 )
 
 from trainq._loops import Steps
+from trainq.solvers import DenseOverlap
 from trainq.solvers._generators import DenseGenerator
 from trainq.solvers._polynomials import (
     Contraction,
-    DenseOverlap,
     Exchange,
     polynomial_form,
     window_series,
