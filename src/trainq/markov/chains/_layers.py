@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ..._spins import inverse_order, permuted, spins, state_spins, unit_mask, xor
+from ..._spins import inverse_order, permuted, state_spins, unit_mask, xor
 from ...models import AbstractEnergyModel
 from ...solvers import (
     AbstractOverlap,
@@ -210,22 +210,26 @@ class EnergyOverlap(AbstractOverlap):
 
     def block(self, index: Int[Array, ""] | int) -> Float[Array, "some n"]:
         model, (log_other, log_own) = self.layers.model, self._laws
-        size = self.shape[0] // self.n_blocks
+        size, n = self.shape[0] // self.n_blocks, self.shape[1]
         rows = index * size + jnp.arange(size)
-        n_visible, n_hidden = self.layers.blocks
-        if self.on_hidden:
-            some = state_spins(rows, n_visible, model.dtype)
-            energies = model.energy_table(some, spins(n_hidden, model.dtype))
-        else:
-            some = state_spins(rows, n_hidden, model.dtype)
-            energies = model.energy_table(spins(n_visible, model.dtype), some).T
-        half = (log_other[rows][:, None] + log_own[None, :]) / 2
-        values = jnp.exp(-energies - self.layers.log_partition - half)
-        values = math.sqrt(self.share) * values
-        if self.sector is None:
-            return values
-        # By symmetry, the rows of the other half of the states add as much again.
-        return math.sqrt(2) * fold_sector(values.T, self.sector).T
+        n_other, n_own = self.layers.blocks[:: 1 if self.on_hidden else -1]
+        some = state_spins(rows, n_other, model.dtype)
+        half = (log_other[rows][:, None] + log_own[None, :n]) / 2
+
+        def at(own: Array) -> Array:
+            if self.on_hidden:
+                energies = model.energy_table(some, own)
+            else:
+                energies = model.energy_table(own, some).T
+            return jnp.exp(-energies - self.layers.log_partition - half)
+
+        own = state_spins(jnp.arange(n), n_own, model.dtype)
+        values = at(own)
+        if self.sector is not None:
+            # On the basis (δ_x ± δ_-x) / √2 of either layer, π(v, h) being π(-v, -h).
+            sign = 1 if self.sector == "even" else -1
+            values = values + sign * at(-own)
+        return math.sqrt(self.share) * values
 
 
 class Colours(eqx.Module):
