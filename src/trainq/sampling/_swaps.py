@@ -255,8 +255,8 @@ def _counted(trees: Any, n_steps: int) -> tuple[ChainState, _Counts]:
             tried=counts.tried + swaps.tried,
             accepted=counts.accepted + swaps.accepted,
             round_trips=counts.round_trips + arrived,
-            came_from_cold=counts.came_from_cold + (last == _COLD),
-            came_from_hot=counts.came_from_hot + (last == _HOT),
+            came_from_cold=counts.came_from_cold + (last == _COLD).astype(int),
+            came_from_hot=counts.came_from_hot + (last == _HOT).astype(int),
             energies=counts.energies.add(energies.reshape(last.shape)),
         )
         return (x, counts), None
