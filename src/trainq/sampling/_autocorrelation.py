@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from .._meshes import on_any_axes
 from .._show import AbstractShown, Table, count, number
 from ._lag_sums import Sum, Windowing, summed
 from ._moments import Moments
@@ -157,6 +158,7 @@ class Series(eqx.Module):
 
 
 @eqx.filter_jit
+@on_any_axes
 def autocorrelation_time(
     values: Float[Array | np.ndarray, "chains steps *obs"] | Moments,
     *,
@@ -276,6 +278,7 @@ def _of_moments(moments: Moments, windowing: Windowing) -> AutocorrelationTime:
 
 
 @eqx.filter_jit
+@on_any_axes
 def r_hat(
     values: Float[Array | np.ndarray, "chains steps *obs"] | Moments,
 ) -> Float[Array, "*obs"]:

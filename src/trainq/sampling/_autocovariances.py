@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .._meshes import n_devices
 from .._show import AbstractShown, Table, count
 from ._sums import add_up
 
@@ -30,8 +31,8 @@ class Autocovariances(AbstractShown):
 
     The memory does not depend on the number of steps: for each observable it is `20 (L
     + 1)` numbers for each chain, and 8 times as many for each group of chains. There
-    are as many groups as the largest divisor of the number of chains up to 32, or as
-    many as chains if that is below 8.
+    are as many groups as the largest divisor of the number of chains up to 32, with the
+    largest power of two in it, or as many as chains if that is below 8.
 
     ??? cite "Source"
 
@@ -67,13 +68,15 @@ class Autocovariances(AbstractShown):
         return cls(no, jnp.zeros(n_obs, dtype), recent, each, sums, (half, half))
 
     @classmethod
-    def layouts(cls, same: Any, of: Callable[..., Any], chains: Any) -> Any:
-        """How the arrays lie on a mesh, over which chains are spread; groups of chains
-        are as long as these, where that divides."""
-        lags, level = of(None, None, *chains), of(None, *chains)
+    def layouts(cls, of: Callable[..., Any], chains: Any, n_chains: int) -> Any:
+        """How the arrays lie on a mesh, over whose axes `chains` so many chains are
+        spread: groups as well, if the devices divide their number."""
+        recent, groups = of(None, None, *chains), n_groups(n_chains)
+        spread = chains if groups % n_devices(recent) == 0 else ()
+        lags, level = of(None, None, *spread), of(None, *spread)
         sums = Sums((lags,) * 3, (level,) * 3)
-        half = Half(same, lags, level, lags, *[of(*chains)] * 2)
-        return cls(same, same, lags, lags, sums, (half, half))
+        half = Half(of(), lags, level, lags, *[of(*chains)] * 2)
+        return cls(of(), of(), recent, lags, sums, (half, half))
 
     @property
     def lags(self) -> int:
@@ -250,7 +253,10 @@ class Half(eqx.Module):
 
 def n_groups(chains: int) -> int:
     """In how many groups of equal size chains are summed."""
-    groups = max(n for n in range(1, _GROUPS + 1) if chains % n == 0)
+    # Of as many powers of two as there are, so that a group is on one device.
+    twos = min(chains & -chains, _GROUPS)
+    rest, most = chains // twos, _GROUPS // twos
+    groups = twos * max(n for n in range(1, most + 1) if rest % n == 0)
     return groups if groups >= _FEW else chains
 
 

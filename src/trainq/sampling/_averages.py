@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from .._meshes import explicit_layout, of_axes, on_automatic_axes, raise_if
 from ..markov import AbstractKernel, observed
 from ..models import AbstractEnergyModel
 from ._chain_state import ChainState, step_keys
@@ -36,6 +37,16 @@ def average(
     with numbers that may be traced. The kernel and the model have been checked, and the
     state is theirs.
     """
+    trees = kernel, model, state, burn_in, window
+    layout = explicit_layout(state.x)
+    if layout is None:
+        return _average(trees)
+    moments = Moments.layouts(of_axes(layout), layout.spec[:1], None)
+    return on_automatic_axes(_average, trees, (state.layouts(layout), moments))
+
+
+def _average(trees: Any) -> tuple[ChainState, Moments]:
+    kernel, model, state, burn_in, window = trees
     move = kernel.stepper(model)
     shape = jax.eval_shape(model.observables, observed(state.x)).shape
 
@@ -60,7 +71,7 @@ def average(
         record, state, (x, Moments.begin(shape, model.dtype)), window
     )
     finite = jnp.isfinite(moments.mean) & jnp.isfinite(moments.variance)
-    x = eqx.error_if(
+    x = raise_if(
         x,
         ~jnp.all(finite),
         "A gradient of the energy is not finite, or too large to be squared.",

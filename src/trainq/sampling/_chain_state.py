@@ -1,7 +1,7 @@
 """Where chains stand, and the keys of their next steps."""
 
 from collections.abc import Hashable
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Int, Key, Num, Shaped, UInt
 
 from .._checks import check_key, whole_number
+from .._meshes import of_axes, spread
 from .._show import AbstractShown, Table, count
 from .._spins import check_spins
 from ..markov import AbstractKernel, checked_kernel, first_states
@@ -66,6 +67,11 @@ class ChainState(AbstractShown):
             )
         data = jr.key_data(key)
         return cls(x, data, jnp.zeros((), jnp.uint32), jr.key_impl(key))
+
+    def layouts(self, chains: Any) -> Any:
+        """How the arrays lie on a mesh, where the states lie in this way."""
+        same: Any = of_axes(chains)()
+        return ChainState(chains, same, same, self.key_impl)
 
     def _shown(self) -> list[str | Table]:
         if self.step.ndim:  # a batch, by `eqx.filter_vmap`
@@ -130,7 +136,7 @@ def start_chains(
     else:
         kernel = checked_kernel(kernel)
         x = first_states(first, kernel, start, model, data, n_chains)
-    return ChainState.begin(x, rest)
+    return ChainState.begin(spread(x), rest)
 
 
 def step_keys(

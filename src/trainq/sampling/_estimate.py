@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._meshes import on_any_axes
 from .._show import AbstractShown, Table, count, number
 from ..predictors import AbstractSNR
 from ._chain_state import ChainState
@@ -238,10 +239,7 @@ def summarised(
     noise = variance + data_variance
     known = (noise > 0) & (square > 0)
     safe_square, safe_noise = (jnp.where(known, x, 1) for x in (square, noise))
-    log_variance = jnp.maximum(
-        _jackknife(flat, groups, safe_square, safe_noise),
-        _normal(flat, groups, safe_square, safe_noise, degrees),
-    )
+    log_variance = _log_variance(flat, groups, safe_square, safe_noise, degrees)
     return GradientEstimate(
         gradient=gradient,
         state=state,
@@ -262,6 +260,16 @@ def summarised(
 # estimates of the variance of log(1 + Q) = log(|ĝ|² / N). The first one knows of no
 # law, and has hardly anything to go by if there are few chains, where the second one is
 # right for averages along chains that are nearly normal. The larger one is taken.
+
+
+@on_any_axes
+def _log_variance(
+    flat: Array, groups: list[Array], square: Array, noise: Array, degrees: int
+) -> Float[Array, ""]:
+    return jnp.maximum(
+        _jackknife(flat, groups, square, noise),
+        _normal(flat, groups, square, noise, degrees),
+    )
 
 
 def _jackknife(

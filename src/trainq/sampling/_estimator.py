@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from .._checks import no_derivative, steps, whole_number
+from .._meshes import spread
 from ..markov import AbstractKernel, checked_kernel, first_states, with_replicas
 from ..models import (
     AbstractEnergyModel,
@@ -262,7 +263,7 @@ def _estimate(
     if estimator.start is not None:
         key = _call_key(state, 0)
         x = first_states(key, kernel, estimator.start, model, data, n_chains)
-        x = x.astype(state.x.dtype)
+        x = spread(x.astype(state.x.dtype))
     key = _call_key(state, 1)
     phase, of_data, degrees = _data_phase(key, estimator, model, data, weights)
     state = ChainState(x, state.key_data, state.step, state.key_impl)

@@ -1,5 +1,6 @@
 """Means and variances along chains, summed up while they run."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -49,6 +50,16 @@ class Moments(AbstractShown):
         zeros = jnp.zeros(shape, dtype)
         lagged = None if lags is None else Autocovariances.begin(shape, dtype, lags)
         return cls(jnp.zeros((), int), (zeros,) * 4, (zeros,) * 3, lagged)
+
+    @classmethod
+    def layouts(cls, of: Callable[..., Any], chains: Any, lagged: int | None) -> Any:
+        """How the arrays lie on a mesh, over whose axes `chains` chains are spread,
+        with autocovariances of so many of them, or without."""
+        each = of(*chains)
+        covariances = None
+        if lagged is not None:
+            covariances = Autocovariances.layouts(of, chains, lagged)
+        return cls(of(), (each,) * 4, (each,) * 3, covariances)
 
     def _shown(self) -> list[str | Table]:
         if self.count.ndim:  # a batch, by `eqx.filter_vmap`

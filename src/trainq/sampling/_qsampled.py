@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check_key, whole_number
+from .._meshes import on_any_axes, spread
 from .._show import AbstractShown, Table, count
 from ..markov import AbstractKernel, checked_kernel, first_states
 from ..models import (
@@ -31,6 +32,7 @@ from ..models import (
 )
 from ..predictors import AbstractSNR
 from ._chain_state import ChainState
+from ._moments import Moments
 from ._run import run
 from ._statistics import jackknife_error, log_interval, squared_mean, standard_error
 
@@ -221,7 +223,7 @@ class QSampled(eqx.Module):
         starts, data_key, chain_key = jr.split(key, 3)
         n_chains = self.replicates * self.n_chains
         x = first_states(starts, self.kernel, self.start, runs, data, n_chains)
-        state = ChainState.begin(x, chain_key)
+        state = ChainState.begin(spread(x), chain_key)
         if self.burn_in:
             state = run(
                 self.kernel,
@@ -239,10 +241,8 @@ class QSampled(eqx.Module):
             functions=None if device is None else model.observables,
             progress=progress,
         )
-        means = found.moments.mean.reshape(self.replicates, self.n_chains, -1)
-        means = jnp.mean(means, axis=1)
         phases = _data_phases(data_key, model, data, self.replicates, self.batch)
-        signal, signal_error, squares = signal_and_errors(phases - means, truth)
+        signal, signal_error, squares = _judged(phases, found.moments, truth)
         return SampledSNR(
             estimated_signal=signal,
             signal_error=signal_error,
@@ -268,6 +268,18 @@ def _data_phases(
         return jnp.broadcast_to(phase, (replicates, phase.size))
     batches = draw_visible(key, model, data, (replicates, batch))
     return jax.vmap(lambda v: data_phase(model, v))(batches)
+
+
+@eqx.filter_jit
+@on_any_axes
+def _judged(
+    phases: Float[Array, "replicates n_parameters"],
+    moments: Moments,
+    gradient: Float[Array, " n_parameters"] | None,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " replicates"]]:
+    """`signal_and_errors`, from data phases and from chains of as many replicates."""
+    means = moments.mean.reshape(phases.shape[0], -1, phases.shape[1])
+    return signal_and_errors(phases - jnp.mean(means, axis=1), gradient)
 
 
 @jax.jit

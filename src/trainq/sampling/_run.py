@@ -6,14 +6,13 @@ from typing import Any, SupportsIndex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Num
 
 from .._checks import whole_number
+from .._meshes import explicit_layout, of_axes, on_automatic_axes
 from .._show import AbstractShown
 from ..markov import AbstractKernel, checked_kernel, observed, with_replicas
 from ..models import AbstractEnergyModel, checked, require_model
-from ._autocovariances import Autocovariances
 from ._chain_state import ChainState, step_keys
 from ._moments import Moments, checked_moments
 from ._progress import bar
@@ -249,30 +248,15 @@ def _laid_out(
     lagged: bool,
 ) -> tuple[ChainState, Moments, Array | None]:
     """`body(trees)`, of which the third is a state."""
-    state = trees[2]
-    layout: Any = jax.typeof(state.x).sharding
-    if AxisType.Explicit not in layout.mesh.axis_types:
+    layout = explicit_layout(trees[2].x)
+    if layout is None:
         return body(trees)
-    # Where the type of an array says how it is laid out, the loop is compiled as on a
-    # mesh with automatic axes, and all that there is for each chain goes with it.
-    arrays, static = eqx.partition(trees, eqx.is_array)
-
-    def of(*axes) -> Any:
-        return NamedSharding(layout.mesh, PartitionSpec(*axes))
-
-    same, spread = of(), layout.spec[:1]
-    of_lags = None
-    if lagged:
-        of_lags = Autocovariances.layouts(same, of, spread)
-    layouts = (
-        ChainState(layout, same, same, state.key_impl),
-        Moments(same, (of(*spread),) * 4, (of(*spread),) * 3, of_lags),
-        of(*spread) if keep else None,
-    )
-    explicit: Any = jax.sharding.auto_axes(
-        lambda arrays: body(eqx.combine(arrays, static)), out_sharding=layouts
-    )
-    return explicit(arrays)
+    # All that there is for each chain lies as the chains do.
+    of, chains = of_axes(layout), layout.spec[:1]
+    moments = Moments.layouts(of, chains, trees[2].n_chains if lagged else None)
+    state = trees[2].layouts(layout)
+    kept = of(*chains) if keep else None
+    return on_automatic_axes(body, trees, (state, moments, kept))
 
 
 def _records(

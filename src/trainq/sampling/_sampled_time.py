@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import whole_number
+from .._meshes import on_any_axes
 from .._show import AbstractShown, Table, number
 from ._autocorrelation import Series, check_series
 from ._lag_sums import lag_weights, summed
@@ -108,6 +109,7 @@ def sampled_time(
 
 
 @eqx.filter_jit
+@on_any_axes
 def _sampled_time(values: Array, pieces: int) -> SampledTime:
     n_chains, n_steps, n_obs = values.shape
     length = n_steps // pieces
@@ -140,6 +142,7 @@ def _sampled_time(values: Array, pieces: int) -> SampledTime:
 
 
 @eqx.filter_jit
+@on_any_axes
 def _of_moments(moments: Moments) -> SampledTime:
     chains = required(moments).n_chains
     if chains < 8:

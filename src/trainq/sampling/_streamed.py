@@ -121,15 +121,16 @@ def streamed_r_hat(
     later = (n * mean - before * half.mean) / after
     change = (later - half.mean) ** 2 * (before * after / n)
     rest = jnp.maximum(deviations - half.deviations - change, 0)
-    means = jnp.concatenate([half.mean, later])
+    # Of all chains on an axis of their own, which may be spread over devices.
+    means = jnp.stack([half.mean, later])
     if signs is not None:
-        means = means * jnp.concatenate([signs, signs])[:, None]
+        means = means * signs[None, :, None]
     within = (half.deviations / (before - 1) + rest / (after - 1)) / 2
     within = jnp.mean(within, axis=0)
-    between = jnp.var(means, axis=0, ddof=1)
+    between = jnp.var(means, axis=(0, 1), ddof=1)
     # The mean of 1/n₁ and 1/n₂ is what independent values would scatter by.
     inverse = (1 / before + 1 / after) / 2
-    size = jnp.max(jnp.abs(means), axis=0)
+    size = jnp.max(jnp.abs(means), axis=(0, 1))
     rounding = (_ROUNDINGS * jnp.finfo(dtype).eps * size) ** 2
     moving = within > rounding
     ratio = 1 - inverse + between / jnp.where(moving, within, 1)

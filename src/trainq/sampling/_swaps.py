@@ -1,6 +1,7 @@
 """Parallel tempering seen at work: swaps, round trips and energies by rung."""
 
-from typing import SupportsIndex
+from collections.abc import Callable
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._checks import whole_number
+from .._meshes import explicit_layout, of_axes, on_automatic_axes, raise_if
 from .._show import AbstractShown, Table
 from ..markov import Ladder, ParallelTempering, even_ladder, with_replicas
 from ..models import AbstractEnergyModel, checked, require_model
@@ -185,8 +187,8 @@ def swap_statistics(
         tried=counts.tried,
         accepted=counts.accepted,
         round_trips=counts.round_trips,
-        came_from_cold=counts.came_from_cold,
-        came_from_hot=counts.came_from_hot,
+        came_from_cold=jnp.sum(counts.came_from_cold, axis=0),
+        came_from_hot=jnp.sum(counts.came_from_hot, axis=0),
         energies=counts.energies,
     )
 
@@ -198,18 +200,24 @@ class _Counts(eqx.Module):
     tried: Int[Array, "chains pairs"]
     accepted: Int[Array, "chains pairs"]
     round_trips: Int[Array, " chains"]
-    came_from_cold: Int[Array, " replicas"]
-    came_from_hot: Int[Array, " replicas"]
+    came_from_cold: Int[Array, "chains replicas"]
+    came_from_hot: Int[Array, "chains replicas"]
     energies: Moments
 
     @classmethod
     def begin(cls, n_chains: int, n_replicas: int, dtype: np.dtype) -> "_Counts":
         pairs = jnp.zeros((n_chains, n_replicas - 1), int)
-        rungs = jnp.zeros(n_replicas, int)
+        rungs = jnp.zeros((n_chains, n_replicas), int)
         last = jnp.full((n_chains, n_replicas), _NOWHERE)
         energies = Moments.begin(last.shape, dtype)
         last = last.at[:, 0].set(_COLD).at[:, -1].set(_HOT)
         return cls(last, pairs, pairs, pairs[:, 0], rungs, rungs, energies)
+
+    @classmethod
+    def layouts(cls, of: Callable[..., Any], chains: Any) -> Any:
+        """How the arrays lie on a mesh, over whose axes `chains` chains are spread."""
+        each: Any = [of(*chains)] * 6
+        return cls(*each, energies=Moments.layouts(of, chains, None))
 
 
 @eqx.filter_jit
@@ -220,7 +228,18 @@ def _segment(
     counts: _Counts,
     n_steps: int,
 ) -> tuple[ChainState, _Counts]:
-    move = kernel.swapping_stepper(checked(model))
+    trees = kernel, checked(model), state, counts
+    layout = explicit_layout(state.x)
+    if layout is None:
+        return _counted(trees, n_steps)
+    of, chains = of_axes(layout), layout.spec[:1]
+    layouts = state.layouts(layout), _Counts.layouts(of, chains)
+    return on_automatic_axes(lambda trees: _counted(trees, n_steps), trees, layouts)
+
+
+def _counted(trees: Any, n_steps: int) -> tuple[ChainState, _Counts]:
+    kernel, model, state, counts = trees
+    move = kernel.swapping_stepper(model)
 
     def step(carry, key):
         x, counts = carry
@@ -236,8 +255,8 @@ def _segment(
             tried=counts.tried + swaps.tried,
             accepted=counts.accepted + swaps.accepted,
             round_trips=counts.round_trips + arrived,
-            came_from_cold=counts.came_from_cold + jnp.sum(last == _COLD, axis=0),
-            came_from_hot=counts.came_from_hot + jnp.sum(last == _HOT, axis=0),
+            came_from_cold=counts.came_from_cold + (last == _COLD).astype(int),
+            came_from_hot=counts.came_from_hot + (last == _HOT).astype(int),
             energies=counts.energies.add(energies.reshape(last.shape)),
         )
         return (x, counts), None
@@ -245,5 +264,5 @@ def _segment(
     keys, key_data, number = step_keys(state, n_steps)
     (x, counts), _ = jax.lax.scan(step, (state.x, counts), keys)
     finite = jnp.all(jnp.isfinite(counts.energies.variance))
-    x = eqx.error_if(x, ~finite, "The energy of a state of a replica is not finite.")
+    x = raise_if(x, ~finite, "The energy of a state of a replica is not finite.")
     return ChainState(x, key_data, number, state.key_impl), counts

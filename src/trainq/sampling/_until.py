@@ -9,6 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, Float
 
 from .._checks import positive_number, require_concrete, whole_number
+from .._meshes import on_any_axes
 from ..markov import AbstractKernel, checked_kernel, observed
 from ..models import (
     AbstractEnergyModel,
@@ -272,6 +273,13 @@ def _look(
     estimate = None
     if phase is not None:
         estimate = averaged(model, state, ours, moments.count * every, phase)
+    numbers = _numbers(observed(state.x), ours, units, watched)
+    return _Seen(estimate, *numbers)
+
+
+@on_any_axes
+def _numbers(x: Array, ours: Moments, units: Moments, watched: _Watched) -> tuple:
+    """All that a look finds but the estimate."""
     pieces, _, _ = streamed_pieces(ours)
     # Each chain with the sign of its overlap with the direction that most chains share.
     means = units.mean
@@ -279,19 +287,14 @@ def _look(
     signs = jnp.where(means @ vectors[:, -1] < 0, -1, 1).astype(means.dtype)
     apart, aligned = (jnp.max(streamed_r_hat(units, s)) for s in (None, signs))
     # Functions that are even at random states too: chains may all be alike.
-    x = observed(state.x)
     x = jnp.concatenate([x, jr.rademacher(jr.key(0), x.shape, x.dtype)])
     f = watched.functions
     even = jnp.allclose(f(x), f(-x), rtol=1e-5, atol=1e-6)
-    return _Seen(
-        estimate=estimate,
-        found={
-            "resolved": jnp.mean(autocorrelation_time(ours).status == 0),
-            "r_hat": jnp.max(streamed_r_hat(ours)),
-            "settled": jnp.sum(jnp.mean(pieces, axis=0)),
-        },
-        frozen=jnp.all(units.variance == 0, axis=1),
-        frozen_units=jnp.all(units.variance == 0, axis=0),
-        units=apart,
-        mirrored=(apart > SEPARATE) & even & (aligned <= SEPARATE),
-    )
+    found = {
+        "resolved": jnp.mean(autocorrelation_time(ours).status == 0),
+        "r_hat": jnp.max(streamed_r_hat(ours)),
+        "settled": jnp.sum(jnp.mean(pieces, axis=0)),
+    }
+    frozen = (jnp.all(units.variance == 0, axis=axis) for axis in (1, 0))
+    mirrored = (apart > SEPARATE) & even & (aligned <= SEPARATE)
+    return found, *frozen, apart, mirrored

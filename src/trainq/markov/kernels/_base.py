@@ -6,11 +6,10 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar
 
 import equinox as eqx
-import jax
-from jax.sharding import AxisType
 from jaxtyping import Array, Key, Num
 
 from ..._checks import positive_number
+from ..._meshes import explicit_layout, on_automatic_axes
 from ..._spins import check_spins, compiled_with_spins
 from ...models import AbstractEnergyModel, checked
 from ..chains import AbstractChain, AbstractScan
@@ -153,27 +152,22 @@ class AbstractKernel(eqx.Module):
 
 
 def on_any_mesh(stepper: _Method) -> _Method:
-    """A `stepper` that also takes chains over a mesh with *explicit* axes, where the
-    type of an array says how it is laid out.
-
-    A step gathers, scatters and draws, and its layouts are none of its business: it is
-    compiled as on a mesh with automatic axes, and the states come out as they came in.
-    """
+    """A `stepper` that also takes chains over a mesh with *explicit* axes: the states
+    come out as they came in."""
 
     @wraps(stepper)
     def anywhere(kernel: Any, model: AbstractEnergyModel) -> Any:
         automatic = stepper(kernel, model)
-        arrays, static = eqx.partition(model, eqx.is_array)
 
-        def with_arrays(key, x, arrays):
-            return stepper(kernel, eqx.combine(arrays, static))(key, x)
+        def anew(trees):
+            key, x, model = trees
+            return stepper(kernel, model)(key, x)
 
         def step(key, x):
-            layout = jax.typeof(x).sharding
-            if AxisType.Explicit not in layout.mesh.axis_types:
+            layout = explicit_layout(x)
+            if layout is None:
                 return automatic(key, x)
-            explicit: Any = jax.sharding.auto_axes(with_arrays, out_sharding=layout)
-            return explicit(key, x, arrays)
+            return on_automatic_axes(anew, (key, x, model), layout)
 
         return step
 

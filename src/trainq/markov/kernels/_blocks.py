@@ -320,7 +320,7 @@ def _one_by_one(model: AbstractEnergyModel, units: Int[Array, "steps 1"]) -> Ste
 def _redrawn(
     model: AbstractEnergyModel, key: Array, rows: Array, units: Int[Array, " some"]
 ) -> Num[Array, "n_units chains"]:
-    spins = draw_spins(key, model.local_fields(rows.T, units).T)
+    spins = draw_spins(key, model.local_fields(rows.T, units).T, axis=0)
     return rows.at[units].set(spins.astype(rows.dtype))
 
 

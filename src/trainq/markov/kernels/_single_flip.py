@@ -5,9 +5,8 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 
-from ..._spins import happens
+from ..._spins import two_words, uniform
 from ...models import AbstractEnergyModel, log_stationary
 from ..chains import AbstractFlipRule, HeatBath, Metropolis, SingleFlipChain
 from ._base import AbstractKernel, Stepper, on_any_mesh
@@ -22,17 +21,20 @@ class AbstractSingleFlipKernel(AbstractKernel):
 
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
+        def flip(x, unit, word):
+            spin = x[unit]
+            field = model.local_fields(x, unit[None])[0]
+            change = -2 * spin.astype(field.dtype) * field
+            flips = uniform(word, field.dtype) < self.rule.acceptance(change)
+            return x.at[unit].set(jnp.where(flips, -spin, spin))
+
         def step(key, x):
             flat = x.reshape(-1, model.n_units)
-            unit_key, accept_key = jr.split(key)
-            units = jr.randint(unit_key, flat.shape[:1], 0, model.n_units)
-            field = jax.vmap(model.local_fields)(flat, units[:, None])[:, 0]
-            chain = jnp.arange(flat.shape[0])
-            spin = flat[chain, units]
-            change = -2 * spin.astype(field.dtype) * field
-            flips = happens(accept_key, self.rule.acceptance(change))
-            new = jnp.where(flips, -spin, spin)
-            return flat.at[chain, units].set(new).reshape(x.shape)
+            # One hash for each chain. That some units come up to `n_units / 2**32` of
+            # their share too often changes no law, as units are chosen before all else.
+            words, others = two_words(key, flat.shape[:1])
+            units = (words % model.n_units).astype(jnp.int32)
+            return jax.vmap(flip)(flat, units, others).reshape(x.shape)
 
         return step
 
