@@ -11,26 +11,30 @@ from measure import claim, finish, in_own_process
 
 
 BLOCKS = ("RandomScanBlockGibbs", "PalindromicBlockGibbs", "AlternatingBlockGibbs")
-# (kernel, units a layer, most seconds, most GiB)
+# (kernel, units a layer, most seconds, most GiB, probes of the noise if not all of it)
 SHORT = [
     *((kernel, 12, 15, 16) for kernel in BLOCKS),
     ("RandomScanGibbs", 8, 10, 12),
     ("RandomScanMetropolis", 8, 10, 12),
 ]
 LONG = [
-    *((kernel, 14, 300, 16) for kernel in BLOCKS),
+    *((kernel, 14, 60, 5) for kernel in BLOCKS),
+    ("RandomScanBlockGibbs", 15, 600, 14),
+    ("Symmetrised(AlternatingBlockGibbs())", 15, 600, 14),
     ("RandomScanGibbs", 10, 1200, 12),
     ("RandomScanMetropolis", 10, 1200, 12),
+    ("RandomScanGibbs", 11, 300, 14, 16),
 ]
 
 
 def main():
     everything = "--all" in sys.argv
     rows, claims = [], []
-    for kernel, m, seconds, memory in SHORT + LONG * everything:
-        row = in_own_process("one_case.py", kernel, m, m, "--once")
+    for kernel, m, seconds, memory, *probes in SHORT + LONG * everything:
+        options = [f"--probes={n}" for n in probes]
+        row = in_own_process("one_case.py", kernel, m, m, "--once", *options)
         rows.append(row)
-        name = f"{kernel}, {row['units']} units"
+        name = ", ".join([kernel, f"{row['units']} units", *options])
         total = row["seconds"] + row["compile s"]
         claims.append(claim(f"{name}: seconds, at most {seconds}", total, most=seconds))
         claims.append(

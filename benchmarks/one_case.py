@@ -33,7 +33,8 @@ def measured(kernel, m, n, solver=None, probes=None, repeats=3):
     if kernel == "naive":
         log_q = naive(m)
     else:
-        predictor = tq.QStruct(getattr(tq, kernel)(), WINDOW, solver=solver)
+        made = eval(kernel if kernel.endswith(")") else f"{kernel}()", {**vars(tq)})
+        predictor = tq.QStruct(made, WINDOW, solver=solver)
 
         def log_q(machine):
             if probes is None:
@@ -58,15 +59,17 @@ def measured(kernel, m, n, solver=None, probes=None, repeats=3):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kernel", help="its name, or `naive`")
+    parser.add_argument("kernel", help="it, in Python, or `naive`")
     parser.add_argument("n_visible", type=int)
     parser.add_argument("n_hidden", type=int)
     parser.add_argument("--solver", default="Auto()")
+    parser.add_argument("--probes", type=int, help="of the noise, and not all of it")
     parser.add_argument("--once", action="store_true")
     args = parser.parse_args()
     solver = eval(f"tq.{args.solver}", {"tq": tq, "jnp": jnp})
     sizes = args.n_visible, args.n_hidden
-    row = measured(args.kernel, *sizes, solver, repeats=1 if args.once else 3)
+    repeats = 1 if args.once else 3
+    row = measured(args.kernel, *sizes, solver, args.probes, repeats)
     print(json.dumps(row))
 
 

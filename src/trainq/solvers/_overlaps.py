@@ -25,10 +25,15 @@ class AbstractOverlap(eqx.Module):
     block if it is not given as an array.
     """
 
-    shape: eqx.AbstractVar[tuple[int, int]]
-    """The numbers of rows and of columns."""
-    n_blocks: eqx.AbstractVar[int]
-    """The number of blocks, which divides that of the rows."""
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and of columns."""
+
+    @property
+    def n_blocks(self) -> int:
+        """The number of blocks, which divides that of the rows."""
+        return 1
 
     @abc.abstractmethod
     def block(self, index: Int[Array, ""] | int) -> Float[Array, "some n"]:
@@ -99,7 +104,6 @@ class DenseOverlap(AbstractOverlap):
     """One that is an array."""
 
     values: Float[Array, "rows n"]
-    n_blocks: int = eqx.field(static=True, default=1, init=False)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ..._spins import inverse_order, permuted, state_spins, unit_mask, xor
-from ...models import AbstractEnergyModel
+from ...models import AbstractEnergyModel, log_laws
 from ...solvers import (
     AbstractOverlap,
     AbstractStep,
@@ -170,9 +170,17 @@ class EnergyLayers(AbstractLayers):
     log_partition: Float[Array, ""]
     log_visible: Float[Array, " visible_states"]
     log_hidden: Float[Array, " hidden_states"]
-    block: int = eqx.field(static=True, default=_BLOCK)
-    """How many pairs of states are held at once."""
-    order: None = eqx.field(static=True, default=None, init=False)
+    block: int = eqx.field(static=True)
+    order: None = eqx.field(static=True)
+
+    def __init__(self, model: AbstractEnergyModel, block: int = _BLOCK):
+        """**Arguments:**
+
+        - `model`: the model.
+        - `block`: how many pairs of states are held at once.
+        """
+        self.model, self.block, self.order = model, block, None
+        self.log_partition, self.log_visible, self.log_hidden = log_laws(model)
 
     @property
     def log_joint(self) -> Float[Array, "visible_states hidden_states"]:
@@ -181,7 +189,9 @@ class EnergyLayers(AbstractLayers):
     def overlap(
         self, sector: Sector | None, on_hidden: bool, share: float = 1.0
     ) -> "EnergyOverlap":
-        return EnergyOverlap(self, sector, on_hidden, share)
+        return EnergyOverlap(
+            layers=self, sector=sector, on_hidden=on_hidden, share=share
+        )
 
 
 class EnergyOverlap(AbstractOverlap):
@@ -194,8 +204,8 @@ class EnergyOverlap(AbstractOverlap):
 
     @property
     def _laws(self) -> tuple[Array, Array]:
-        both = self.layers.log_visible, self.layers.log_hidden
-        return both[:: 1 if self.on_hidden else -1]
+        visible, hidden = self.layers.log_visible, self.layers.log_hidden
+        return (visible, hidden) if self.on_hidden else (hidden, visible)
 
     @property
     def shape(self) -> tuple[int, int]:

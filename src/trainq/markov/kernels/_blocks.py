@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key, Num
 
 from ..._spins import MAX_BLOCK, MAX_PAIRED, check_enumerable, draw_spins
-from ...models import AbstractEnergyModel, log_laws, log_stationary
+from ...models import AbstractEnergyModel, log_stationary
 from ..chains import (
     AbstractChain,
     AbstractLayers,
@@ -331,13 +331,12 @@ def _partition(
         check_blocks(blocks, model)
         if len(blocks) != 2:
             return Colours(log_stationary(model), blocks)
-        visible, hidden = (tuple(sorted(block)) for block in blocks)
-        if visible + hidden != tuple(range(model.n_units)):
-            return Layers.of_blocks(log_stationary(model), visible, hidden)
-        if len(visible) != model.n_visible:
-            return Layers.of_blocks(log_stationary(model), visible, hidden)
+        first, second = (tuple(sorted(block)) for block in blocks)
+        in_order = first + second == tuple(range(model.n_units))
+        if not in_order or len(first) != model.n_visible:
+            return Layers.of_blocks(log_stationary(model), first, second)
     check_enumerable(model.n_units, MAX_PAIRED, "pairs of states of two layers")
-    layers = EnergyLayers(model, *log_laws(model))
+    layers = EnergyLayers(model)
     if model.n_units > _MAX_JOINT:
         return layers
     return Layers(_log_joint(layers), layers.log_visible, layers.log_hidden)
