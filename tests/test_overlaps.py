@@ -67,7 +67,7 @@ CASES = [
 def test_an_overlap_by_blocks_is_that_of_numpy(kind, sector, on_hidden):
     model = MODELS[kind]
     expected = reference(model, sector, on_hidden)
-    overlap = EnergyLayers(model, 16).overlap(sector, on_hidden)
+    overlap = EnergyLayers(model, 25).overlap(sector, on_hidden)
     assert overlap.n_blocks > 1 and overlap.shape == expected.shape
     rows, n = expected.shape
     y, z = jr.normal(jr.key(0), (n, 3)), jr.normal(jr.key(1), (rows, 2))

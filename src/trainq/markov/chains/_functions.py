@@ -115,12 +115,12 @@ class EnergyGradients(AbstractFunctions):
     def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
         if layers.order is not None:
             return layers.means(self.table())
-        hidden_means = self._along(lambda model: model.hidden_free_energies())
+        hidden_means = self._of_layer(lambda model: model.hidden_free_energies())
         return self.visible_means(), hidden_means
 
     def visible_means(self) -> Float[Array, "visible_states n_functions"]:
         """`E[f | v]`."""
-        return self._along(lambda model: model.free_energies())
+        return self._of_layer(lambda model: model.free_energies())
 
     def covariance_given_visible(
         self, layers: AbstractLayers, given_visible: Array, pairing: Pairing
@@ -135,7 +135,7 @@ class EnergyGradients(AbstractFunctions):
             )
         # Var(∂E | v) = E[∂²E | v] - ∂²F(v). An energy that is linear in parameters w
         # has the mean ⟨w, ∂F(v)⟩, which is of second order in ours if w is.
-        curvature = self._along(lambda model: model.free_energies(), order=2)
+        curvature = self._of_layer(lambda model: model.free_energies(), order=2)
         if linear is not self.model:
             here, static = eqx.partition(linear, eqx.is_inexact_array)
 
@@ -147,7 +147,7 @@ class EnergyGradients(AbstractFunctions):
                 mean = jax.jvp(free_energies, (here,), (w,))[1]
                 return mean if model.offset is None else mean + model.offset
 
-            curvature = curvature - self._along(mean_energies, order=2)
+            curvature = curvature - self._of_layer(mean_energies, order=2)
         return -jnp.exp(layers.log_visible) @ curvature
 
     def columns(self) -> Float[Array, "n_functions n_parameters"]:
@@ -162,6 +162,28 @@ class EnergyGradients(AbstractFunctions):
         self, fn: Callable[[Any], Float[Array, " n"]], order: int = 1
     ) -> Float[Array, "n n_functions"]:
         """The derivatives of `fn(model)`."""
+        return jax.vmap(self._derivative(fn, order), out_axes=-1)(self.columns())
+
+    def _of_layer(
+        self, fn: Callable[[Any], Float[Array, " n"]], order: int = 1
+    ) -> Float[Array, "n n_functions"]:
+        """`_along`, for energies of the states of a layer, which are made of tables of
+        fields: along as many directions at a time as their tables may be large."""
+        derivative, columns = self._derivative(fn, order), self.columns()
+        n = jax.eval_shape(derivative, columns[0]).size
+        some = max(1, MAX_TABLE // (n * self.model.n_units))
+        if some >= len(columns):
+            return jax.vmap(derivative, out_axes=-1)(columns)
+        some = -(-len(columns) // -(-len(columns) // some))  # in blocks alike
+        padded = jnp.pad(columns, ((0, -len(columns) % some), (0, 0)))
+        padded = padded.reshape(-1, some, columns.shape[1])
+        found = jax.lax.map(jax.checkpoint(jax.vmap(derivative)), padded)
+        return found.reshape(-1, n)[: len(columns)].T
+
+    def _derivative(
+        self, fn: Callable[[Any], Float[Array, " n"]], order: int
+    ) -> Callable[[Float[Array, " n_parameters"]], Float[Array, " n"]]:
+        """That of `fn(model)`, of some order along a direction."""
         params, static = eqx.partition(self.model, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(params)
 
@@ -176,17 +198,7 @@ class EnergyGradients(AbstractFunctions):
                 moved = along(moved)
             return moved(flat)
 
-        columns = self.columns()
-        # As many directions at a time as have a table of fields of moderate size.
-        states = jax.eval_shape(fn, self.model).size
-        some = max(1, MAX_TABLE // (states * self.model.n_units))
-        if some >= len(columns):
-            return jax.vmap(derivative, out_axes=-1)(columns)
-        some = -(-len(columns) // -(-len(columns) // some))  # in blocks alike
-        padded = jnp.pad(columns, ((0, -len(columns) % some), (0, 0)))
-        padded = padded.reshape(-1, some, columns.shape[1])
-        found = jax.lax.map(jax.checkpoint(jax.vmap(derivative)), padded)
-        return found.reshape(-1, states)[: len(columns)].T
+        return derivative
 
 
 def in_blocks(

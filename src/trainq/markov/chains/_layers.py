@@ -216,7 +216,8 @@ class EnergyOverlap(AbstractOverlap):
     @property
     def n_blocks(self) -> int:
         rows, own = self.shape[0], self._laws[1].size
-        return max(1, rows // max(1, self.layers.block // own))
+        some = max(1, self.layers.block // own)
+        return max(1, rows // 2 ** (some.bit_length() - 1))
 
     def block(self, index: Int[Array, ""] | int) -> Float[Array, "some n"]:
         model, (log_other, log_own) = self.layers.model, self._laws
