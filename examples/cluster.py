@@ -4,9 +4,9 @@ has.
 
     python examples/cluster.py --out results/cluster
 
-Under Slurm start one process for each machine by `srun`; docs/large.md has the script.
-The states do not depend on the number of devices, to the last bit, and sums over all
-chains do up to rounding.
+Under Slurm start one process for each GPU by `srun`; docs/large.md has the script, and
+says what to change for a model of your own. On CPUs the states do not depend on the
+number of devices, to the last bit, and sums over all chains do not up to rounding.
 """
 
 import argparse
@@ -32,7 +32,10 @@ def parse():
     parser.add_argument("--chains", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=1000, help="of a round")
     parser.add_argument("--rounds", type=int, default=20)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.chains <= max(2 * args.units, 32):
+        parser.error("--chains is more than the number of units, and than 32")
+    return args
 
 
 def by_path(tree):
@@ -43,8 +46,8 @@ def by_path(tree):
 
 def main():
     args = parse()
-    jax.config.update("jax_enable_x64", True)
-    if "SLURM_JOB_ID" in os.environ:
+    jax.config.update("jax_enable_x64", True)  # for long sums; float32 does for chains
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:
         jax.distributed.initialize()  # the others are in the variables of Slurm
     mesh = jax.make_mesh((jax.device_count(),), ("chains",))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -70,12 +73,15 @@ def main():
 
     @jax.jit(out_shardings=everywhere)
     def summary(moments):
-        return moments.mean.mean(axis=0), tq.sampling.r_hat(moments)
+        return moments.mean.mean(axis=0), tq.sampling.r_hat(moments).max()
 
     shapes = jax.eval_shape(begin)
     layouts = jax.tree.map(layout, shapes)
     options = ocp.CheckpointManagerOptions(max_to_keep=2)
-    with ocp.CheckpointManager(args.out.absolute(), options=options) as manager:
+    # One of other sizes is another run.
+    name = f"{n}_units_{args.chains}_chains_{args.steps}_steps"
+    directory = args.out.absolute() / name
+    with ocp.CheckpointManager(directory, options=options) as manager:
         done = manager.latest_step() or 0
         if done:
             wanted = jax.tree.map(
@@ -104,9 +110,11 @@ def main():
             if talks:
                 print(
                     f"round {now}: energy {energy:.6f}, spin {spin:.6f}, R-hat "
-                    f"{r_hat.max():.6f}",
+                    f"{r_hat:.6f}",
                     flush=True,
                 )
+            if manager.reached_preemption(now):  # SIGTERM has come to one of us
+                break
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "cluster.py"
-SIZES = ("--units", "8", "--chains", "32", "--steps", "50")
+SIZES = ("--units", "8", "--chains", "48", "--steps", "50")
 
 
 def job(out, rounds, devices, processes=1):
@@ -58,9 +58,15 @@ def finished(processes):
     return [line for line in said[0][0].splitlines() if not line.startswith("[Gloo]")]
 
 
-def saved(out, step):
+def checkpoints(out):
+    """Those of the only run in a directory."""
+    (directory,) = out.absolute().iterdir()
     handler = ocp.StandardCheckpointHandler()
-    with ocp.CheckpointManager(out.absolute(), item_handlers=handler) as manager:
+    return ocp.CheckpointManager(directory, item_handlers=handler)
+
+
+def saved(out, step):
+    with checkpoints(out) as manager:
         assert manager.latest_step() == step
         # Whatever devices they came from.
         metadata = manager.item_metadata(step)
@@ -88,7 +94,7 @@ def test_a_job_that_was_killed_goes_on_where_it_was(tmp_path):
             break
     first.send_signal(signal.SIGKILL)
     first.communicate(timeout=60)
-    with ocp.CheckpointManager((tmp_path / "killed").absolute()) as manager:
+    with checkpoints(tmp_path / "killed") as manager:
         done = manager.latest_step()
     said = finished(job(tmp_path / "killed", done + 1, 2))
     assert said[0] == f"2 devices, 1 processes, {done} rounds are done"
