@@ -169,7 +169,10 @@ def test_a_study_compiles_once(name, over):
     def study(models, betas, windows, burn_ins):
         def q(window, burn_in):
             ask = PREDICTORS[name](window, burn_in)
-            of_model = lambda model, beta: ask(model.tempered(beta), DATA)  # noqa: E731
+
+            def of_model(model, beta):
+                return ask(model.tempered(beta), DATA)
+
             over_betas = eqx.filter_vmap(of_model, in_axes=(None, 0))
             return eqx.filter_vmap(over_betas, in_axes=(0, None))(models, betas)
 
@@ -194,14 +197,12 @@ def test_derivatives_of_a_study_are_those_of_one_at_a_time(name):
     windows = jnp.array([5, 40])
 
     def total(model, windows):
-        ask = lambda w: PREDICTORS[name](w, w)(model, DATA).log_q  # noqa: E731
-        return jnp.sum(jax.vmap(ask)(windows))
-
-    found = eqx.filter_jit(eqx.filter_grad(total))(MODEL, windows)
+        return jnp.sum(jax.vmap(lambda w: one(model, w))(windows))
 
     def one(model, window):
         return PREDICTORS[name](window, window)(model, DATA).log_q
 
+    found = eqx.filter_jit(eqx.filter_grad(total))(MODEL, windows)
     each = [eqx.filter_grad(one)(MODEL, int(w)) for w in windows]
     expected = jax.tree.map(jnp.add, *each)
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
