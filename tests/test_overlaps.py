@@ -62,7 +62,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(9)
 @pytest.mark.parametrize(("kind", "sector", "on_hidden"), CASES)
 def test_an_overlap_by_blocks_is_that_of_numpy(kind, sector, on_hidden):
     model = MODELS[kind]
