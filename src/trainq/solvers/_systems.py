@@ -3,6 +3,7 @@ even-odd elimination where the structure allows."""
 
 import abc
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
@@ -10,8 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._spins import at_neighbours, neighbours, parity, shard, xor
+from .._spins import MAX_TABLE, at_neighbours, neighbours, parity, shard, xor
 from ._overlaps import AbstractOverlap, DenseOverlap
+
+
+# Numbers of a state that are next to each other should fill a cache line.
+_LEAST_COLUMNS = 8
 
 
 Pairing = Literal["diagonal", "gram"]
@@ -21,6 +26,27 @@ Pairing = Literal["diagonal", "gram"]
 def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Array:
     """`⟨a_i, b_j⟩` for `i = j`, or for all pairs."""
     return jnp.sum(a * b, axis=0) if pairing == "diagonal" else a.T @ b
+
+
+def by_columns(
+    fn: Callable[..., Array], *functions: Float[Array, "n k"]
+) -> Float[Array, "*rest k"]:
+    """`fn(*functions)`, which has their columns along its last axis, by some columns at
+    a time if there are many states, in the forward pass and in the backward one.
+
+    What permutes the states is fused by XLA into the sums that follow but for the
+    permuted copies, one for each unit, and these it makes all at once. A loop keeps
+    them to those of the columns in it.
+    """
+    n, k = functions[0].shape
+    some = max(_LEAST_COLUMNS, MAX_TABLE // n)
+    if k <= some:
+        return fn(*functions)
+    some = -(-k // -(-k // some))  # in groups alike
+    groups = [jnp.pad(f, ((0, 0), (0, -k % some))) for f in functions]
+    groups = [f.reshape(n, -1, some).swapaxes(0, 1) for f in groups]
+    found = jax.lax.map(jax.checkpoint(lambda group: fn(*group)), groups)
+    return jnp.moveaxis(found, 0, -2).reshape(*found.shape[1:-1], -1)[..., :k]
 
 
 class AbstractSystem(eqx.Module):
