@@ -130,9 +130,10 @@ def resolvent_form(
     - `guess`: that of a form nearby.
     """
     reductions = chain.reductions(sector)
+    only = reductions[0].sector if len(reductions) == 1 else None
 
     def some(f: AbstractFunctions, guesses: Any) -> Form:
-        at, forms = chain.coordinates(f, pairing), []
+        at, forms = chain.coordinates(f, pairing, only), []
         value = at.at_once
         guesses = guesses or [None] * len(reductions)
         for reduction, start in zip(reductions, guesses, strict=True):

@@ -133,11 +133,12 @@ def window_variance(
     if reductions is None:
         law = chain.stationary
         return moments_from_law(chain, f, window, law)[1]
+    only = reductions[0].sector if len(reductions) == 1 else None
     dtype = chain.dtype
     n_steps = window.number.astype(dtype)
 
     def some(f: AbstractFunctions, _: None) -> Form:
-        at = chain.coordinates(f)
+        at = chain.coordinates(f, sector=only)
         value: Array = at.at_once / n_steps
         for reduction in reductions:
             powers = reduction.powers(at)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._spins import at_neighbours, ends, fold, neighbours, unfold
+from .._spins import MAX_TABLE, at_neighbours, ends, fold, neighbours, unfold
 from ._elimination import eliminate, solve_eliminated
 from ._overlaps import AbstractOverlap
 from ._systems import (
@@ -224,7 +224,7 @@ def _along_edges_bwd(edges, pairing, functions, cotangent):
     z, x = functions
     slopes = []
     for edge in edges:
-        if slopes:
+        if slopes and z.size > MAX_TABLE:
             # XLA would begin with the differences along all edges, and hold them at
             # once: many times the memory, in twice the time.
             z = z + 0 * slopes[-1][0]

@@ -120,24 +120,7 @@ class AbstractChain(eqx.Module):
                 f"Functions on this chain, at least one, have shape ({self.n_states},) "
                 f"or ({self.n_states}, n_obs), but {f.shape} was given."
             )
-        f = f.astype(self.dtype)
-        # First less its value where the chain is most of the time. In the cold the mean
-        # differs from that by less than rounding leaves of either.
-        f = f - self._at_the_mode(f)[None]
-        return f - (self.stationary @ f)[None]
-
-    def _at_the_mode(self, f: Float[Array, "states *obs"]) -> Float[Array, "*obs"]:
-        """The value in the most frequent state, or the mean of such: as a product,
-        because to look one up gathers states that are spread over devices."""
-        law = lax.stop_gradient(self.log_stationary)
-        most = (law == jnp.max(law)).astype(f.dtype)
-        return (most / jnp.sum(most)) @ f
-
-    def bulk(self, f: Float[Array, "states n_obs"]) -> Float[Array, "states n_obs"]:
-        """What the rounding errors in `√π f̃` are proportional to, for functions that
-        `centre` returns: their values, and the mean that was taken off them."""
-        offset = jnp.abs(self._at_the_mode(f))
-        return scale(self.root, jnp.abs(f) + offset[None])
+        return _centred(f.astype(self.dtype), self.log_stationary)
 
     # Reductions.
 
@@ -147,12 +130,34 @@ class AbstractChain(eqx.Module):
         return self.n_states
 
     def coordinates(
-        self, f: AbstractFunctions, pairing: Pairing = "diagonal"
+        self,
+        f: AbstractFunctions,
+        pairing: Pairing = "diagonal",
+        sector: Sector | None = None,
     ) -> AbstractCoordinates:
-        """Functions in the form that the reductions take."""
+        """Functions in the form that the reductions take, or that of one sector, if
+        they are all in it."""
         del pairing
-        centred = self.centre(f.table())
-        return JointCoordinates(shard(scale(self.root, centred)), self.bulk(centred))
+        log_law = self._log_law_in(sector)
+        if sector is None:
+            values = self.centre(f.table())
+        else:
+            values = f.table(half=True).astype(self.dtype)
+        if sector == "even":
+            values = _centred(values, log_law)
+        # Rounding errors are those of the values, and of the mean that was taken off
+        # them, which odd functions do not have.
+        size = jnp.abs(values)
+        if sector != "odd":
+            size = size + jnp.abs(_at_the_mode(values, log_law))[None]
+        root = jnp.exp(log_law / 2)
+        return JointCoordinates(shard(scale(root, values)), scale(root, size), sector)
+
+    def _log_law_in(self, sector: Sector | None) -> Float[Array, " some"]:
+        """The law of all states, or that of the classes {x, -x}, each of which has that
+        of both its members."""
+        law = self.log_stationary
+        return law if sector is None else law[: law.shape[0] // 2] + math.log(2)
 
     def reductions(self, sector: Sector | None = None) -> tuple[AbstractReduction, ...]:
         """What the chain splits into: one part for each sector of the global flip, or
@@ -186,14 +191,10 @@ class AbstractChain(eqx.Module):
     def _step_generator(
         self, step: AbstractStep, sector: Sector | None
     ) -> StepGenerator:
-        law = self.log_stationary
-        if sector is not None:
-            # A class {x, -x} has the law of both its members.
-            law = law[: law.shape[0] // 2] + math.log(2)
         small = self.n_states <= 2 * MAX_ELIMINATED
         return StepGenerator(
             step=step,
-            log_law=law,
+            log_law=self._log_law_in(sector),
             is_self_adjoint=self.is_reversible,
             whole=self.step_in() if sector == "odd" and small else None,
             is_odd=sector == "odd",
@@ -333,6 +334,26 @@ class AbstractChain(eqx.Module):
         """The symmetrised `I - P` of the chain that is killed on the target, with the
         identity on the target itself."""
         return self.dense_generator(target)
+
+
+def _centred(
+    f: Float[Array, "some *obs"], log_law: Float[Array, " some"]
+) -> Float[Array, "some *obs"]:
+    """Functions less their means."""
+    # First less its value where the chain is most of the time. In the cold the mean
+    # differs from that by less than rounding leaves of either.
+    f = f - _at_the_mode(f, log_law)[None]
+    return f - (jnp.exp(log_law) @ f)[None]
+
+
+def _at_the_mode(
+    f: Float[Array, "some *obs"], log_law: Float[Array, " some"]
+) -> Float[Array, "*obs"]:
+    """The value in the most frequent state, or the mean of such: as a product, because
+    to look one up gathers states that are spread over devices."""
+    law = lax.stop_gradient(log_law)
+    most = (law == jnp.max(law)).astype(f.dtype)
+    return (most / jnp.sum(most)) @ f
 
 
 def largest(x: Float[Array, "..."]) -> Float[Array, ""]:

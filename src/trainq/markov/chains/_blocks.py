@@ -141,8 +141,12 @@ class TwoLayerChain(AbstractScanChain):
         return sum(self.layers.shape)
 
     def coordinates(
-        self, f: AbstractFunctions, pairing: Pairing = "diagonal"
+        self,
+        f: AbstractFunctions,
+        pairing: Pairing = "diagonal",
+        sector: Sector | None = None,
     ) -> "LayerCoordinates":
+        del sector  # they are small, and folded by the reductions
         layers = self.layers
         if layers.n_states <= _MAX_TABLE:
             # Closed forms know the means up to `ε`, and in the cold all that matters

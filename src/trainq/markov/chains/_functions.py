@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from ..._spins import MAX_TABLE, shard
+from ..._spins import MAX_TABLE, shard, state_spins
 from ...models import AbstractEnergyModel, observables, parameters
 from ...solvers import SOLUTION, Form, Pairing, pair
 from ._layers import AbstractLayers
@@ -26,8 +26,9 @@ class AbstractFunctions(eqx.Module):
         """How many there are."""
 
     @abc.abstractmethod
-    def table(self) -> Float[Array, "states n_functions"]:
-        """Their values at every state."""
+    def table(self, half: bool = False) -> Float[Array, "some n_functions"]:
+        """Their values at every state, or at the first half of them: those with unit 0
+        down."""
 
     @abc.abstractmethod
     def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
@@ -59,8 +60,8 @@ class Table(AbstractFunctions):
     def n_functions(self) -> int:
         return self.values.shape[1]
 
-    def table(self) -> Float[Array, "states n_functions"]:
-        return self.values
+    def table(self, half: bool = False) -> Float[Array, "some n_functions"]:
+        return self.values[: self.values.shape[0] // 2] if half else self.values
 
     def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
         return layers.means(self.values)
@@ -107,10 +108,19 @@ class EnergyGradients(AbstractFunctions):
             return self._n_parameters
         return self.directions.shape[0]
 
-    def table(self) -> Float[Array, "states n_functions"]:
+    def table(self, half: bool = False) -> Float[Array, "some n_functions"]:
+        model = self.model
+        if self.directions is None and half:
+            index = jnp.arange(2 ** (model.n_units - 1))
+            return model.observables(state_spins(index, model.n_units, model.dtype))
         if self.directions is None:
-            return observables(self.model)
-        return shard(self._along(lambda model: shard(model.energies())))
+            return observables(model)
+
+        def energies(model):
+            found = shard(model.energies())
+            return shard(found[: found.size // 2]) if half else found
+
+        return shard(self._along(energies))
 
     def layer_means(self, layers: AbstractLayers) -> tuple[Array, Array]:
         if layers.order is not None:

@@ -131,10 +131,19 @@ class AbstractReduction(eqx.Module):
 
 
 class JointCoordinates(AbstractCoordinates):
-    """`√π f̃` at all states, and what its rounding errors are proportional to."""
+    """`√π f̃` at all states, and what its rounding errors are proportional to; if all
+    functions are in one sector, on the half of the states that it folds to."""
 
-    columns: Float[Array, "states k"]
-    bulk: Float[Array, "states k"]
+    columns: Float[Array, "some k"]
+    bulk: Float[Array, "some k"]
+    sector: Sector | None = eqx.field(static=True, default=None)
+
+    def folded(self, sector: Sector | None) -> "JointCoordinates":
+        """The parts of the functions in one sector."""
+        if sector == self.sector:
+            return self
+        columns = fold_sector(self.columns, sector)
+        return JointCoordinates(columns, fold_bulk(self.bulk, sector), sector)
 
     @property
     def at_once(self) -> Array:
@@ -159,15 +168,15 @@ class SectorReduction(AbstractReduction):
 
     def sides(self, at: JointCoordinates, pairing: Pairing) -> Sides:
         del pairing
-        left = shard(fold_sector(at.columns, self.sector))
-        return Sides(left, None, fold_bulk(at.bulk, self.sector), 0.0)
+        at = at.folded(self.sector)
+        return Sides(shard(at.columns), None, at.bulk, 0.0)
 
     def powers(self, at: JointCoordinates) -> Powers:
         contraction = Contraction(generator=self.generator, lowest=self.lowest)
-        return Powers(contraction, shard(fold_sector(at.columns, self.sector)))
+        return Powers(contraction, shard(at.folded(self.sector).columns))
 
     def columns(self, at: JointCoordinates) -> Float[Array, "n k"]:
-        return fold_sector(at.columns, self.sector)
+        return at.folded(self.sector).columns
 
     def unfold(self, y: Float[Array, "n k"]) -> Float[Array, "states k"]:
         return unfold_sector(y, self.sector)
