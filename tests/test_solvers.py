@@ -128,12 +128,14 @@ def test_the_backward_pass_repeats_no_solve(block):
     def fn(w):
         return predictor(tq.RBM(w), random_law(3)).log_q
 
-    def loops(fn):
+    def iterations(fn):
         shape = jax.ShapeDtypeStruct((3, 3), jnp.float64)
-        return jax.jit(fn).lower(shape).compile().as_text().count(" while(")
+        lines = jax.jit(fn).lower(shape).compile().as_text().splitlines()
+        loops = [line for line in lines if " while(" in line]
+        # Those over blocks and the like know how often they turn.
+        return sum("known_trip_count" not in line for line in loops)
 
-    # One loop over blocks, backwards, and no other iteration.
-    assert loops(jax.value_and_grad(fn)) == loops(fn) + (1 if block < 9 else 0)
+    assert iterations(jax.value_and_grad(fn)) == iterations(fn) == 1
 
 
 @pytest.mark.slow
@@ -151,9 +153,10 @@ def test_memory_of_the_gradient_is_that_of_the_value():
         return stats.temp_size_in_bytes
 
     table = 2**12 * 36 * 8
-    assert peak(fn) < 2 * table
-    # The solutions are kept, on half of the states at most, and hardly anything else.
-    assert peak(jax.value_and_grad(fn)) < peak(fn) + 1.5 * table
+    assert peak(fn) < 1.25 * table
+    # The solutions are kept, on half of the states at most, and a few tables of the
+    # rates with their slopes.
+    assert peak(jax.value_and_grad(fn)) < 3 * table
 
 
 @pytest.mark.slow

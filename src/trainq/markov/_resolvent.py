@@ -117,6 +117,7 @@ def resolvent_form(
     pairing: Pairing = "diagonal",
     sector: Sector | None = None,
     guess: Any = None,
+    convention: Convention = "resolvent",
 ) -> Form:
     """`⟨f̃_a, R f̃_b⟩_π` for `a = b`, or for all pairs.
 
@@ -128,6 +129,7 @@ def resolvent_form(
     - `pairing`: `"diagonal"` for `a = b`, `"gram"` for all pairs.
     - `sector`: a parity that all functions are promised to have.
     - `guess`: that of a form nearby.
+    - `convention`: `"sokal"` to count lag zero half, for `a = b`.
     """
     reductions = chain.reductions(sector)
     only = reductions[0].sector if len(reductions) == 1 else None
@@ -135,6 +137,8 @@ def resolvent_form(
     def some(f: AbstractFunctions, guesses: Any) -> Form:
         at, forms = chain.coordinates(f, pairing, only), []
         value = at.at_once
+        if convention == "sokal":
+            value = value - at.variance / 2
         guesses = guesses or [None] * len(reductions)
         for reduction, start in zip(reductions, guesses, strict=True):
             left, right, bulk, rest, weight = reduction.sides(at, pairing)

@@ -16,7 +16,6 @@ from ..markov import (
     check_convention,
     checked_kernel,
     resolvent_form,
-    variance,
 )
 from ..models import (
     AbstractEnergyModel,
@@ -273,10 +272,12 @@ def _gradient_and_time(
     f = EnergyGradients(model, directions)
     # The observables of a symmetric model are even at every value of its parameters.
     sector = "even" if model.is_symmetric and chain.is_symmetric else None
-    form = resolvent_form(chain, f, solver=solver, sector=sector, guess=guess)
+    form = resolvent_form(
+        *(chain, f), solver=solver, sector=sector, guess=guess, convention=convention
+    )
     t_o = form.value
-    if convention == "sokal":
-        t_o = jnp.maximum(2 * t_o - variance(chain, f), 0) / 2
+    if convention == "sokal":  # the variance of an average
+        t_o = jnp.maximum(t_o, 0)
     # The chain has checked the model, or its device.
     gradient = gradient_of_kl(checked(model), check_law(data, model))
     bias = None if device is None else device_bias(model, device)

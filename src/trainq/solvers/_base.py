@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._show import AbstractShown, Table, count
-from ._systems import AbstractSystem
+from ._systems import AbstractSystem, column_norms
 
 
 RESULTS = (
@@ -172,7 +172,7 @@ class AbstractSolver(eqx.Module):
         norm `‖y‖`, if the system is not self-adjoint. That of a form `⟨b, y⟩` is of the
         same order, or of the second one.
         """
-        residual = jnp.linalg.norm(b - system.mv(y), axis=0)
+        residual = column_norms(b - system.mv(y))
         least = jnp.maximum(floor**2, jnp.finfo(b.dtype).tiny)
         known = smallest > 0
         smallest = jnp.where(known, smallest, 1)

@@ -42,7 +42,7 @@ from jaxtyping import Array, Float
 
 from ._base import AbstractSolver, SolveOptions, SolverStats, worst
 from ._generators import AbstractGenerator, without_subtraction
-from ._systems import AbstractSystem, Pairing, pair
+from ._systems import AbstractSystem, Pairing, column_norms, pair
 
 
 # The name of what `jax.checkpoint` should keep: the solutions.
@@ -266,7 +266,7 @@ def _judged(fixed, solver, y, b, floor, count, error, bulk, beside):
     fixed_y, fixed_b, error = _freeze((y, b, error))
     norm = jnp.linalg.norm(fixed_b, axis=0)
     scale = jnp.maximum(norm, floor)
-    residual = jnp.linalg.norm(fixed.regular().mv(fixed_y) - fixed_b, axis=0)
+    residual = column_norms(fixed.regular().mv(fixed_y) - fixed_b)
     rounding = 4096 * eps * jnp.linalg.norm(fixed_y, axis=0)
     good = residual <= jnp.maximum(accuracy * scale, rounding)
     good &= error <= solver.tolerance(b.dtype)

@@ -17,7 +17,6 @@ from ._systems import (
     DenseSystem,
     GramSystem,
     Pairing,
-    by_columns,
     flip_system,
     hop,
     pair,
@@ -154,10 +153,7 @@ class FlipGenerator(AbstractReversible):
     is_self_adjoint: bool = eqx.field(static=True, default=True, init=False)
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
-        def apply(y):
-            return self.diagonal[:, None] * y - hop(self.hops, self.masks, y)
-
-        return by_columns(apply, y)
+        return self.diagonal[:, None] * y - hop(self.hops, self.masks, y)
 
     def matrix(self) -> Float[Array, "n n"]:
         return jnp.diag(self.diagonal) - self._scattered(self.hops)

@@ -3,7 +3,6 @@ even-odd elimination where the structure allows."""
 
 import abc
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import equinox as eqx
@@ -11,12 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._spins import MAX_TABLE, at_neighbours, neighbours, parity, shard, xor
+from .._spins import at_neighbours, neighbours, parity, shard, xor
 from ._overlaps import AbstractOverlap, DenseOverlap
-
-
-# Numbers of a state that are next to each other should fill a cache line.
-_LEAST_COLUMNS = 8
 
 
 Pairing = Literal["diagonal", "gram"]
@@ -28,25 +23,23 @@ def pair(a: Float[Array, "n k"], b: Float[Array, "n k"], pairing: Pairing) -> Ar
     return jnp.sum(a * b, axis=0) if pairing == "diagonal" else a.T @ b
 
 
-def by_columns(
-    fn: Callable[..., Array], *functions: Float[Array, "n k"]
-) -> Float[Array, "*rest k"]:
-    """`fn(*functions)`, which has their columns along its last axis, by some columns at
-    a time if there are many states, in the forward pass and in the backward one.
+def column_norms(x: Float[Array, "n k"]) -> Float[Array, " k"]:
+    """The norm of each column.
 
-    What permutes the states is fused by XLA into the sums that follow but for the
-    permuted copies, one for each unit, and these it makes all at once. A loop keeps
-    them to those of the columns in it.
+    By a loop of two, so that XLA does not fuse the sum with an operator before it: that
+    would be held in parts, such as the permuted copies of all units.
     """
-    n, k = functions[0].shape
-    some = max(_LEAST_COLUMNS, MAX_TABLE // n)
-    if k <= some:
-        return fn(*functions)
-    some = -(-k // -(-k // some))  # in groups alike
-    groups = [jnp.pad(f, ((0, 0), (0, -k % some))) for f in functions]
-    groups = [f.reshape(n, -1, some).swapaxes(0, 1) for f in groups]
-    found = jax.lax.map(jax.checkpoint(lambda group: fn(*group)), groups)
-    return jnp.moveaxis(found, 0, -2).reshape(*found.shape[1:-1], -1)[..., :k]
+    n = x.shape[0]
+    if n % 2:
+        return jnp.linalg.norm(x, axis=0)
+    pairs = x.reshape(n // 2, 2, -1)
+
+    def add(i, total):
+        part = jax.lax.dynamic_index_in_dim(pairs, i, axis=1, keepdims=False)
+        return total + jnp.sum(part * part, axis=0)
+
+    zero = jnp.zeros(x.shape[1], x.dtype)
+    return jnp.sqrt(jax.lax.fori_loop(0, 2, add, zero))
 
 
 class AbstractSystem(eqx.Module):
