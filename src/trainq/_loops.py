@@ -44,13 +44,13 @@ def repeat(body: Callable[[Any], Any], carry: Any, steps: int | Steps) -> Any:
     A number of `n` digits in base 32 is a sum of powers, and 32 steps of one power are
     a step of the next. The backward pass keeps what came before each step of the
     largest one, computes what is inside anew, and so on: fewer than `32 n` states in
-    all, at the price of `n` forward passes.
+    all, and what one step leaves, at the price of `n + 1` forward passes.
 
     Mapped over, it takes as many steps as the largest of each digit says.
     """
     n_digits = _digits(steps) if isinstance(steps, int) else steps.n_digits
     number = steps if isinstance(steps, int) else steps.number
-    powers = [body]
+    powers = [jax.checkpoint(body)]
     for _ in range(n_digits - 1):
         powers.append(jax.checkpoint(_block(powers[-1])))
     for place in reversed(range(n_digits)):

@@ -21,6 +21,7 @@ from .chains import (
 
 
 _MEMORY = 4.0  # GiB for the functions that are held at once
+_LEAST = 8  # columns next to each other that fill a cache line
 
 
 class WindowMoments(AbstractShown):
@@ -188,10 +189,11 @@ def moments_from_law(
         variance = jnp.maximum(law @ second - bias**2, 0)
         return Form(jnp.stack([bias, variance], axis=1), None, None)
 
-    both = in_blocks(some, f, _at_once(chain, chain.n_states, f)).value
+    # The backward pass keeps both moments of up to 64 steps: see `repeat`.
+    block = max(_LEAST, _at_once(chain, 24 * chain.n_states, f))
+    both = in_blocks(some, f, block).value
     return both[:, 0], both[:, 1]
 
 
 def _at_once(chain: AbstractChain, width: int, f: AbstractFunctions) -> int:
-    dtype = chain.dtype
-    return columns_in(_MEMORY, width, f.n_functions, dtype)
+    return columns_in(_MEMORY, width, f.n_functions, chain.dtype)

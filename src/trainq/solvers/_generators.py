@@ -220,7 +220,7 @@ def _along_edges_bwd(edges, pairing, functions, cotangent):
     z, x = functions
     slopes = []
     for edge in edges:
-        if slopes and z.size > MAX_TABLE:
+        if slopes and z.size * len(edges) > MAX_TABLE:
             # XLA would begin with the differences along all edges, and hold them at
             # once: many times the memory, in twice the time.
             z = z + 0 * slopes[-1][0]
