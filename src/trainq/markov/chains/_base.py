@@ -288,7 +288,8 @@ class AbstractChain(eqx.Module):
         def sweep(_, x):
             return jnp.where(moves[:, None], scale(1 / leaving, f + step(x)), x)
 
-        return jax.lax.fori_loop(0, (self.n_states - 1).bit_length(), sweep, x)
+        n_sweeps = (self.n_states - 1).bit_length()
+        return jax.lax.fori_loop(0, n_sweeps, jax.checkpoint(sweep), x)
 
     def least_probability(self) -> Float[Array, ""]:
         """The smallest entry of the transition matrix; not a number if one is none."""
