@@ -50,9 +50,9 @@ def repeat(body: Callable[[Any], Any], carry: Any, steps: int | Steps) -> Any:
     """
     n_digits = _digits(steps) if isinstance(steps, int) else steps.n_digits
     number = steps if isinstance(steps, int) else steps.number
-    powers = [jax.checkpoint(body)]
+    powers = [body]
     for _ in range(n_digits - 1):
-        powers.append(jax.checkpoint(_block(powers[-1])))
+        powers.append(_block(powers[-1]))
     for place in reversed(range(n_digits)):
         carry = _times(powers[place], carry, number // _BASE**place % _BASE)
     return carry
@@ -70,7 +70,7 @@ def _times(body: Callable[[Any], Any], carry: Any, digit: int | Array) -> Any:
     if isinstance(digit, int):
         if digit < 2:
             return body(carry) if digit else carry
-        return lax.scan(lambda x, _: (body(x), None), carry, length=digit)[0]
+        return _scan(lambda x, _: (body(x), None), carry, None, digit)
 
     def unless_done(carry, i):
         return lax.cond(i < digit, body, _same, carry)
@@ -82,7 +82,14 @@ def _times(body: Callable[[Any], Any], carry: Any, digit: int | Array) -> Any:
     def step(carry, i):
         return lax.cond(i < most, unless_done, lambda x, _: x, carry, i), None
 
-    return lax.scan(step, carry, jnp.arange(_BASE - 1))[0]
+    return _scan(step, carry, jnp.arange(_BASE - 1))
+
+
+def _scan(step: Any, carry: Any, numbers: Any, length: int | None = None) -> Any:
+    # Around the conditions, and not in them: what a condition leaves is kept for every
+    # step, though it be the same for all, as the tables of a kernel.
+    step = jax.checkpoint(step, prevent_cse=False)
+    return lax.scan(step, carry, numbers, length=length)[0]
 
 
 def _same(x: Any) -> Any:

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._memory import with_memory
 from .._show import AbstractShown
 from ..solvers import (
     AbstractSolver,
@@ -15,6 +16,8 @@ from ..solvers import (
     SolverStats,
     bilinear_form,
     checked_solver,
+    slope_numbers,
+    solve_numbers,
     total,
     worst,
 )
@@ -28,6 +31,12 @@ from .chains import (
     scale,
 )
 
+
+_INSTEAD = (
+    "Solve for fewer of them at a time, by `solver=tq.ConjugateGradient(block=8)`, or "
+    "for fewer of them: `predictor.randomised`, `predictor.along`. A two-layer kernel "
+    "of an RBM takes less, and `QSampled` takes samples."
+)
 
 Convention = Literal["resolvent", "sokal"]
 """Which noise a window of `K` steps has: `2 T_O / K`, or the asymptotic variance."""
@@ -160,10 +169,24 @@ def resolvent_form(
 
     if pairing == "gram":
         return some(f, guess)
-    system = reductions[0].generator.system()
-    chosen = solver.select(system, f.n_functions)
-    block = chosen.columns_at_once(system, chain.width, f.n_functions, chain.dtype)
-    return in_blocks(some, f, block, guess)
+    n, generator = f.n_functions, reductions[0].generator
+    system = generator.system()
+    chosen = solver.select(system, n)
+    block = chosen.columns_at_once(system, chain.width, n, chain.dtype)
+    form = in_blocks(some, f, block, guess)
+    n_blocks = -(-n // block)
+    block = -(-n // n_blocks)
+    values, slopes = chain.coordinate_numbers(block, n_blocks, only)
+    values += len(reductions) * solve_numbers(generator, system, chosen, block)
+    slopes += len(reductions) * slope_numbers(generator, system, n)
+    value = with_memory(
+        form.value,
+        values * chain.dtype.itemsize,
+        (values + slopes) * chain.dtype.itemsize,
+        f"The resolvent of {n} functions of {chain.n_states} states",
+        _INSTEAD,
+    )
+    return Form(value, form.stats, form.guess)
 
 
 @eqx.filter_jit

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float
 
 from .._checks import require_law, whole_number
 from .._loops import Steps, repeat
+from .._memory import with_memory
 from .._show import AbstractShown
-from ..solvers import Form, columns_in, polynomial_form, window_series
+from ..solvers import Form, columns_in, polynomial_form, sum_numbers, window_series
 from .chains import (
     AbstractChain,
     AbstractFunctions,
@@ -149,7 +150,13 @@ def window_variance(
             value = value + powers.rest / n_steps + form
         return Form(value, None, None)
 
-    return in_blocks(some, f, _at_once(chain, chain.width, f)).value
+    block = _at_once(chain, chain.width, f)
+    form = in_blocks(some, f, block)
+    block = -(-f.n_functions // -(-f.n_functions // block))
+    values, slopes = chain.coordinate_numbers(block, 1, only)
+    for held, more in (sum_numbers(r.generator, block) for r in reductions):
+        values, slopes = values + held, slopes + more
+    return _with_memory(form.value, chain, f, values, values + slopes)
 
 
 def moments(
@@ -192,7 +199,26 @@ def moments_from_law(
     # The backward pass keeps both moments of up to 64 steps: see `repeat`.
     block = max(_LEAST, _at_once(chain, 24 * chain.n_states, f))
     both = in_blocks(some, f, block).value
+    # For each function, and for the tables of the kernel.
+    block = -(-f.n_functions // -(-f.n_functions // block))
+    n_units = (chain.n_states - 1).bit_length()
+    kept = 62 * window.n_digits + 46
+    values = (5.0 * block + n_units) * chain.n_states
+    slopes = (kept * block + 18.0 * n_units) * chain.n_states
+    both = _with_memory(both, chain, f, values, slopes)
     return both[:, 0], both[:, 1]
+
+
+def _with_memory(
+    x: Array, chain: AbstractChain, f: AbstractFunctions, value: float, gradient: float
+) -> Array:
+    size = chain.dtype.itemsize
+    what = f"The variance of {f.n_functions} averages over {chain.n_states} states"
+    instead = (
+        "`tq.Stationary()` takes less than other starts, if the kernel is reversible; "
+        "a two-layer kernel of an RBM takes less, and `QSampled` takes samples."
+    )
+    return with_memory(x, value * size, gradient * size, what, instead)
 
 
 def _at_once(chain: AbstractChain, width: int, f: AbstractFunctions) -> int:

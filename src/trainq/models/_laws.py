@@ -10,6 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Num
 
+from .._memory import require_memory
 from .._spins import (
     check_enumerable,
     check_spins,
@@ -18,7 +19,7 @@ from .._spins import (
     shard,
     spins,
 )
-from ._base import AbstractEnergyModel, checked, exactly
+from ._base import AbstractEnergyModel, checked, exactly, parameters
 
 
 @eqx.filter_jit
@@ -156,6 +157,12 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
     """
     model = exactly(model)
     check_enumerable(model.n_units)
+    n_observables = sum(leaf.size for leaf in jax.tree.leaves(parameters(model)))
+    require_memory(
+        2.0**model.n_units * n_observables * model.dtype.itemsize,
+        f"A table of {n_observables} observables of 2**{model.n_units} states",
+        "`expectation` sums over states, and `mean_observables` needs no table.",
+    )
     return model.observables(spins(model.n_units, model.dtype))
 
 

@@ -22,6 +22,11 @@ from ._elimination import (
     solve_eliminated as solve_eliminated,
     solve_eliminated_transposed as solve_eliminated_transposed,
 )
+from ._footprint import (
+    slope_numbers as slope_numbers,
+    solve_numbers as solve_numbers,
+    sum_numbers as sum_numbers,
+)
 from ._forms import (
     MAX_ELIMINATED as MAX_ELIMINATED,
     SOLUTION as SOLUTION,

@@ -12,7 +12,7 @@ from ._systems import AbstractScaledSystem, Pairing, shifted
 
 # Columns whose derivative is taken at once: what a sequence of steps leaves in between
 # is kept for so many.
-_AT_ONCE = 8
+COLUMNS_AT_ONCE = 8
 
 
 class StepGenerator(AbstractReversible):
@@ -71,10 +71,10 @@ class StepGenerator(AbstractReversible):
             lambda z, x: self.step.dirichlet(z, x, self.root, pairing)
         )
         k = x.shape[1]
-        if pairing == "gram" or k <= _AT_ONCE:
+        if pairing == "gram" or k <= COLUMNS_AT_ONCE:
             return form(z, x)
-        some = [jnp.pad(f, ((0, 0), (0, -k % _AT_ONCE))) for f in (z, x)]
-        some = [f.reshape(f.shape[0], -1, _AT_ONCE).swapaxes(0, 1) for f in some]
+        some = [jnp.pad(f, ((0, 0), (0, -k % COLUMNS_AT_ONCE))) for f in (z, x)]
+        some = [f.reshape(f.shape[0], -1, COLUMNS_AT_ONCE).swapaxes(0, 1) for f in some]
         return jax.lax.map(lambda pair: form(*pair), tuple(some)).reshape(-1)[:k]
 
 

@@ -34,6 +34,12 @@ class AbstractStep(eqx.Module):
     def products(self) -> int:
         """Multiplications in one application to one column."""
 
+    @property
+    def left(self) -> float:
+        """About how many copies of a function its Dirichlet form leaves for the
+        backward pass."""
+        return 1.5
+
     @abc.abstractmethod
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         """`D^½ P D^-½ y`, for `k` columns at once."""
@@ -174,6 +180,10 @@ class Flips(AbstractStep):
     def products(self) -> int:
         return self.generator.hops.size
 
+    @property
+    def left(self) -> float:
+        return 8.0
+
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return y - self.generator.mv(y)
 
@@ -209,6 +219,10 @@ class Words(AbstractStep):
     @property
     def products(self) -> int:
         return sum(self.parts[i].products for _, word in self.words for i in word)
+
+    @property
+    def left(self) -> float:
+        return sum(self.parts[i].left for _, word in self.words for i in word)
 
     def _sum(self, act: Any, y: Array) -> Array:
         total = []
@@ -265,6 +279,10 @@ class Repeated(AbstractStep):
     @property
     def products(self) -> int:
         return self.times * self.step.products
+
+    @property
+    def left(self) -> float:
+        return 2 * self.times + self.step.left
 
     def mv(self, y: Float[Array, "n k"]) -> Float[Array, "n k"]:
         return _times(self.step.mv, y, self.times)

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ..._loops import Steps, repeat
+from ..._memory import with_memory
 from ..._spins import check_enumerable, shard
 from ...solvers import (
     MAX_ELIMINATED,
@@ -152,6 +153,16 @@ class AbstractChain(eqx.Module):
             size = size + jnp.abs(_at_the_mode(values, log_law))[None]
         root = jnp.exp(log_law / 2)
         return JointCoordinates(shard(scale(root, values)), scale(root, size), sector)
+
+    def coordinate_numbers(
+        self, block: int, n_blocks: int, sector: Sector | None = None
+    ) -> tuple[float, float]:
+        """About how many numbers are held at once while blocks of functions are brought
+        into this form, and how many more by the derivative."""
+        size = block * (self.n_states if sector is None else self.n_states // 2)
+        # One block alone is not computed anew by the backward pass.
+        values = (5.5 if n_blocks > 1 else 3.3) * size
+        return values, 6.3 * size - values
 
     def _log_law_in(self, sector: Sector | None) -> Float[Array, " some"]:
         """The law of all states, or that of the classes {x, -x}, each of which has that
@@ -289,7 +300,18 @@ class AbstractChain(eqx.Module):
             return jnp.where(moves[:, None], scale(1 / leaving, f + step(x)), x)
 
         n_sweeps = (self.n_states - 1).bit_length()
-        return jax.lax.fori_loop(0, n_sweeps, jax.checkpoint(sweep), x)
+        x = jax.lax.fori_loop(0, n_sweeps, jax.checkpoint(sweep), x)
+        # The tables of the kernel; and the functions after every sweep.
+        tables, k = n_sweeps * self.n_states, x.shape[1]
+        value = 6.2 * tables + 3 * k * self.n_states
+        gradient = 10.5 * tables + k * (2 * tables + 45 * self.n_states)
+        return with_memory(
+            x,
+            value * self.dtype.itemsize,
+            gradient * self.dtype.itemsize,
+            f"To solve for {k} functions of {self.n_states} states",
+            "Take a smaller model of the same kind, or fewer functions at a time.",
+        )
 
     def least_probability(self) -> Float[Array, ""]:
         """The smallest entry of the transition matrix; not a number if one is none."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..._spins import MAX_TABLE
 from ...solvers import (
     MAX_ELIMINATED,
     GramGenerator,
@@ -167,6 +168,15 @@ class TwoLayerChain(AbstractScanChain):
             bulk_visible=_bulk(on_visible, layers.log_visible, offset),
             bulk_hidden=_bulk(on_hidden, layers.log_hidden, offset),
         )
+
+    def coordinate_numbers(
+        self, block: int, n_blocks: int, sector: Sector | None = None
+    ) -> tuple[float, float]:
+        # And what they are made of by blocks: tables of fields and of energies.
+        on_visible, on_hidden = (block * size for size in self.layers.shape)
+        tables = 6 * min(MAX_TABLE, self.layers.n_states)
+        values = 5 * on_visible + 3.5 * on_hidden + tables
+        return values, 3 * on_visible + 1.1 * on_hidden
 
     def reductions(self, sector: Sector | None = None) -> tuple["LayerReduction", ...]:
         n_visible, n_hidden = self.layers.shape

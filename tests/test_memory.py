@@ -1,0 +1,140 @@
+"""What does not fit into memory is refused before it is computed, by estimates that are
+compared with what XLA sets aside."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import slow_except
+
+import trainq as tq
+from trainq import _memory
+
+
+def rbm(n_visible, n_hidden, biases=False):
+    weights = 0.3 * jax.random.normal(jax.random.key(0), (n_visible, n_hidden))
+    if not biases:
+        return tq.RBM(weights)
+    return tq.RBM(weights, 0.1 * jnp.ones(n_visible), 0.1 * jnp.ones(n_hidden))
+
+
+def ring(n):
+    edges = np.stack([np.arange(n), (np.arange(n) + 1) % n], axis=1)
+    return tq.BoltzmannMachine.from_edges(edges, jnp.full(n, 0.3), n_visible=n // 2)
+
+
+def log_q(predictor):
+    def fn(model):
+        data = jnp.full(2**model.n_visible, 2.0**-model.n_visible)
+        return jnp.log(predictor(model, data).q)
+
+    return fn
+
+
+def along(fn):
+    """`fn(predictor, model, data)` as a function of the model."""
+
+    def of_model(model):
+        data = jnp.full(2**model.n_visible, 2.0**-model.n_visible)
+        return jnp.log(fn(model, data).q)
+
+    return of_model
+
+
+def one_state(chain):
+    return jnp.arange(chain.n_states) == 0
+
+
+FLIPS = tq.RandomScanGibbs()
+LAYERS = tq.RandomScanBlockGibbs()
+FIXED = tq.AlternatingBlockGibbs
+SCAN = FIXED([np.arange(i, 18, 3) for i in range(3)])
+FUNCTIONS = np.random.default_rng(0).normal(size=(2**16, 8))
+# A function of a model, and the model.
+PATHS = {
+    "flips": (log_q(tq.QStruct(FLIPS, 1000)), rbm(9, 9)),
+    "flips, one block": (log_q(tq.QStruct(FLIPS, 1000)), rbm(8, 8)),
+    "flips, few columns": (
+        log_q(tq.QStruct(FLIPS, 1000, solver=tq.ConjugateGradient(block=4))),
+        rbm(9, 9),
+    ),
+    "flips, odd": (log_q(tq.QStruct(FLIPS, 1000)), rbm(9, 8)),
+    "flips, biases": (log_q(tq.QStruct(FLIPS, 1000)), rbm(8, 8, True)),
+    "flips, sokal": (log_q(tq.QStruct(FLIPS, 1000, "sokal")), rbm(9, 9)),
+    "flips, randomised": (
+        along(
+            lambda model, data: tq.QStruct(FLIPS, 1000).randomised(
+                jax.random.key(0), model, data
+            )
+        ),
+        rbm(9, 9),
+    ),
+    "flips, large": (log_q(tq.QStruct(FLIPS, 1000)), rbm(11, 11)),
+    "layers": (log_q(tq.QStruct(LAYERS, 1000)), rbm(12, 12)),
+    "layers, large": (log_q(tq.QStruct(LAYERS, 1000)), rbm(14, 14)),
+    "layers, iterated": (log_q(tq.QStruct(LAYERS, 1000)), rbm(15, 15)),
+    "layers, symmetrised": (
+        log_q(tq.QStruct(tq.Symmetrised(FIXED()), 1000)),
+        rbm(14, 14),
+    ),
+    "layers, wide": (log_q(tq.QStruct(LAYERS, 1000)), rbm(18, 8)),
+    "scan": (log_q(tq.QStruct(SCAN, 1000)), ring(18)),
+    "scan, symmetrised": (log_q(tq.QStruct(tq.Symmetrised(SCAN), 1000)), ring(18)),
+    "power": (log_q(tq.QStruct(tq.Power(FLIPS, 18), 1000)), ring(18)),
+    "window": (log_q(tq.QOperational(FLIPS, 1000)), rbm(8, 8)),
+    "window, longer": (log_q(tq.QOperational(FLIPS, 40_000)), rbm(8, 8)),
+    "window, few columns": (log_q(tq.QOperational(FLIPS, 1000)), rbm(10, 10)),
+    "window, stationary": (
+        log_q(tq.QOperational(FLIPS, 1000, start=tq.Stationary())),
+        rbm(9, 9),
+    ),
+    "resolvent": (
+        lambda model: jnp.sum(tq.markov.resolvent(FLIPS.chain(model), FUNCTIONS) ** 2),
+        rbm(8, 8),
+    ),
+    "hitting times": (
+        lambda model: tq.markov.hitting_times(
+            FLIPS.chain(model), one_state(FLIPS.chain(model))
+        )[-1],
+        rbm(9, 9),
+    ),
+}
+
+
+def estimate_and_peak(fn, model, monkeypatch):
+    """The bytes that trainq says and those that XLA sets aside."""
+    said = []
+    monkeypatch.setattr(_memory, "require_memory", lambda n, *_: said.append(n))
+    jax.clear_caches()  # nothing is estimated twice
+    params, static = eqx.partition(model, eqx.is_array)
+    compiled = jax.jit(lambda p: fn(eqx.combine(p, static))).lower(params).compile()
+    stats = compiled.memory_analysis()
+    return max(said), stats.temp_size_in_bytes + stats.output_size_in_bytes
+
+
+@pytest.mark.parametrize("derivative", [False, True], ids=["value", "gradient"])
+@pytest.mark.parametrize(
+    "path", slow_except(list(PATHS), "flips", "layers", "window", "hitting times")
+)
+def test_estimates_are_what_is_set_aside(path, derivative, monkeypatch):
+    fn, model = PATHS[path]
+    if derivative:
+        fn = eqx.filter_value_and_grad(fn)
+    said, peak = estimate_and_peak(fn, model, monkeypatch)
+    assert abs(said / peak - 1) < 0.25
+
+
+@pytest.mark.parametrize("derivative", [False, True], ids=["value", "gradient"])
+@pytest.mark.parametrize(
+    "path", slow_except(list(PATHS), "flips", "layers", "window", "hitting times")
+)
+def test_what_does_not_fit_is_refused(path, derivative, monkeypatch):
+    monkeypatch.setenv("TRAINQ_MEMORY", "0.02")
+    jax.clear_caches()
+    fn, model = PATHS[path]
+    if derivative:
+        fn = eqx.filter_grad(fn)
+    with pytest.raises(MemoryError, match="GiB, and there are 0.0 GiB. "):
+        eqx.filter_eval_shape(fn, model)
+    jax.clear_caches()
