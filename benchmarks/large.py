@@ -13,17 +13,18 @@ from measure import claim, finish, in_own_process
 BLOCKS = ("RandomScanBlockGibbs", "PalindromicBlockGibbs", "AlternatingBlockGibbs")
 # (kernel, units a layer, most seconds, most GiB, probes of the noise if not all of it)
 SHORT = [
-    *((kernel, 12, 15, 16) for kernel in BLOCKS),
-    ("RandomScanGibbs", 8, 10, 12),
-    ("RandomScanMetropolis", 8, 10, 12),
+    *((kernel, 12, 15, 1) for kernel in BLOCKS),
+    ("RandomScanGibbs", 8, 10, 1),
+    ("RandomScanMetropolis", 8, 10, 1),
 ]
 LONG = [
     *((kernel, 14, 60, 5) for kernel in BLOCKS),
     ("RandomScanBlockGibbs", 15, 600, 14),
     ("Symmetrised(AlternatingBlockGibbs())", 15, 600, 14),
-    ("RandomScanGibbs", 10, 1200, 12),
-    ("RandomScanMetropolis", 10, 1200, 12),
-    ("RandomScanGibbs", 11, 300, 14, 16),
+    ("RandomScanGibbs", 10, 1200, 4),
+    ("RandomScanMetropolis", 10, 1200, 4),
+    ("RandomScanGibbs", 11, 300, 8, 16),
+    ("RandomScanGibbs", 11, 1200, 12),
 ]
 
 

@@ -13,6 +13,12 @@ import trainq as tq
 from trainq import markov
 
 
+@pytest.fixture(autouse=True)
+def memory_enough(monkeypatch):
+    """These are limits on numbers of units, on any machine."""
+    monkeypatch.setenv("TRAINQ_MEMORY", "1e6")
+
+
 FLIPS, LAYERS = tq.RandomScanGibbs(), tq.RandomScanBlockGibbs()
 RANDOM_PAIR = markov.RandomSwaps(n_swaps=1)
 

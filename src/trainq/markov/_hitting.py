@@ -47,8 +47,9 @@ def hitting_times(
 
     **Returns:** `(2**n_units,)` times in kernel steps.
 
-    **Raises:** `ValueError` for a wrong shape or dtype, or too many states; a run-time
-    error if the target is empty, or cannot be reached in floating point.
+    **Raises:** `ValueError` for a wrong shape or dtype, or too many states;
+    `MemoryError`, with an estimate, for more than there is memory for; a run-time error
+    if the target is empty, or cannot be reached in floating point.
 
     ??? cite "Source"
 

@@ -65,7 +65,8 @@ def resolvent(
     **Returns:** an array like `f`.
 
     **Raises:** `ValueError` for a wrong shape, too many states, or a sector of a chain
-    that is not symmetric; a run-time error if the chain is reducible in floating point.
+    that is not symmetric; `MemoryError`, with an estimate, for more than there is memory
+    for; a run-time error if the chain is reducible in floating point.
 
     ??? cite "Source"
 
@@ -183,7 +184,7 @@ def resolvent_form(
         form.value,
         values * chain.dtype.itemsize,
         (values + slopes) * chain.dtype.itemsize,
-        f"The resolvent of {n} functions of {chain.n_states} states",
+        f"The resolvent of {n} functions of {chain.n_states:,} states",
         _INSTEAD,
     )
     return Form(value, form.stats, form.guess)

@@ -213,7 +213,7 @@ def _with_memory(
     x: Array, chain: AbstractChain, f: AbstractFunctions, value: float, gradient: float
 ) -> Array:
     size = chain.dtype.itemsize
-    what = f"The variance of {f.n_functions} averages over {chain.n_states} states"
+    what = f"The variance of {f.n_functions} averages over {chain.n_states:,} states"
     instead = (
         "`tq.Stationary()` takes less than other starts, if the kernel is reversible; "
         "a two-layer kernel of an RBM takes less, and `QSampled` takes samples."

@@ -145,7 +145,8 @@ def observables(model: AbstractEnergyModel) -> Float[Array, "states n_parameters
     Columns are the parameters, in the order of the model's leaves, each raveled in C
     order: for an RBM the weights row by row, then visible and hidden biases.
 
-    **Raises:** as [`trainq.log_partition`][].
+    **Raises:** as [`trainq.log_partition`][]; `MemoryError` for a table that is larger
+    than memory.
 
     !!! example
 

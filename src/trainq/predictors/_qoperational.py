@@ -141,8 +141,9 @@ class QOperational(eqx.Module):
         **Returns:** a [`trainq.GradientSNR`][], with the squared error in its parts.
 
         **Raises:** `ValueError` for a wrong shape, a device with other units, or too
-        many states; a run-time error if `data` or the law of the start is not a law, or
-        a parameter is not finite.
+        many states; `MemoryError`, with an estimate, for more than there is memory for;
+        a run-time error if `data` or the law of the start is not a law, or a parameter
+        is not finite.
         """
         require_model(model)
         gradient, bias, of_device, variance, of_data = _parts(

@@ -99,8 +99,9 @@ class QStruct(eqx.Module):
         **Returns:** a [`trainq.GradientSNR`][].
 
         **Raises:** `ValueError` for a wrong shape, a device with other units, or too
-        many states; a run-time error if `data` is not a law, a parameter is not finite,
-        or the chain is reducible in floating point.
+        many states; `MemoryError`, with an estimate, for more than there is memory for;
+        a run-time error if `data` is not a law, a parameter is not finite, or the chain
+        is reducible in floating point.
         """
         return self._snr(model, data, device)[0]
 

@@ -309,7 +309,7 @@ class AbstractChain(eqx.Module):
             x,
             value * self.dtype.itemsize,
             gradient * self.dtype.itemsize,
-            f"To solve for {k} functions of {self.n_states} states",
+            f"The solution for {k} functions of {self.n_states:,} states",
             "Take a smaller model of the same kind, or fewer functions at a time.",
         )
 
