@@ -65,8 +65,8 @@ def resolvent(
     **Returns:** an array like `f`.
 
     **Raises:** `ValueError` for a wrong shape, too many states, or a sector of a chain
-    that is not symmetric; `MemoryError`, with an estimate, for more than there is memory
-    for; a run-time error if the chain is reducible in floating point.
+    that is not symmetric; `MemoryError`, with an estimate, for more than there is
+    memory for; a run-time error if the chain is reducible in floating point.
 
     ??? cite "Source"
 
