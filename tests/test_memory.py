@@ -1,6 +1,10 @@
 """What does not fit into memory is refused before it is computed, by estimates that are
 compared with what XLA sets aside."""
 
+import os
+import subprocess
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -138,3 +142,60 @@ def test_what_does_not_fit_is_refused(path, derivative, monkeypatch):
     with pytest.raises(MemoryError, match="GiB, and there are 0.0 GiB. "):
         eqx.filter_eval_shape(fn, model)
     jax.clear_caches()
+
+
+class Own(tq.solvers.AbstractSolver):
+    """A solver of a user's own, which needs no matrix."""
+
+    throw: bool = True
+
+    def init(self, system):
+        return system
+
+    def compute(self, state, b, options):
+        return b, jnp.zeros(b.shape[1], int)
+
+
+def test_a_solver_of_ones_own_is_not_taken_to_need_a_matrix():
+    generator = FLIPS.chain(rbm(4, 4)).generator("even")
+    system = generator.system()
+    numbers = tq.solvers.solve_numbers(generator, system, Own(), 3)
+    assert numbers < tq.solvers.solve_numbers(generator, system, tq.Direct(), 3) / 5
+    iterated = tq.solvers.solve_numbers(generator, system, tq.ConjugateGradient(), 3)
+    assert numbers == iterated
+
+
+def test_a_limit_that_is_no_number(monkeypatch):
+    monkeypatch.setenv("TRAINQ_MEMORY", "16GB")
+    with pytest.raises(ValueError, match="a number of GiB, but '16GB' was given"):
+        _memory.require_memory(1.0, "Nothing", "")
+    monkeypatch.delenv("TRAINQ_MEMORY")
+    _memory.require_memory(1.0, "A byte", "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_process():
+    # What XLA sets aside is what the process then takes.
+    code = """if True:
+        import resource, jax, jax.numpy as jnp, trainq as tq
+        jax.config.update("jax_enable_x64", True)
+        model = tq.RBM(0.3 * jax.random.normal(jax.random.key(0), (9, 9)))
+        data, predictor = jnp.full(2**9, 2.0**-9), tq.QStruct(tq.RandomScanGibbs(), 9)
+        fn = jax.jit(jax.value_and_grad(lambda model: predictor(model, data).log_q))
+        compiled = fn.lower(model).compile()
+        pages = int(open("/proc/self/statm").read().split()[1])
+        before = pages * resource.getpagesize() // 1024
+        jax.block_until_ready(compiled(model))
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print((after - before) * 1024, compiled.memory_analysis().temp_size_in_bytes)
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    taken, said = map(int, out.stdout.split())
+    assert abs(taken / said - 1) < 0.25

@@ -11,8 +11,9 @@ import jax
 
 from ._base import AbstractSolver
 from ._bicgstab import BiCGStab
-from ._conjugate_gradient import ConjugateGradient
+from ._direct import Direct, PlainAutodiff
 from ._generators import AbstractGenerator, GramGenerator
+from ._iteration import AbstractIteration
 from ._step_generator import COLUMNS_AT_ONCE, StepGenerator, StepSystem
 from ._systems import AbstractSystem, GramSystem
 
@@ -26,16 +27,18 @@ def solve_numbers(
     """About how many numbers are held while so many columns are solved for."""
     n = system.n_states
     tables = 2.0 * _size((generator, system))
-    if isinstance(solver, ConjugateGradient | BiCGStab):
-        each = 5.0 if isinstance(solver, ConjugateGradient) else 12.0
-        if isinstance(system, StepSystem):  # what is on the way in a sequence
-            each += system.step.left / 12
-        if isinstance(system, GramSystem):
-            held = system.held(solver.memory) is not system
-            return tables + (n * system.overlap.shape[0] if held else 0)
-        return tables + each * n * n_columns
-    # The matrix and its factor, of which one takes the place of the other in part.
-    return tables + (1.6 if isinstance(system, GramSystem) else 7) * n * n
+    if isinstance(solver, Direct | PlainAutodiff):
+        # The matrix and its factor, of which one takes the place of the other in part.
+        return tables + (1.6 if isinstance(system, GramSystem) else 7) * n * n
+    if isinstance(system, GramSystem):
+        held = isinstance(solver, AbstractIteration) and (
+            system.held(solver.memory) is not system
+        )
+        return tables + (n * system.overlap.shape[0] if held else 0)
+    each = 12.0 if isinstance(solver, BiCGStab) else 5.0
+    if isinstance(system, StepSystem):  # what is on the way in a sequence
+        each += system.step.left / 12
+    return tables + each * n * n_columns
 
 
 def slope_numbers(
