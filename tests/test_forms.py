@@ -15,6 +15,7 @@ from helpers import (
     KERNELS,
     assert_close,
     central_difference,
+    dense,
     flatten,
     machine,
     neural,
@@ -157,6 +158,37 @@ def test_covariance_gradient(name):
 
     plain = jax.jit(jax.grad(lambda x: fn(x, PLAIN)))(flat)
     assert_close(jax.jit(jax.grad(fn))(flat), plain, AUTODIFF)
+
+
+@pytest.mark.parametrize("pairing", ["diagonal", "gram"])
+def test_forms_of_two_functions(pairing):
+    # ⟨f̃_a, R g̃_b⟩ of single flips, against a dense inverse and its differences.
+    flat, build = flatten(rbm(2, 2, biased=True))
+    f, g = np.random.default_rng(0).normal(size=(2, 16, 3))
+    weight = np.random.default_rng(1).normal(size=(3, 3))  # and not symmetric
+    weight = weight if pairing == "gram" else np.diag(weight)
+
+    def ours(flat):
+        chain = KERNELS["gibbs"].chain(build(flat))
+        u, w = (chain.root[:, None] * chain.centre(jnp.asarray(x)) for x in (f, g))
+        solver = tq.ConjugateGradient()
+        form = tq.solvers.bilinear_form(
+            *(chain.generator(), u, w), pairing=pairing, solver=solver
+        )
+        return jnp.sum(weight * form.value)
+
+    def theirs(flat):
+        pi, transition = dense("gibbs", build(flat))
+        u, w = (x - pi @ x for x in (f, g))
+        x = np.linalg.solve(np.eye(16) - transition + pi[None], w)
+        forms = u.T @ (pi[:, None] * x)
+        return np.sum(weight * (forms if pairing == "gram" else np.diag(forms)))
+
+    value, slope = jax.jit(jax.value_and_grad(ours))(flat)
+    assert_close(value, theirs(flat), DIRECT)
+    direction = jr.normal(jr.key(2), flat.shape)
+    expected = central_difference(theirs, flat, direction)
+    assert_close(slope @ direction, expected, DIFFERENCES)
 
 
 @pytest.mark.slow
