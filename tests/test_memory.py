@@ -46,6 +46,10 @@ def along(fn):
     return of_model
 
 
+def gap(model):
+    return tq.markov.spectral_gap(FLIPS.chain(model))
+
+
 def one_state(chain):
     return jnp.arange(chain.n_states) == 0
 
@@ -82,6 +86,12 @@ PATHS = {
         log_q(tq.QStruct(tq.Symmetrised(FIXED()), 1000)),
         rbm(14, 14),
     ),
+    "layers, table": (log_q(tq.QStruct(LAYERS, 1000)), rbm(11, 11)),
+    "layers, table, biases": (log_q(tq.QStruct(LAYERS, 1000)), rbm(11, 11, True)),
+    "layers, table, symmetrised": (
+        log_q(tq.QStruct(tq.Symmetrised(FIXED()), 1000)),
+        rbm(11, 11),
+    ),
     "layers, wide": (log_q(tq.QStruct(LAYERS, 1000)), rbm(18, 8)),
     "scan": (log_q(tq.QStruct(SCAN, 1000)), ring(18)),
     "scan, symmetrised": (log_q(tq.QStruct(tq.Symmetrised(SCAN), 1000)), ring(18)),
@@ -103,13 +113,42 @@ PATHS = {
         )[-1],
         rbm(9, 9),
     ),
+    "gap": (gap, rbm(6, 6, True)),
+    "gap, parities": (gap, rbm(6, 6)),
 }
+# Those of many models at once, by `jax.vmap`.
+BATCHES = {
+    "matrices": (log_q(tq.QStruct(FLIPS, 1000)), rbm(5, 5), 50),
+    "matrices, biases": (log_q(tq.QStruct(FLIPS, 1000)), rbm(6, 5, True), 20),
+    "flips": (log_q(tq.QStruct(FLIPS, 1000)), rbm(8, 8), 6),
+    "layers": (log_q(tq.QStruct(LAYERS, 1000)), rbm(10, 10), 20),
+    "layers, biases": (log_q(tq.QStruct(LAYERS, 1000)), rbm(10, 10, True), 20),
+    "layers, large": (log_q(tq.QStruct(LAYERS, 1000)), rbm(12, 12), 4),
+    "window": (log_q(tq.QOperational(FLIPS, 1000)), rbm(6, 6), 4),
+    "window, stationary": (
+        log_q(tq.QOperational(FLIPS, 1000, start=tq.Stationary())),
+        rbm(8, 8),
+        4,
+    ),
+    "scan": (log_q(tq.QStruct(SCAN, 1000)), ring(18), 3),
+}
+
+
+def in_a_batch(fn, model, size):
+    """`fn` of some models like this one, and what it is a function of."""
+    params, static = eqx.partition(model, eqx.is_array)
+    models = jax.tree.map(
+        lambda x: jnp.stack([x * scale for scale in jnp.linspace(0.8, 1, size)]), params
+    )
+    return jax.vmap(lambda p: fn(eqx.combine(p, static))), models
 
 
 def estimate_and_peak(fn, model, monkeypatch):
     """The bytes that trainq says and those that XLA sets aside."""
-    said = []
-    monkeypatch.setattr(_memory, "require_memory", lambda n, *_: said.append(n))
+    said, require_memory = [], _memory.require_memory
+    for module in list(sys.modules.values()):
+        if vars(module).get("require_memory") is require_memory:
+            monkeypatch.setattr(module, "require_memory", lambda n, *_: said.append(n))
     jax.clear_caches()  # nothing is estimated twice
     params, static = eqx.partition(model, eqx.is_array)
     compiled = jax.jit(lambda p: fn(eqx.combine(p, static))).lower(params).compile()
@@ -139,9 +178,74 @@ def test_what_does_not_fit_is_refused(path, derivative, monkeypatch):
     fn, model = PATHS[path]
     if derivative:
         fn = eqx.filter_grad(fn)
-    with pytest.raises(MemoryError, match="GiB, and there are 0.0 GiB. "):
+    with pytest.raises(MemoryError, match="GiB, and there are 0.02 GiB. "):
         eqx.filter_eval_shape(fn, model)
     jax.clear_caches()
+
+
+@pytest.mark.parametrize("derivative", [False, True], ids=["value", "gradient"])
+@pytest.mark.parametrize("batch", slow_except(list(BATCHES), "matrices", "window"))
+def test_estimates_of_many_models_at_once(batch, derivative, monkeypatch):
+    fn, model, size = BATCHES[batch]
+    if derivative:
+        fn = eqx.filter_value_and_grad(fn)
+    said, peak = estimate_and_peak(*in_a_batch(fn, model, size), monkeypatch)
+    assert abs(said / peak - 1) < 0.25
+
+
+def test_many_models_at_once_that_do_not_fit(monkeypatch):
+    fn, model, size = BATCHES["matrices"]
+    monkeypatch.setenv("TRAINQ_MEMORY", "0.05")
+    jax.clear_caches()
+    eqx.filter_eval_shape(fn, model)
+    for one in fn, jax.jit(jax.grad(fn)), jax.grad(jax.jit(fn)):
+        with pytest.raises(MemoryError, match="50 times at once by `jax.vmap`, takes"):
+            eqx.filter_eval_shape(*in_a_batch(one, model, size))
+    many, models = in_a_batch(fn, model, size)
+    monkeypatch.setenv("TRAINQ_MEMORY", "0.08")
+    jax.clear_caches()
+    eqx.filter_eval_shape(many, models)
+    with pytest.raises(MemoryError, match="The gradient of the .* 50 times at once"):
+        eqx.filter_eval_shape(jax.grad(lambda m: jnp.sum(many(m))), models)
+    jax.clear_caches()
+
+
+def test_modes_that_do_not_fit(monkeypatch):
+    monkeypatch.setenv("TRAINQ_MEMORY", "0.1")
+    for n, k in ((6, None), (7, 100)):
+        model = rbm(n, n)
+        chain, f = FLIPS.chain(model), tq.markov.EnergyGradients(model)
+        if k is not None:
+            tq.markov.modes(chain, f, 1)
+        with pytest.raises(MemoryError, match="Finding modes among"):
+            tq.markov.modes(chain, f, k)
+
+
+def test_the_estimate_of_all_modes(monkeypatch):
+    def gaps(model):
+        return tq.markov.modes(FLIPS.chain(model), tq.markov.EnergyGradients(model)).gap
+
+    said, peak = estimate_and_peak(gaps, rbm(6, 5, True), monkeypatch)
+    assert abs(said / peak - 1) < 0.25
+
+
+def test_basins_that_do_not_fit(monkeypatch):
+    monkeypatch.setenv("TRAINQ_MEMORY", "0.02")
+    tq.markov.basins(FLIPS.chain(rbm(8, 8)))
+    with pytest.raises(MemoryError, match="Finding basins among 262,144 states takes"):
+        tq.markov.basins(FLIPS.chain(rbm(9, 9)))
+
+
+def test_values_that_cannot_be_kept(monkeypatch):
+    monkeypatch.setenv("TRAINQ_MEMORY", "0.02")
+    model = rbm(10, 10)
+    state = tq.start_chains(jax.random.key(0), model, 8)
+    kept = tq.run(FLIPS, model, state, 1000, keep=True).values
+    assert kept.nbytes == 1000 * 8 * 100 * 8
+    tq.run(FLIPS, model, state, 2000)
+    for chunk in None, 100:
+        with pytest.raises(MemoryError, match="Keeping 2,000 values of 100 functions"):
+            tq.run(FLIPS, model, state, 2000, keep=True, chunk=chunk)
 
 
 class Own(tq.solvers.AbstractSolver):

@@ -63,7 +63,7 @@ def _digits(number: int) -> int:
 
 
 def _block(body: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda carry: _times(body, carry, _BASE)
+    return jax.checkpoint(lambda carry: _times(body, carry, _BASE), prevent_cse=False)
 
 
 def _times(body: Callable[[Any], Any], carry: Any, digit: int | Array) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.core import Tracer
 from jaxtyping import Array
 
 
@@ -25,21 +26,38 @@ def require_memory(n_bytes: float, what: str, instead: str) -> None:
     )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4, 5))
 def with_memory(
-    x: Array, value: float, gradient: float, what: str, instead: str
+    x: Array, value: float, gradient: float, what: str, instead: str, once: float = 0.0
 ) -> Array:
-    """`x`, having required the bytes that it takes; and those that it takes with its
-    derivative, once that is asked for."""
+    """`x`, having required the bytes that it takes; those that it takes with its
+    derivative, once that is asked for; and as many times as much under `jax.vmap`,
+    but for those that a batch takes `once`."""
     del gradient
     require_memory(value, what, instead)
-    return x
+    return _mapped_over(x, value, what, instead, once)
 
 
 @with_memory.defjvp
-def _(value, gradient, what, instead, primals, tangents):
-    require_memory(max(value, gradient), f"The gradient of {_lower(what)}", instead)
-    return primals[0], tangents[0]
+def _(value, gradient, what, instead, once, primals, tangents):
+    most = max(value, gradient)
+    what = f"The gradient of {_lower(what)}"
+    return with_memory(*primals, most, most, what, instead, once), tangents[0]
+
+
+def _mapped_over(x: Array, n_bytes: float, what: str, instead: str, once: float):
+    @jax.custom_batching.custom_vmap
+    def same(x):
+        return x
+
+    @same.def_vmap
+    def _(size, mapped, x):
+        more = once + size * (n_bytes - once)
+        some = f"`jax.lax.map(..., batch_size=...)` takes fewer at a time. {instead}"
+        require_memory(more, f"{what}, {size} times at once by `jax.vmap`,", some)
+        return _mapped_over(x, more, what, instead, once), mapped[0]
+
+    return same(x)
 
 
 def _limit() -> float | None:
@@ -56,6 +74,15 @@ def _limit() -> float | None:
             ) from None
     each = _of_device()
     return None if each is None else each * _n_shares()
+
+
+def n_memories(x: Array) -> int:
+    """Over how many memories an array is spread, as far as that is known."""
+    if isinstance(x, Tracer) or x.sharding.is_fully_replicated:
+        return 1
+    devices = x.sharding.device_set
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    return len({device.process_index for device in devices}) if on_cpu else len(devices)
 
 
 def _n_shares() -> int:
@@ -87,6 +114,8 @@ def _of_device() -> float | None:
 
 def _gib(n_bytes: float) -> str:
     gib = n_bytes / 2**30
+    if gib < 1:
+        return f"{gib:.2g}"
     return f"{gib:.1f}" if gib < 100 else f"{gib:.0f}"
 
 

@@ -6,6 +6,7 @@ import scipy  # which imports its parts, `sparse` here, where they are first use
 from jaxtyping import Float, Int
 
 from .._checks import require_concrete
+from .._memory import require_memory
 from .._show import AbstractShown, Table, count
 from .._spins import check_enumerable, unit_mask
 from .chains import AbstractChain, require_chain
@@ -146,8 +147,9 @@ def basins(chain: AbstractChain, *, least: float | int = 0.0) -> Basins:
     **Returns:** [`trainq.markov.Basins`][].
 
     **Raises:** `ValueError` if the chain is traced, has more than 24 units, or a number
-    of states that is no power of two, or `least` is negative; a run-time error, of the
-    chain itself, if a parameter is not finite.
+    of states that is no power of two, or `least` is negative; `MemoryError`, with an
+    estimate, for more than there is memory for; a run-time error, of the chain itself,
+    if a parameter is not finite.
 
     ??? cite "Source"
 
@@ -178,6 +180,9 @@ def basins(chain: AbstractChain, *, least: float | int = 0.0) -> Basins:
         raise ValueError(
             f"least is a depth in kT, at least 0, but {least!r} was given."
         )
+    # A dozen tables of energies, ranks and labels.
+    what = f"Finding basins among {n_states:,} states"
+    require_memory(107.0 * n_states, what, "Use a smaller model.")
     log_law = np.asarray(jax.device_get(chain.log_stationary))
     if not np.isfinite(log_law).all():
         raise ValueError(

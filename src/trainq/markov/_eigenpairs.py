@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .._checks import no_derivative, require_concrete
+from .._memory import require_memory
 from .._spins import check_enumerable, fold, unfold
 from ..solvers import (
     MAX_ELIMINATED,
@@ -165,6 +166,17 @@ def parts_of(chain: AbstractChain, sector: Sector | None) -> tuple[Part, ...]:
         if not part.is_dense:
             part.check_size()
     return tuple(found)
+
+
+def check_memory(operator: Operator, matrices: int) -> None:
+    """Raise a `MemoryError` if its eigenvalues are found by more than fits."""
+    _require_numbers(operator, matrices * operator.size**2)
+
+
+def _require_numbers(operator: Operator, numbers: int) -> None:
+    what = f"Finding modes among {operator.size:,} functions"
+    itemsize = operator.generator.log_law.dtype.itemsize
+    require_memory(float(numbers * itemsize), what, _INSTEAD)
 
 
 class Eigenpairs(NamedTuple):
@@ -376,6 +388,9 @@ def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
         return np.asarray(_product(operator, jnp.asarray(y, dtype).reshape(-1)))
 
     k = min(k, n - 1 - int(operator.is_closed))
+    # A basis, and the vectors that are found, refined and unfolded.
+    n_basis = min(n, max(2 * k + 1, 40))
+    _require_numbers(operator, n * (n_basis + 18 * k))
     # SciPy's types know neither the arguments of an operator nor a tolerance between
     # whole numbers.
     make: Any = scipy.sparse.linalg.LinearOperator
@@ -386,7 +401,7 @@ def lowest_pairs(operator: Operator, k: int) -> Eigenpairs:
             k,
             which="SA",
             v0=start.astype(dtype),
-            ncv=min(n, max(2 * k + 1, 40)),
+            ncv=n_basis,
             tol=tolerance,
             maxiter=_MAX_RESTARTS,
         )

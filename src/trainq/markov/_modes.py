@@ -15,6 +15,7 @@ from ._eigenpairs import (
     Eigenpairs,
     Operator,
     Part,
+    check_memory,
     dense_pairs,
     held_fixed,
     lowest_pairs,
@@ -70,7 +71,8 @@ def modes(
 
     **Raises:** `ValueError` if the chain is not reversible, not symmetric where a
     sector is asked for, or too large, for shapes that do not fit, or a `k` that is not
-    a positive whole number; `RuntimeError` if Lanczos' iteration does not converge; a
+    a positive whole number; `MemoryError`, with an estimate, for more than there is
+    memory for; `RuntimeError` if Lanczos' iteration does not converge; a
     run-time error if the chain is reducible in floating point.
 
     !!! example
@@ -97,6 +99,7 @@ def modes(
     for part in parts:
         operator = part.operator
         if part.is_dense and (k is None or operator.size <= _FEW):
+            check_memory(operator, 4 + len(parts))
             pairs = _all_pairs(operator)
             found.append(pairs if k is None else _first(pairs, k))
         else:

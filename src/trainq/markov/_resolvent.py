@@ -14,6 +14,7 @@ from ..solvers import (
     LinearSolve,
     Pairing,
     SolverStats,
+    batch_numbers,
     bilinear_form,
     checked_solver,
     slope_numbers,
@@ -26,7 +27,9 @@ from .chains import (
     AbstractFunctions,
     Sector,
     Table,
+    blocks_alike,
     in_blocks,
+    parity_of,
     require_chain,
     scale,
 )
@@ -142,7 +145,7 @@ def resolvent_form(
     - `convention`: `"sokal"` to count lag zero half, for `a = b`.
     """
     reductions = chain.reductions(sector)
-    only = reductions[0].sector if len(reductions) == 1 else None
+    only = parity_of(reductions)
 
     def some(f: AbstractFunctions, guesses: Any) -> Form:
         at, forms = chain.coordinates(f, pairing, only), []
@@ -175,8 +178,7 @@ def resolvent_form(
     chosen = solver.select(system, n)
     block = chosen.columns_at_once(system, chain.width, n, chain.dtype)
     form = in_blocks(some, f, block, guess)
-    n_blocks = -(-n // block)
-    block = -(-n // n_blocks)
+    n_blocks, block = blocks_alike(n, block)
     values, slopes = chain.coordinate_numbers(block, n_blocks, only)
     values += len(reductions) * solve_numbers(generator, system, chosen, block)
     slopes += len(reductions) * slope_numbers(generator, system, n)
@@ -186,6 +188,7 @@ def resolvent_form(
         (values + slopes) * chain.dtype.itemsize,
         f"The resolvent of {n} functions of {chain.n_states:,} states",
         _INSTEAD,
+        once=len(reductions) * batch_numbers(system, chosen) * chain.dtype.itemsize,
     )
     return Form(value, form.stats, form.guess)
 

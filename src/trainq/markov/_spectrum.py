@@ -19,6 +19,7 @@ from ._eigenpairs import (
     Eigenpairs,
     Operator,
     Part,
+    check_memory,
     held_fixed,
     lowest_pairs,
     parts_of,
@@ -76,7 +77,8 @@ def spectral_gap(
     **Returns:** the gap; infinity if constants are the only functions.
 
     **Raises:** `ValueError` if the chain is not reversible, not symmetric where a
-    sector is asked for, too large, or traced and too large for a dense eigenproblem.
+    sector is asked for, too large, or traced and too large for a dense eigenproblem;
+    `MemoryError`, with an estimate, for more than there is memory for.
     """
     require_reversible(chain, "spectral gap")
     return find_gap(chain, sector)
@@ -115,7 +117,7 @@ def slowest_mode(chain: AbstractChain, sector: Sector | None = None) -> SlowestM
 
 
 def find_gap(chain: AbstractChain, sector: Sector | None) -> Array:
-    parts = parts_of(chain, sector)
+    parts = _parts(chain, sector)
     return jnp.min(jnp.stack([_slowest_of(part, True)[0] for part in parts]))
 
 
@@ -124,7 +126,7 @@ def find_slowest(
 ) -> SlowestMode:
     """The slowest mode; if it is lost in rounding and nothing is to be thrown, its gap
     is NaN."""
-    parts = [p for p in parts_of(chain, sector) if p.n_modes]
+    parts = [p for p in _parts(chain, sector) if p.n_modes]
     if not parts:
         raise ValueError(
             f"The {sector} sector of this chain has no mode on the smaller of its "
@@ -134,6 +136,14 @@ def find_slowest(
     found = [_slowest_of(part, throw) for part in parts]
     is_odd = [part.sector == "odd" for part in parts]
     return _normalised(chain, found, is_odd)
+
+
+def _parts(chain: AbstractChain, sector: Sector | None) -> tuple[Part, ...]:
+    parts = parts_of(chain, sector)
+    for part in parts:
+        if part.is_dense:
+            check_memory(part.operator, 2 + 5 * len(parts))
+    return parts
 
 
 @eqx.filter_jit

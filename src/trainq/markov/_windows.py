@@ -16,7 +16,9 @@ from .chains import (
     AbstractFunctions,
     Sector,
     Table,
+    blocks_alike,
     in_blocks,
+    parity_of,
     require_chain,
 )
 
@@ -135,7 +137,7 @@ def window_variance(
     if reductions is None:
         law = chain.stationary
         return moments_from_law(chain, f, window, law)[1]
-    only = reductions[0].sector if len(reductions) == 1 else None
+    only = parity_of(reductions)
     dtype = chain.dtype
     n_steps = window.number.astype(dtype)
 
@@ -152,7 +154,7 @@ def window_variance(
 
     block = _at_once(chain, chain.width, f)
     form = in_blocks(some, f, block)
-    block = -(-f.n_functions // -(-f.n_functions // block))
+    _, block = blocks_alike(f.n_functions, block)
     values, slopes = chain.coordinate_numbers(block, 1, only)
     for held, more in (sum_numbers(r.generator, block) for r in reductions):
         values, slopes = values + held, slopes + more
@@ -200,7 +202,7 @@ def moments_from_law(
     block = max(_LEAST, _at_once(chain, 24 * chain.n_states, f))
     both = in_blocks(some, f, block).value
     # For each function, and for the tables of the kernel.
-    block = -(-f.n_functions // -(-f.n_functions // block))
+    _, block = blocks_alike(f.n_functions, block)
     n_units = (chain.n_states - 1).bit_length()
     kept = 62 * window.n_digits + 46
     values = (5.0 * block + n_units) * chain.n_states

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from .._checks import whole_number
+from .._memory import n_memories, require_memory
 from .._meshes import explicit_layout, of_axes, on_automatic_axes
 from .._show import AbstractShown
 from ..markov import AbstractKernel, checked_kernel, observed, with_replicas
@@ -81,6 +82,7 @@ def run(
 
     **Raises:** `ValueError` for numbers of steps that are not whole or do not fit,
     functions of another shape or type, or a state or moments of another model;
+    `MemoryError`, with an estimate, for more values to keep than there is memory for;
     `TypeError` for another thing than a kernel, a model or a state; a run-time error if
     a parameter is not finite, or a value of the functions or its square, or if moments
     would count more values than an integer holds, `2**31` without `jax_enable_x64`.
@@ -139,6 +141,8 @@ def run(
                 f"lags = {lags} was given: give it in the first run, and not in "
                 "those that go on."
             )
+    if keep:
+        _require_room(functions, model, state, n_steps // every)
     values = []
     with bar(n_steps, progress) as advance:
         done = 0
@@ -165,6 +169,25 @@ def run(
         kept = values[0] if len(values) == 1 else jnp.concatenate(values, axis=1)
     assert moments is not None
     return Run(state, moments, kept)
+
+
+def _require_room(
+    functions: Functions | None,
+    model: AbstractEnergyModel,
+    state: ChainState,
+    records: int,
+) -> None:
+    """Raise a `MemoryError` for more values than can be kept."""
+    values = shape_of(model.observables if functions is None else functions, state)
+    # As they come, and chain by chain.
+    n_bytes = 2.0 * records * values.size * values.dtype.itemsize
+    chains, n_obs = values.shape
+    require_memory(
+        n_bytes / n_memories(state.x),
+        f"Keeping {records:,} values of {n_obs} functions for {chains} chains",
+        "The moments are there without: `lags=16` gives autocorrelation times too. "
+        "`every=` keeps fewer, and `functions=` fewer of them.",
+    )
 
 
 def with_all_replicas(

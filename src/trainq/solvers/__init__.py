@@ -23,6 +23,7 @@ from ._elimination import (
     solve_eliminated_transposed as solve_eliminated_transposed,
 )
 from ._footprint import (
+    batch_numbers as batch_numbers,
     slope_numbers as slope_numbers,
     solve_numbers as solve_numbers,
     sum_numbers as sum_numbers,

@@ -41,6 +41,16 @@ def solve_numbers(
     return tables + each * n * n_columns
 
 
+def batch_numbers(system: AbstractSystem, solver: AbstractSolver) -> float:
+    """About how many of them a batch of systems takes once: matrices are factorised one
+    after another."""
+    if isinstance(solver, Direct | PlainAutodiff) and not isinstance(
+        system, GramSystem
+    ):
+        return 5.5 * system.n_states**2
+    return 0.0
+
+
 def slope_numbers(
     generator: AbstractGenerator, system: AbstractSystem, n_functions: int
 ) -> float:

@@ -19,6 +19,7 @@ from ._functions import (
     AbstractFunctions as AbstractFunctions,
     EnergyGradients as EnergyGradients,
     Table as Table,
+    blocks_alike as blocks_alike,
     in_blocks as in_blocks,
 )
 from ._layers import (
@@ -34,6 +35,7 @@ from ._reductions import (
     Sector as Sector,
     SectorReduction as SectorReduction,
     Sides as Sides,
+    parity_of as parity_of,
     scale as scale,
 )
 from ._replicas import ReplicaChain as ReplicaChain

@@ -20,7 +20,7 @@ from ...solvers import (
 )
 from ._base import AbstractChain
 from ._functions import AbstractFunctions, Table
-from ._layers import AbstractLayers, Colours
+from ._layers import AbstractLayers, Colours, Layers
 from ._reductions import (
     AbstractCoordinates,
     AbstractReduction,
@@ -172,11 +172,16 @@ class TwoLayerChain(AbstractScanChain):
     def coordinate_numbers(
         self, block: int, n_blocks: int, sector: Sector | None = None
     ) -> tuple[float, float]:
-        # And what they are made of by blocks: tables of fields and of energies.
         on_visible, on_hidden = (block * size for size in self.layers.shape)
-        tables = 6 * min(MAX_TABLE, self.layers.n_states)
-        values = 5 * on_visible + 3.5 * on_hidden + tables
-        return values, 3 * on_visible + 1.1 * on_hidden
+        values = 5 * on_visible + 3.5 * on_hidden
+        slopes = 3 * on_visible + 1.1 * on_hidden
+        n_pairs = self.layers.n_states
+        if not isinstance(self.layers, Layers):
+            # What they are made of by blocks: tables of fields and of energies.
+            return values + 6 * MAX_TABLE, slopes
+        # The table of all pairs, of which one parity has a quarter.
+        some = n_pairs if sector is None else n_pairs / 4
+        return values + 1.6 * n_pairs + 3.5 * some, slopes + 0.4 * n_pairs + 2.8 * some
 
     def reductions(self, sector: Sector | None = None) -> tuple["LayerReduction", ...]:
         n_visible, n_hidden = self.layers.shape

@@ -181,12 +181,11 @@ class EnergyGradients(AbstractFunctions):
         fields: along as many directions at a time as their tables may be large."""
         derivative, columns = self._derivative(fn, order), self.columns()
         n = jax.eval_shape(derivative, columns[0]).size
-        some = max(1, MAX_TABLE // (n * self.model.n_units))
+        # A second derivative has some ten such tables at once.
+        some = max(1, MAX_TABLE // (4 * n * self.model.n_units))
         if some >= len(columns):
             return jax.vmap(derivative, out_axes=-1)(columns)
-        some = -(-len(columns) // -(-len(columns) // some))  # in blocks alike
-        padded = jnp.pad(columns, ((0, -len(columns) % some), (0, 0)))
-        padded = padded.reshape(-1, some, columns.shape[1])
+        padded = _split(columns, some)
         found = jax.lax.map(jax.checkpoint(jax.vmap(derivative)), padded)
         return found.reshape(-1, n)[: len(columns)].T
 
@@ -211,6 +210,20 @@ class EnergyGradients(AbstractFunctions):
         return derivative
 
 
+def blocks_alike(n: int, block: int) -> tuple[int, int]:
+    """How many blocks of at most `block` it takes for `n`, and the least size of each
+    that will do."""
+    n_blocks = max(1, -(-n // block))
+    return n_blocks, -(-n // n_blocks)
+
+
+def _split(columns: Float[Array, "n width"], block: int) -> Float[Array, "b n_b width"]:
+    """The rows in blocks alike, with rows of zeros after the last."""
+    n_blocks, size = blocks_alike(len(columns), block)
+    padded = jnp.pad(columns, ((0, n_blocks * size - len(columns)), (0, 0)))
+    return padded.reshape(n_blocks, size, -1)
+
+
 def in_blocks(
     fn: Callable[[AbstractFunctions, Any], Form],
     functions: AbstractFunctions,
@@ -224,13 +237,9 @@ def in_blocks(
     more memory than the forward pass but for them.
     """
     n = functions.n_functions
-    n_blocks = -(-n // block)
-    if n_blocks <= 1:
+    if n <= block:
         return fn(functions, guess)
-    size = -(-n // n_blocks)
-    columns = functions.columns()
-    columns = jnp.pad(columns, ((0, n_blocks * size - n), (0, 0)))
-    columns = columns.reshape(n_blocks, size, -1)
+    columns = _split(functions.columns(), block)
     policy = jax.checkpoint_policies.save_only_these_names(SOLUTION)
 
     @partial(jax.checkpoint, policy=policy)

@@ -8,6 +8,7 @@ is left to solve.
 
 import abc
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
@@ -75,6 +76,12 @@ class Powers(NamedTuple):
     right: Float[Array, "n k"] | None = None
     shifted: bool = False
     rest: Array | float = 0.0
+
+
+def parity_of(reductions: Sequence["AbstractReduction"]) -> Sector | None:
+    """The parity of all functions that some reductions take; None if they take both."""
+    sectors: set[Sector | None] = {reduction.sector for reduction in reductions}
+    return sectors.pop() if len(sectors) == 1 else None
 
 
 class AbstractReduction(eqx.Module):
