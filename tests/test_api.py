@@ -6,6 +6,8 @@ import inspect
 import pathlib
 import pkgutil
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -66,7 +68,10 @@ def inner(package: Any) -> Iterator[Any]:
 def exported(module: Any) -> list[str]:
     """The names that a module re-exports as `X as X`, or defines."""
     names = []
-    for node in ast.parse(inspect.getsource(module)).body:
+    path = pathlib.Path(module.__file__)
+    stub = path.with_suffix(".pyi")
+    path = stub if stub.exists() else path
+    for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ImportFrom):
             names += [alias.name for alias in node.names if alias.name == alias.asname]
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -165,6 +170,20 @@ def test_there_are_packages_names_and_pages():
     names = {path.split(".")[1] for path in PUBLIC}
     assert {"RBM", "models", "markov", "solvers", "sampling", "interop"} <= names
     assert len(PUBLIC) > 150 and len(PROMISED) > 100 and len(DOCSTRINGS) > 10
+
+
+def test_packages_are_loaded_where_they_are_first_used():
+    # And not before: `import trainq` takes no time.
+    code = """if True:
+        import sys, trainq
+        assert "jax" not in sys.modules
+        assert len(trainq.__all__) == len(dir(trainq)) > 60
+        trainq.RBM
+        assert "trainq.models" in sys.modules and "trainq.sampling" not in sys.modules
+        from trainq import *
+        assert QStruct is trainq.predictors.QStruct
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_public_name_is_on_an_api_page():
