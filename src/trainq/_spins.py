@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core.primitives import threefry2x32_p
 from jax.sharding import AxisType
-from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, Num, Shaped
 
 from ._meshes import raise_if
 
@@ -283,62 +282,6 @@ def compiled_with_spins(name: str, least_axes: int = 1) -> Callable[[_Fn], _Fn]:
         return cast(_Fn, outer)
 
     return compiled
-
-
-def happens(
-    key: Key[Array, ""], probability: Float[Array, "*shape"], axis: int = -1
-) -> Bool[Array, "*shape"]:
-    """Independent events of the given probabilities.
-
-    These are resolved to `2**-32`, in float32 to `2**-24`, and what is certain happens.
-    Events of two indices of `axis` share a hash: chains have an axis of their own, and
-    may be on several devices.
-    """
-    n, shape = probability.shape[axis], list(probability.shape)
-    shape[axis] = -(-n // 2)
-    words = jnp.concatenate(two_words(key, tuple(shape)), axis)
-    words = jax.lax.slice_in_dim(words, 0, n, axis=axis)
-    return uniform(words, probability.dtype) < probability
-
-
-def uniform(words: UInt[Array, "*shape"], dtype) -> Float[Array, "*shape"]:
-    """Numbers in [0, 1), from random 32-bit words."""
-    n_bits = min(32, jnp.finfo(dtype).nmant + 1)
-    return (words >> (32 - n_bits)).astype(dtype) * 2.0**-n_bits
-
-
-def two_words(
-    key: Key[Array, ""], shape: tuple[int, ...]
-) -> tuple[UInt[Array, "*shape"], UInt[Array, "*shape"]]:
-    """Two random 32-bit words for each entry of an array.
-
-    They take most of the time of sampling. Threefry hashes a counter to two words:
-    `jax.random.bits` folds them into one, and here both are used. What an entry gets
-    depends on its own index alone, so that an array that is spread over devices is
-    drawn where it is.
-    """
-    if jr.key_impl(key) != "threefry2x32" or math.prod(shape) >= 2**32:
-        first, second = jr.bits(key, (2, *shape), jnp.uint32)
-        return first, second
-    # A sum over axes, and no reshaped range: that would be there as a whole wherever
-    # the last axis is spread.
-    strides = np.cumprod([1, *shape[:0:-1]])[::-1].astype(np.uint32)
-    count = jnp.zeros(shape, jnp.uint32)
-    for axis in range(len(shape)):
-        index = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-        count = count + index * strides[axis]
-    first, second = jr.key_data(key)
-    first, second = threefry2x32_p.bind(first, second, jnp.zeros_like(count), count)
-    return first, second
-
-
-def draw_spins(
-    key: Key[Array, ""], field: Float[Array, "*shape"], axis: int = -1
-) -> Float[Array, "*shape"]:
-    """Independent spins in their fields: up with probability `σ(2 field)`. Their units
-    are along `axis`."""
-    up = happens(key, jax.nn.sigmoid(2 * field), axis)
-    return jnp.where(up, 1, -1).astype(field.dtype)
 
 
 def merge(parts: Sequence[Array], dtype) -> Array:

@@ -15,12 +15,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, Key, Num, PyTree
 
 from .._checks import require_precision, tell_precision, whole_number
+from .._random import draw_spins
 from .._spins import (
     MAX_BLOCK,
     MAX_PAIRED,
     as_spins,
     check_enumerable,
-    draw_spins,
     draw_states,
     map_blocks,
     map_states,

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from .._checks import require_precision
+from .._random import draw_spins
 from .._spins import (
     as_spins,
     check_enumerable,
-    draw_spins,
     draw_states,
     map_blocks,
     merge,

@@ -8,7 +8,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
-from .._spins import draw_spins, draw_states, map_blocks, merge, state_spins
+from .._random import draw_spins
+from .._spins import draw_states, map_blocks, merge, state_spins
 from ._graph import Graph
 from ._rbm import log_2cosh
 

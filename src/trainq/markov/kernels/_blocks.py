@@ -10,7 +10,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Int, Key, Num
 
-from ..._spins import MAX_BLOCK, MAX_PAIRED, check_enumerable, draw_spins
+from ..._random import draw_spins, split
+from ..._spins import MAX_BLOCK, MAX_PAIRED, check_enumerable
 from ...models import AbstractEnergyModel, log_stationary
 from ..chains import (
     AbstractChain,
@@ -262,14 +263,14 @@ def _scanned(scan: AbstractScan, redraws: Sequence[Redraw], units: int) -> Stepp
     orders = scan.checked_orders(len(redraws))
 
     def run(key, x, blocks):
-        for one, block in zip(jr.split(key, len(blocks)), blocks, strict=True):
+        for one, block in zip(split(key, len(blocks)), blocks, strict=True):
             x = redraws[block](one, x)
         return x
 
     def step(key, x):
         if len(orders) == 1:
             return run(key, x, orders[0].blocks)
-        coin, *keys = jr.split(key, 1 + len(orders))
+        coin, *keys = split(key, 1 + len(orders))
         moved = [run(k, x, o.blocks) for k, o in zip(keys, orders, strict=True)]
         shape = list(x.shape)
         shape[units] = 1
@@ -307,7 +308,7 @@ def _one_by_one(model: AbstractEnergyModel, units: Int[Array, "steps 1"]) -> Ste
     """Blocks of one unit each: too many to write out."""
 
     def step(key, rows):
-        keys = jr.split(key, len(units))
+        keys = split(key, len(units))
 
         def redraw(rows, now):
             return _redrawn(model, now[0], rows, now[1]), None

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from ..._checks import whole_number
+from ..._random import split
 from ...models import AbstractEnergyModel
 from ..chains import AbstractChain, MixtureChain, PowerChain, ThereAndBackChain
 from ._base import AbstractKernel, Stepper, checked_kernel, on_any_mesh
@@ -130,7 +131,7 @@ class Palindrome(AbstractKernel):
         there, back = (k.stepper(model) for k in (self.kernel, self.kernel.adjoint()))
 
         def step(key, x):
-            first, second = jr.split(key)
+            first, second = split(key)
             return back(second, there(first, x))
 
         return step
@@ -298,7 +299,7 @@ class Power(AbstractKernel):
             def once(x, key):
                 return move(key, x), None
 
-            return lax.scan(once, x, jr.split(key, self.n))[0]
+            return lax.scan(once, x, split(key, self.n))[0]
 
         return step
 
@@ -378,7 +379,7 @@ def _one_of(
     axes = 1 if len(replicas) == 1 else 2  # of one state
 
     def step(key, x):
-        coin, key = jr.split(key)
+        coin, key = split(key)
         shape = () if shared else (*x.shape[:-axes], *(1,) * axes)
         which = sum(
             ((jr.uniform(coin, shape) >= end).astype(int) for end in ends),
@@ -386,7 +387,7 @@ def _one_of(
         )
         if shared:
             return lax.switch(which, steppers, key, x)
-        keys = jr.split(key, len(steppers))
+        keys = split(key, len(steppers))
         moved = [move(k, x) for k, move in zip(keys, steppers, strict=True)]
         return lax.select_n(jnp.broadcast_to(which, x.shape).astype(jnp.int32), *moved)
 

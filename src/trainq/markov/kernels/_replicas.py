@@ -7,9 +7,9 @@ The first replica is the model itself, and all that is observed is observed ther
 from functools import reduce
 
 import jax.numpy as jnp
-import jax.random as jr
 from jaxtyping import Array, Float, Key, Num
 
+from ..._random import split
 from ...models import (
     AbstractEnergyModel,
     AbstractStart,
@@ -50,7 +50,7 @@ def first_states(
     replicas = kernel.replicas(model)
     if len(replicas) == 1:
         return initial_states(key, start, model, data, n_chains)
-    keys = jr.split(key, len(replicas))
+    keys = split(key, len(replicas))
     draws = [
         initial_states(key, start, one, data, n_chains)
         for key, one in zip(keys, replicas, strict=True)

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..._spins import two_words, uniform
+from ..._random import two_words, uniform
 from ...models import AbstractEnergyModel, log_stationary
 from ..chains import AbstractFlipRule, HeatBath, Metropolis, SingleFlipChain
 from ._base import AbstractKernel, Stepper, on_any_mesh

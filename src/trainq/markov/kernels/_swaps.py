@@ -10,7 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ..._spins import happens
+from ..._random import happens, split
 from ...models import AbstractEnergyModel
 from ..chains import AbstractSwapOrder, Round
 
@@ -51,9 +51,9 @@ def swapper(
 
     def swap(key, x, swaps, active):
         carry = energies(x), no_swaps(*x.shape[:2])
-        for (sets, times), one in zip(runs, jr.split(key, len(runs)), strict=True):
+        for (sets, times), one in zip(runs, split(key, len(runs)), strict=True):
             body = _round(sets, shared, betas, active)
-            carry, _ = jax.lax.scan(body, carry, jr.split(one, times))
+            carry, _ = jax.lax.scan(body, carry, split(one, times))
         came_from, tried, accepted = carry[1]
         new = Swaps(
             jnp.take_along_axis(swaps.came_from, came_from, axis=1),
@@ -89,7 +89,7 @@ def _round(
 
     def step(carry, key):
         energies, swaps = carry
-        pick, accept = jr.split(key)
+        pick, accept = split(key)
         rows = jr.randint(pick, () if shared else active.shape, 0, len(sets))
         rows = jnp.broadcast_to(rows, active.shape)
         pair, decides, partner, tried = (table[rows] for table in tables)

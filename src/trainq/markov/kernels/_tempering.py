@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Key, Num
 
+from ..._random import split
 from ..._spins import check_enumerable
 from ...models import AbstractEnergyModel
 from ..chains import AbstractSwapOrder, RandomSwaps, ReplicaChain
@@ -159,14 +160,14 @@ class ParallelTempering(AbstractKernel):
             return self.kernel.stepper(model.tempered(beta))(key, x)
 
         def local(key, x):
-            keys = jr.split(key, self.n_replicas)
+            keys = split(key, self.n_replicas)
             return jax.vmap(one, (0, 0, 1), 1)(self.betas, keys, x)
 
         def rest(_, x, swaps, active):
             return x, swaps
 
         def step(key, x):
-            coin, before, move, after = jr.split(key, 4)
+            coin, before, move, after = split(key, 4)
             swaps, every = no_swaps(*x.shape[:2]), jnp.ones(x.shape[0], bool)
             if not self.order.is_symmetrised:
                 return swap(after, local(move, x), swaps, every)
