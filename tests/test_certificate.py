@@ -139,6 +139,17 @@ def test_a_model_that_is_not_as_symmetric_as_it_says_is_halted():
         certificate.require()
 
 
+def test_progress_says_which_check_is_made(monkeypatch, capsys):
+    monkeypatch.setattr(_certificate, "_MAX_MATRIX", 4)
+    shown = tq.certify(KERNELS["gibbs"], rbm(3, 2), progress=True)
+    out, err = capsys.readouterr()
+    places = [err.index(f"{name.replace('_', ' ')}: ") for name in shown.checks]
+    assert out == "" and places == sorted(places)
+    silent = tq.certify(KERNELS["gibbs"], rbm(3, 2))
+    assert capsys.readouterr() == ("", "")
+    assert str(silent) == str(shown)
+
+
 def test_a_tolerance_below_rounding_fails():
     # The symmetry holds to the last bit, and the flows only up to rounding.
     certificate = tq.certify(KERNELS["gibbs"], rbm(3, 3), tolerance=1e-30)

@@ -46,6 +46,16 @@ def test_all_that_can_hold_holds_of_a_warm_model_with_a_long_window():
     assert found._repr_html_().count("<table>") == 4
 
 
+def test_progress_says_what_is_computed(capsys):
+    shown = tq.diagnose(GIBBS, MODEL, DATA, 1000, progress=True)
+    out, err = capsys.readouterr()
+    names = "noise of the observables", "modes", "assumptions", "noise of the basins"
+    places = [err.index(f"{name}: ") for name in names]
+    assert out == "" and places == sorted(places)
+    assert str(tq.diagnose(GIBBS, MODEL, DATA, 1000)) == str(shown)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_times_that_are_too_short_say_what_is_enough():
     found = tq.diagnose(GIBBS, MODEL, DATA, 20, 0)
     assert set(found.failed) == {"burn-in is long", "window is long"}

@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from .._compiled import compiled_quickly
+from .._progress import parts
 from .._show import AbstractShown, Table
 from .._spins import check_enumerable
 from ..models import AbstractEnergyModel, require_model
@@ -163,6 +164,7 @@ def certify(
     *,
     sector: Sector | None = None,
     tolerance: float | None = None,
+    progress: bool = False,
 ) -> Certificate:
     """Check that a chain is what it claims to be, on the model at hand.
 
@@ -188,6 +190,8 @@ def certify(
         global flip, with its own gap and its own cuts.
     - `tolerance`: largest residual allowed. By default 4096 times the machine epsilon:
         9e-13 in float64.
+    - `progress`: show a line that says which check is made, of a model of more than 13
+        units; needs `tqdm`.
 
     **Returns:** a [`trainq.markov.Certificate`][]. `print` it, read `.ok`, or halt with
     `.require()`.
@@ -202,7 +206,7 @@ def certify(
     if n_units <= _MAX_MATRIX:
         return _certify_small(kernel, model, sector, tolerance)
     chain = eqx.filter_jit(kernel.chain)(model)
-    return _certified(chain, kernel.replicas(model), sector, tolerance)
+    return _certified(chain, kernel.replicas(model), sector, tolerance, progress)
 
 
 @compiled_quickly
@@ -220,6 +224,7 @@ def _certified(
     replicas: tuple[AbstractEnergyModel, ...],
     sector: Sector | None,
     tolerance: float | None,
+    progress: bool = False,
 ) -> Certificate:
     model = replicas[0]
     chain.check_sector(sector)
@@ -255,8 +260,12 @@ def _certified(
     # A chain that is not what it claims to be may have no solution: not a number is not
     # within the tolerance.
     cheeger = None
-    if whys["cheeger"] is None:
+
+    def violation() -> Array | None:
+        nonlocal cheeger
         cheeger = margins(chain, sector, throw=False)
+        return cheeger and cheeger.violation
+
     residuals = {
         "row_sums": lambda: row_sum_residual(chain),
         "positivity": lambda: positivity_residual(chain),
@@ -264,10 +273,12 @@ def _certified(
         "law": lambda: law_residual(chain, replicas),
         "detailed_balance": lambda: detailed_balance_residual(chain),
         "symmetry": lambda: symmetry_residual(chain, EnergyGradients(model)),
-        "cheeger": lambda: cheeger and cheeger.violation,
+        "cheeger": violation,
     }
-    checks = {
-        name: check(None, why) if (why := whys.get(name)) else check(residual())
-        for name, residual in residuals.items()
-    }
+    checks = {}
+    with parts(len(residuals), progress) as begin:
+        for name, residual in residuals.items():
+            begin(name.replace("_", " "))
+            why = whys.get(name)
+            checks[name] = check(None, why) if why else check(residual())
     return Certificate(checks, cheeger)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import positive_number, require_concrete, whole_number
+from .._progress import parts
 from .._show import AbstractShown, Table, percent
 from ..markov import (
     AbstractChain,
@@ -176,6 +177,8 @@ def diagnose(
     data: VisibleLaw,
     window: SupportsIndex | float,
     burn_in: SupportsIndex | None = None,
+    *,
+    progress: bool = False,
 ) -> Diagnosis:
     """Why is `Q` low? Where the noise of a gradient comes from, and which assumption of
     its prediction fails, each with its number and what to change.
@@ -213,6 +216,7 @@ def diagnose(
     - `burn_in`: steps that are dropped before, of chains that start elsewhere. By
         default none are, and the chains start in the law of the model, as the
         prediction assumes.
+    - `progress`: show a line that says what is computed; needs `tqdm`.
 
     **Returns:** a [`trainq.predictors.Diagnosis`][]. `print` it. Its `modes` are
     those of [`trainq.markov.modes`][], for a look at the cluster or a figure.
@@ -235,25 +239,30 @@ def diagnose(
     if burn_in is not None:
         burn_in = whole_number("burn_in", burn_in, 0, of="kernel steps")
     require_concrete("A diagnosis", model=model, data=data)
-    snr = QStruct(kernel, window)(model, data)
-    chain = _chain(kernel, model)
-    f = EnergyGradients(model)
-    var = _variance(chain, f)
-    relaxation = _relaxation(snr, var)
-    found = modes(chain, f) if chain.is_reversible else None
-    sweep = kernel.steps(model, sweeps=1)
-    assumptions = {
-        "law of the model": _law(chain, kernel.replicas(model)),
-        "reversible": _reversible(chain, model),
-        "irreducible": _irreducible(found, snr),
-        "aperiodic": _aperiodic(chain, found, model),
-        **_times(found, relaxation, float(window), burn_in),
-        "bulk relaxes": _bulk(found, sweep),
-        "cluster is stable": _stable(found),
-        "one symmetry": _symmetric(chain, model, f),
-    }
+    with parts(4, progress) as begin:
+        begin("noise of the observables")
+        snr = QStruct(kernel, window)(model, data)
+        chain = _chain(kernel, model)
+        f = EnergyGradients(model)
+        var = _variance(chain, f)
+        relaxation = _relaxation(snr, var)
+        begin("modes")
+        found = modes(chain, f) if chain.is_reversible else None
+        sweep = kernel.steps(model, sweeps=1)
+        begin("assumptions")
+        assumptions = {
+            "law of the model": _law(chain, kernel.replicas(model)),
+            "reversible": _reversible(chain, model),
+            "irreducible": _irreducible(found, snr),
+            "aperiodic": _aperiodic(chain, found, model),
+            **_times(found, relaxation, float(window), burn_in),
+            "bulk relaxes": _bulk(found, sweep),
+            "cluster is stable": _stable(found),
+            "one symmetry": _symmetric(chain, model, f),
+        }
+        begin("noise of the basins")
+        wells, by_basin = _noise_by_basin(kernel, model, chain, f)
     failed = _failed(assumptions)
-    wells, by_basin = _noise_by_basin(kernel, model, chain, f)
     total = float(jnp.sum(var))
     text = why(snr, found, total, sweep, failed, by_basin)
     return Diagnosis(

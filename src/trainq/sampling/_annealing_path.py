@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Num
 
 from .._checks import whole_number
+from .._progress import bar
 from .._spins import spins
 from ..markov import AbstractKernel, AlternatingBlockGibbs, checked_kernel
 from ..models import (
@@ -23,7 +24,6 @@ from ..models import (
     check_data,
     checked,
 )
-from ._progress import bar
 
 
 Betas = SupportsIndex | Sequence[float] | Float[Array | np.ndarray, " betas"]

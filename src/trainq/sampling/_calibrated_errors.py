@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from .._checks import check_key, require_concrete, whole_number
+from .._progress import bar
 from ..markov import AbstractKernel, checked_kernel, first_states, observed
 from ..models import (
     AbstractEnergyModel,
@@ -32,7 +33,6 @@ from ._error_table import (
     checked_sizes,
     time_grid,
 )
-from ._progress import bar
 from ._qsampled import Truth, true_gradient
 from ._statistics import Jackknifed, squared_mean
 from ._sums import add_up

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int, Num
 from .._checks import whole_number
 from .._memory import n_memories, require_memory
 from .._meshes import explicit_layout, of_axes, on_automatic_axes
+from .._progress import bar
 from .._show import AbstractShown
 from ..markov import AbstractKernel, checked_kernel, observed, with_replicas
 from ..models import AbstractEnergyModel, checked, require_model
 from ._chain_state import ChainState, step_keys
 from ._moments import Moments, checked_moments
-from ._progress import bar
 
 
 # Sokal's rule wants more than 5 of them.

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._checks import positive_number, require_concrete, whole_number
 from .._meshes import on_any_axes
+from .._progress import bar
 from ..markov import AbstractKernel, checked_kernel, observed
 from ..models import (
     AbstractEnergyModel,
@@ -25,7 +26,6 @@ from ._averages import averaged
 from ._chain_state import ChainState
 from ._estimate import GradientEstimate
 from ._moments import Moments
-from ._progress import bar
 from ._run import Functions, advance, shape_of, with_all_replicas
 from ._statistics import check_confidence
 from ._streamed import streamed_pieces, streamed_r_hat
