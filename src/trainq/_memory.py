@@ -20,7 +20,7 @@ def require_memory(n_bytes: float, what: str, instead: str) -> None:
     if limit is None or n_bytes <= limit:
         return
     raise MemoryError(
-        f"{what} takes about {_gib(n_bytes)} GiB, and there are {_gib(limit)} GiB. "
+        f"{what} takes about {gib(n_bytes)} GiB, and there are {gib(limit)} GiB. "
         f"{instead} If more may be used, as of a swap file, set the environment "
         f"variable {_VARIABLE} to that many GiB."
     )
@@ -112,7 +112,8 @@ def _of_device() -> float | None:
     return min(known, default=None)
 
 
-def _gib(n_bytes: float) -> str:
+def gib(n_bytes: float) -> str:
+    """A size in GiB, as text."""
     gib = n_bytes / 2**30
     if gib < 1:
         return f"{gib:.2g}"

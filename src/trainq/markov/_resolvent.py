@@ -6,11 +6,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._memory import with_memory
+from .._memory import gib, with_memory
 from .._show import AbstractShown
 from ..solvers import (
     AbstractSolver,
+    ConjugateGradient,
     Form,
+    GramGenerator,
     LinearSolve,
     Pairing,
     SolverStats,
@@ -25,6 +27,7 @@ from ..solvers import (
 from .chains import (
     AbstractChain,
     AbstractFunctions,
+    AbstractReduction,
     Sector,
     Table,
     blocks_alike,
@@ -35,11 +38,7 @@ from .chains import (
 )
 
 
-_INSTEAD = (
-    "Solve for fewer of them at a time, by `solver=tq.ConjugateGradient(block=8)`, or "
-    "for fewer of them: `predictor.randomised`, `predictor.along`. A two-layer kernel "
-    "of an RBM takes less, and `QSampled` takes samples."
-)
+_PROBES = 16  # functions of `QStruct.randomised`, by default
 
 Convention = Literal["resolvent", "sokal"]
 """Which noise a window of `K` steps has: `2 T_O / K`, or the asymptotic variance."""
@@ -173,24 +172,54 @@ def resolvent_form(
 
     if pairing == "gram":
         return some(f, guess)
-    n, generator = f.n_functions, reductions[0].generator
-    system = generator.system()
+    n, system = f.n_functions, reductions[0].generator.system()
     chosen = solver.select(system, n)
     block = chosen.columns_at_once(system, chain.width, n, chain.dtype)
     form = in_blocks(some, f, block, guess)
-    n_blocks, block = blocks_alike(n, block)
-    values, slopes = chain.coordinate_numbers(block, n_blocks, only)
-    values += len(reductions) * solve_numbers(generator, system, chosen, block)
-    slopes += len(reductions) * slope_numbers(generator, system, n)
-    value = with_memory(
-        form.value,
-        values * chain.dtype.itemsize,
-        (values + slopes) * chain.dtype.itemsize,
-        f"The resolvent of {n} functions of {chain.n_states:,} states",
-        _INSTEAD,
-        once=len(reductions) * batch_numbers(system, chosen) * chain.dtype.itemsize,
-    )
+    value = _with_memory(form.value, chain, reductions, chosen, block)
     return Form(value, form.stats, form.guess)
+
+
+def _with_memory(
+    value: Float[Array, " n_obs"],
+    chain: AbstractChain,
+    reductions: tuple[AbstractReduction, ...],
+    solver: AbstractSolver,
+    block: int,
+) -> Float[Array, " n_obs"]:
+    """A form of so many functions, having required the memory that it takes."""
+    (n,), generator, itemsize = (
+        value.shape,
+        reductions[0].generator,
+        chain.dtype.itemsize,
+    )
+    system = generator.system()
+
+    def n_bytes(n: int, block: int, solver: AbstractSolver) -> tuple[float, float]:
+        """What it takes for `n` functions, and with its derivative."""
+        n_blocks, block = blocks_alike(n, min(n, block))
+        parity = parity_of(reductions)
+        values, slopes = chain.coordinate_numbers(block, n_blocks, parity)
+        values += len(reductions) * solve_numbers(generator, system, solver, block)
+        slopes += len(reductions) * slope_numbers(generator, system, n)
+        return values * itemsize, (values + slopes) * itemsize
+
+    taken, instead = n_bytes(n, block, solver), "`QSampled` takes samples."
+    if not isinstance(generator, GramGenerator):
+        one, few = ConjugateGradient(block=1), min(n, _PROBES)
+        options = {
+            "With `solver=tq.ConjugateGradient(block=1)` it takes": n,
+            f"`predictor.randomised`, of {few} functions, takes with that": few,
+        }
+        instead = f"A two-layer kernel of an RBM takes less, and {instead}"
+        for how, some in reversed(options.items()):
+            less = n_bytes(some, 1, one)
+            if less < taken:
+                sizes = f"{gib(less[0])} GiB, and {gib(less[1])} with its gradient"
+                instead = f"{how} about {sizes}. {instead}"
+    what = f"The resolvent of {n} functions of {chain.n_states:,} states"
+    once = len(reductions) * batch_numbers(system, solver) * itemsize
+    return with_memory(value, *taken, what, instead, once)
 
 
 @eqx.filter_jit
