@@ -23,6 +23,8 @@ TRY = """
 import importlib.metadata, importlib.resources, importlib.util, sys
 import trainq as tq
 
+for name in tq.__all__:  # without any extra
+    getattr(tq, name)
 files = importlib.metadata.files("trainq")
 assert tq.__version__ == sys.argv[1], tq.__version__
 assert sys.prefix in tq.__file__, tq.__file__
