@@ -307,6 +307,18 @@ def test_not_while_tracing(file):
         jax.jit(lambda x: tq.save(file, x))(jnp.ones(2))
 
 
+@pytest.mark.parametrize("name", ["chains", "result"])
+def test_another_process_needs_no_import_but_that_of_trainq(name, file):
+    # Its parts are loaded where they are first used, and a file may be the first.
+    tq.save(file, SAVED[name])
+    command = "import sys, jax, trainq; jax.config.update('jax_enable_x64', True); "
+    command += "print(type(trainq.load(sys.argv[1])).__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", command, file], capture_output=True, text=True
+    )
+    assert done.stdout.strip() == type(SAVED[name]).__name__, done.stderr
+
+
 @pytest.mark.slow
 def test_a_class_that_is_not_imported(tmp_path):
     tq.save(tmp_path / "pair.npz", Pair(KEY, 1.0))

@@ -7,6 +7,7 @@ to be known to load it, and nothing can be dropped. No code is stored, and none 
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import os
@@ -205,8 +206,8 @@ class _Builder(NamedTuple):
         return jr.wrap_key_data(value, impl=node["key"]) if "key" in node else value
 
     def instance(self, where: str, children: dict[str, Any], name: str) -> Any:
-        """An instance of a class that is there: nothing is imported, and no
-        constructor runs."""
+        """An instance of a class that is there: nothing but trainq's own parts is
+        imported, and no constructor runs."""
         cls = self.known.get(name) or _find(where)
         if not isinstance(cls, type):
             raise ValueError(
@@ -233,8 +234,12 @@ class _Builder(NamedTuple):
 
 
 def _find(where: str) -> Any:
-    """A class of dataclasses or named tuples among those that are imported."""
+    """A class of dataclasses or named tuples of trainq, or among those that are
+    imported."""
     module, _, qualname = where.partition(":")
+    if module.partition(".")[0] == "trainq":  # whose parts are loaded when first used
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
