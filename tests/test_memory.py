@@ -178,7 +178,7 @@ def test_what_does_not_fit_is_refused(path, derivative, monkeypatch):
     fn, model = PATHS[path]
     if derivative:
         fn = eqx.filter_grad(fn)
-    with pytest.raises(MemoryError, match="GiB, and there are 0.02 GiB. "):
+    with pytest.raises(MemoryError, match="GiB.*, and there are 0.02 GiB. "):
         eqx.filter_eval_shape(fn, model)
     jax.clear_caches()
 

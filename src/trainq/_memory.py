@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,17 @@ from jaxtyping import Array
 _VARIABLE = "TRAINQ_MEMORY"
 
 
-def require_memory(n_bytes: float, what: str, instead: str) -> None:
+def require_memory(
+    n_bytes: float, what: str, instead: str, gradient: float | None = None
+) -> None:
     """Raise a `MemoryError` if something needs more than there is."""
     limit = _limit()
     if limit is None or n_bytes <= limit:
         return
+    more = gradient is not None and gradient > n_bytes
+    also = f", {gib(gradient)} with its gradient" if more else ""
     raise MemoryError(
-        f"{what} takes about {gib(n_bytes)} GiB, and there are {gib(limit)} GiB. "
+        f"{what} takes about {gib(n_bytes)} GiB{also}, and there are {gib(limit)} GiB. "
         f"{instead} If more may be used, as of a swap file, set the environment "
         f"variable {_VARIABLE} to that many GiB."
     )
@@ -33,9 +38,8 @@ def with_memory(
     """`x`, having required the bytes that it takes; those that it takes with its
     derivative, once that is asked for; and as many times as much under `jax.vmap`,
     but for those that a batch takes `once`."""
-    del gradient
-    require_memory(value, what, instead)
-    return _mapped_over(x, value, what, instead, once)
+    require_memory(value, what, instead, gradient)
+    return _mapped_over(x, value, gradient, what, instead, once)
 
 
 @with_memory.defjvp
@@ -45,17 +49,22 @@ def _(value, gradient, what, instead, once, primals, tangents):
     return with_memory(*primals, most, most, what, instead, once), tangents[0]
 
 
-def _mapped_over(x: Array, n_bytes: float, what: str, instead: str, once: float):
+def _mapped_over(
+    x: Array, value: float, gradient: float, what: str, instead: str, once: float
+) -> Array:
     @jax.custom_batching.custom_vmap
     def same(x):
         return x
 
     @same.def_vmap
     def _(size, mapped, x):
-        more = once + size * (n_bytes - once)
-        some = f"`jax.lax.map(..., batch_size=...)` takes fewer at a time. {instead}"
-        require_memory(more, f"{what}, {size} times at once by `jax.vmap`,", some)
-        return _mapped_over(x, more, what, instead, once), mapped[0]
+        both = [once + size * (n_bytes - once) for n_bytes in (value, gradient)]
+        fits = ((_limit() or math.inf) - once) / (gradient - once)
+        few = f"batch_size={int(fits)}" if 1 <= fits < size else "batch_size=1"
+        some = f"`jax.lax.map(..., {few})` takes fewer at a time. Each alone: {instead}"
+        times = f"{what}, {size} times at once by `jax.vmap`,"
+        require_memory(both[0], times, some, both[1])
+        return _mapped_over(x, *both, what, instead, once), mapped[0]
 
     return same(x)
 

@@ -10,7 +10,14 @@ from .._checks import require_law, whole_number
 from .._loops import Steps, repeat
 from .._memory import with_memory
 from .._show import AbstractShown
-from ..solvers import Form, columns_in, polynomial_form, sum_numbers, window_series
+from ..solvers import (
+    Form,
+    GramGenerator,
+    columns_in,
+    polynomial_form,
+    sum_numbers,
+    window_series,
+)
 from .chains import (
     AbstractChain,
     AbstractFunctions,
@@ -158,7 +165,10 @@ def window_variance(
     values, slopes = chain.coordinate_numbers(block, 1, only)
     for held, more in (sum_numbers(r.generator, block) for r in reductions):
         values, slopes = values + held, slopes + more
-    return _with_memory(form.value, chain, f, values, values + slopes)
+    instead = "`QSampled` takes samples."
+    if not all(isinstance(r.generator, GramGenerator) for r in reductions):
+        instead = f"A two-layer kernel of an RBM takes less, and {instead}"
+    return _with_memory(form.value, chain, f, values, values + slopes, instead)
 
 
 def moments(
@@ -207,19 +217,25 @@ def moments_from_law(
     kept = 62 * window.n_digits + 46
     values = (5.0 * block + n_units) * chain.n_states
     slopes = (kept * block + 18.0 * n_units) * chain.n_states
-    both = _with_memory(both, chain, f, values, slopes)
+    instead = (
+        "Chains that start in the law of the model, `start=tq.Stationary()`, take "
+        "less, if their kernel is reversible or one of two layers; `QSampled` takes "
+        "samples."
+    )
+    both = _with_memory(both, chain, f, values, slopes, instead)
     return both[:, 0], both[:, 1]
 
 
 def _with_memory(
-    x: Array, chain: AbstractChain, f: AbstractFunctions, value: float, gradient: float
+    x: Array,
+    chain: AbstractChain,
+    f: AbstractFunctions,
+    value: float,
+    gradient: float,
+    instead: str,
 ) -> Array:
     size = chain.dtype.itemsize
     what = f"The variance of {f.n_functions} averages over {chain.n_states:,} states"
-    instead = (
-        "`tq.Stationary()` takes less than other starts, if the kernel is reversible; "
-        "a two-layer kernel of an RBM takes less, and `QSampled` takes samples."
-    )
     return with_memory(x, value * size, gradient * size, what, instead)
 
 
