@@ -16,14 +16,13 @@ _VARIABLE = "TRAINQ_MEMORY"
 
 
 def require_memory(
-    n_bytes: float, what: str, instead: str, gradient: float | None = None
+    n_bytes: float, what: str, instead: str, gradient: float = 0.0
 ) -> None:
     """Raise a `MemoryError` if something needs more than there is."""
     limit = _limit()
     if limit is None or n_bytes <= limit:
         return
-    more = gradient is not None and gradient > n_bytes
-    also = f", {gib(gradient)} with its gradient" if more else ""
+    also = f", {gib(gradient)} with its gradient" if gradient > n_bytes else ""
     raise MemoryError(
         f"{what} takes about {gib(n_bytes)} GiB{also}, and there are {gib(limit)} GiB. "
         f"{instead} If more may be used, as of a swap file, set the environment "
@@ -58,13 +57,13 @@ def _mapped_over(
 
     @same.def_vmap
     def _(size, mapped, x):
-        both = [once + size * (n_bytes - once) for n_bytes in (value, gradient)]
+        values, gradients = (once + size * (n - once) for n in (value, gradient))
         fits = ((_limit() or math.inf) - once) / (gradient - once)
         few = f"batch_size={int(fits)}" if 1 <= fits < size else "batch_size=1"
         some = f"`jax.lax.map(..., {few})` takes fewer at a time. Each alone: {instead}"
         times = f"{what}, {size} times at once by `jax.vmap`,"
-        require_memory(both[0], times, some, both[1])
-        return _mapped_over(x, *both, what, instead, once), mapped[0]
+        require_memory(values, times, some, gradients)
+        return _mapped_over(x, values, gradients, what, instead, once), mapped[0]
 
     return same(x)
 

@@ -84,6 +84,7 @@ def spectrum(modes: Modes, *, ax: Axes | None = None) -> Axes:
     if rest > _LEAST:
         ax.plot([], [], ls="", label=f"{short(100 * rest)} % in none of these modes")
     ax.set(xscale="log", yscale="log", ylim=(bottom, 30))
+    ax.set_yticks(10.0 ** np.arange(-6, 1))  # no share is above one
     ax.set(xlabel="gap 1 − λ, per kernel step")
     ax.set_ylabel("share of the variance of f")
     ax.legend(loc="upper right")

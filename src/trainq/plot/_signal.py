@@ -72,13 +72,17 @@ def couplings(
     low, high = (some.min(), some.max()) if some.size else (1.0, 1.0)
     if low == high:
         low, high = low / 2, high * 2
-    ax = axes(ax)
+    rows, columns = values.shape
+    is_new, ax = ax is None, axes(ax)
+    if is_new:  # squares, and the names of the axes and a bar beside them
+        side = min(0.7, 6 / columns, 4.5 / rows)
+        figure: Any = ax.figure
+        figure.set_size_inches(side * columns + 1.9, side * rows + 0.9)
     ax.set_facecolor("white")
     silent = np.where(values == 0, 0.0, np.nan)
     ax.pcolormesh(silent, cmap="Greys", vmin=-1, vmax=2)
     shown = np.where(values > 0, values, np.nan)
     mesh = ax.pcolormesh(shown, cmap="viridis", norm=LogNorm(low, high))
-    rows, columns = values.shape
     ax.set_xticks(np.arange(columns) + 0.5, map(str, range(columns)))
     ax.set_yticks(np.arange(rows) + 0.5, map(str, range(rows)))
     ax.tick_params(length=0)
@@ -102,7 +106,9 @@ def couplings(
                     va="center",
                     fontsize="small",
                 )
-    bar = ax.figure.colorbar(mesh, ax=ax, label="Q of each coupling")
+    # As high as the map, whose shape is its own.
+    beside = ax.inset_axes((1 + 0.2 / columns, 0, 0.25 / columns, 1))
+    bar = ax.figure.colorbar(mesh, cax=beside, label="Q of each coupling")
     # Not 256 rectangles, between which a viewer may show seams.
     if bar.solids is not None:
         bar.solids.set_rasterized(True)
