@@ -1,7 +1,7 @@
 """Where a gradient has its signal, and what kernels make of it at equal cost."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
