@@ -25,6 +25,7 @@ TITLES = {
     "until": "Intervals where a run has stopped",
     "estimator": "What a gradient says of its own noise",
     "exp9_time": "exp9",
+    "windows": "Finite windows",
     "study": "A study in one program",
     "import_time": "Import",
 }
