@@ -58,7 +58,7 @@ def _mapped_over(
     @same.def_vmap
     def _(size, mapped, x):
         values, gradients = (once + size * (n - once) for n in (value, gradient))
-        fits = ((_limit() or math.inf) - once) / (gradient - once)
+        fits = ((_limit() or math.inf) - once) / max(gradient - once, 1.0)
         few = f"batch_size={int(fits)}" if 1 <= fits < size else "batch_size=1"
         some = f"`jax.lax.map(..., {few})` takes fewer at a time. Each alone: {instead}"
         times = f"{what}, {size} times at once by `jax.vmap`,"
@@ -122,10 +122,10 @@ def _of_device() -> float | None:
 
 def gib(n_bytes: float) -> str:
     """A size in GiB, as text."""
-    gib = n_bytes / 2**30
-    if gib < 1:
-        return f"{gib:.2g}"
-    return f"{gib:.1f}" if gib < 100 else f"{gib:.0f}"
+    size = n_bytes / 2**30
+    if size < 1:
+        return f"{size:.2g}"
+    return f"{size:.1f}" if size < 100 else f"{size:.0f}"
 
 
 def _lower(text: str) -> str:

@@ -10,6 +10,7 @@ from .._memory import gib, with_memory
 from .._show import AbstractShown
 from ..solvers import (
     AbstractSolver,
+    AbstractSystem,
     ConjugateGradient,
     Form,
     GramGenerator,
@@ -176,7 +177,7 @@ def resolvent_form(
     chosen = solver.select(system, n)
     block = chosen.columns_at_once(system, chain.width, n, chain.dtype)
     form = in_blocks(some, f, block, guess)
-    value = _with_memory(form.value, chain, reductions, chosen, block)
+    value = _with_memory(form.value, chain, reductions, system, chosen, block)
     return Form(value, form.stats, form.guess)
 
 
@@ -184,16 +185,13 @@ def _with_memory(
     value: Float[Array, " n_obs"],
     chain: AbstractChain,
     reductions: tuple[AbstractReduction, ...],
+    system: AbstractSystem,
     solver: AbstractSolver,
     block: int,
 ) -> Float[Array, " n_obs"]:
     """A form of so many functions, having required the memory that it takes."""
-    (n,), generator, itemsize = (
-        value.shape,
-        reductions[0].generator,
-        chain.dtype.itemsize,
-    )
-    system = generator.system()
+    n, itemsize = value.shape[0], chain.dtype.itemsize
+    generator = reductions[0].generator
 
     def n_bytes(n: int, block: int, solver: AbstractSolver) -> tuple[float, float]:
         """What it takes for `n` functions, and with its derivative."""
