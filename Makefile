@@ -62,7 +62,7 @@ test-all: $(VENV)/.installed-dev ## run every test
 
 SHORT := naive_jax scipy_solvers lineax_solvers nonreversible_solvers deeptime_chains \
   thrml_chains large bottlenecks modes import_time study accuracy
-LONG := windows scaling sharding coverage annealing sampler_power estimator until exp9_time
+LONG := windows first_call scaling sharding coverage annealing sampler_power estimator until exp9_time
 # Contenders may have all the threads that they want.
 BENCH := env -u OPENBLAS_NUM_THREADS $(BIN)/python
 

@@ -26,6 +26,7 @@ TITLES = {
     "estimator": "What a gradient says of its own noise",
     "exp9_time": "exp9",
     "windows": "Finite windows",
+    "first_call": "The first call of a process",
     "study": "A study in one program",
     "import_time": "Import",
 }
