@@ -2,6 +2,7 @@
 compared with what XLA sets aside."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -202,6 +203,14 @@ def test_many_models_at_once_that_do_not_fit(monkeypatch):
         with pytest.raises(MemoryError, match="50 times at once by `jax.vmap`, takes"):
             eqx.filter_eval_shape(*in_a_batch(one, model, size))
     many, models = in_a_batch(fn, model, size)
+    # What is said to fit does, with its gradient, and one more does not.
+    with pytest.raises(MemoryError) as refused:
+        eqx.filter_eval_shape(many, models)
+    fits = int(re.search(r"batch_size=(\d+)\)", str(refused.value))[1])
+    gradient = jax.grad(fn)
+    eqx.filter_eval_shape(*in_a_batch(gradient, model, fits))
+    with pytest.raises(MemoryError, match=rf"{fits + 1} times at once"):
+        eqx.filter_eval_shape(*in_a_batch(gradient, model, fits + 1))
     monkeypatch.setenv("TRAINQ_MEMORY", "0.08")
     jax.clear_caches()
     eqx.filter_eval_shape(many, models)

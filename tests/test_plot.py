@@ -109,6 +109,20 @@ def test_every_function_is_tested_here_and_is_on_the_page():
     assert functions == {*DRAWN, "style"}
 
 
+def test_a_map_of_couplings_has_the_shape_of_its_matrix():
+    for shape in (5, 2), (2, 7):
+        model = tq.RBM(jnp.linspace(-1, 1, 10 if shape[0] == 5 else 14).reshape(shape))
+        data = tq.visible_distribution(model.tempered(2))
+        ax = plot.couplings(model, tq.QStruct(tq.RandomScanGibbs(), 100)(model, data))
+        ax.figure.canvas.draw()
+        height, width = ax.bbox.height, ax.bbox.width
+        assert abs(height / width * shape[1] / shape[0] - 1) < 1e-6
+        assert abs(ax.child_axes[0].bbox.height / height - 1) < 1e-6
+        whole = ax.figure.bbox
+        assert width > 0.6 * whole.width or height > 0.7 * whole.height
+    plt.close("all")
+
+
 @pytest.mark.parametrize("name", [*DRAWN, "style"])
 def test_the_example_of_a_docstring_runs(name):
     (block,) = re.findall(
