@@ -52,7 +52,7 @@ def parts(found):
     )
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ["gibbs", "metropolis", "palindromic", "alternating"])
 @pytest.mark.parametrize("biased", [False, True])
 def test_it_is_the_law_of_total_covariance(name, biased):
@@ -73,7 +73,7 @@ def test_it_is_the_law_of_total_covariance(name, biased):
     assert f"{100 * share:.3g} % of T_O" in str(found)
 
 
-@given(seed=st.integers(0, 2**16), n_sets=st.integers(1, 6))
+@given(seed=st.integers(0, 2**16), n_sets=st.sampled_from([2, 5]))
 def test_parts_sum_and_one_set_has_nothing_between(seed, n_sets):
     model = machine(4, scale=1.0, seed=seed % 7)
     label = np.random.default_rng(seed).integers(0, n_sets, 16)

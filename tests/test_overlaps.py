@@ -62,7 +62,7 @@ CASES = [
 ]
 
 
-@pytest.mark.quick(9)
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(("kind", "sector", "on_hidden"), CASES)
 def test_an_overlap_by_blocks_is_that_of_numpy(kind, sector, on_hidden):
     model = MODELS[kind]
@@ -130,6 +130,7 @@ def test_a_chain_by_blocks_is_the_chain_of_the_table(scan, biased, solver):
         assert_close(one, other, AUTODIFF)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("scan", SCANS)
 def test_windows_and_modes_are_those_of_the_table(scan):
     model = rbm(3, 3)

@@ -2,8 +2,10 @@
 # it is first used.
 
 from . import (
+    interop as interop,
     markov as markov,
     models as models,
+    plot as plot,
     predictors as predictors,
     sampling as sampling,
     solvers as solvers,
