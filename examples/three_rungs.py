@@ -267,7 +267,9 @@ def figure_ratios(cells: list[Cell], kinds: Sequence[str]) -> Figure:
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].minorticks_off()
     axes[0].set_ylabel("Q over the exact Q")
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    named = axes[0].get_legend_handles_labels()
+    where = dict(loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    figure.legend(*named, **where)
     return figure
 
 
