@@ -334,7 +334,7 @@ def test_the_cause_that_the_states_show_comes_first(fault):
     found = tq.certify_sampler(KEY, step, MODEL, kernel=claim)
     expected, words = WHY[fault]
     assert found.explained_by == expected
-    first = str(found).partition("largest excess")[2].splitlines()[1]
+    first = str(found).partition("excesses: ")[2].splitlines()[1]
     assert words in (first if expected or "Neither" in words else str(found)), found
     # The cause that is told is not in the list of others, and one ruled out neither.
     listed = str(found).partition("in order: ")[2]

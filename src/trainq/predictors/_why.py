@@ -11,6 +11,12 @@ from ._snr import GradientSNR
 _LOW = 1.0  # from here on a single estimate points the right way
 _NEARLY = 2.0  # sweeps that an independent sample takes, at most
 _MOST = 0.5  # of the noise
+# What it means that an assumption fails.
+_FOLLOWS = {
+    "reversible": "Which is no fault of a kernel: there are no real modes to show.",
+    "window is long": "So the Q above can be far from that of this window, which "
+    "QOperational has exactly.",
+}
 
 
 def why(
@@ -41,7 +47,8 @@ def why(
         if by_basin is not None and apart > _NEARLY:
             lines.insert(1, _wells(by_basin))
     fails = f"What fails: {', '.join(failed)}." if failed else "No assumption fails."
-    return "\n".join([*lines, fails])
+    follows = [_FOLLOWS[name] for name in failed if name in _FOLLOWS]
+    return "\n".join([*lines, " ".join([fails, *follows])])
 
 
 def _noise(modes: Modes | None, apart: float) -> str:

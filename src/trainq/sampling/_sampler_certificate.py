@@ -124,7 +124,7 @@ class SamplerCertificate(AbstractCertificate):
         return [
             *shown,
             f"effective beta {self.beta:.4f} ± {self.beta_error:.2g}",
-            f"largest excess: of the field on unit {unit} by {by}, {off:+.3f} ± "
-            f"{error:.2g}",
+            f"largest of {np.isfinite(self.excess_error).sum()} excesses: of the field "
+            f"on unit {unit} by {by}, {off:+.3f} ± {error:.2g}",
             *self._why,
         ]
