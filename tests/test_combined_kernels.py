@@ -368,7 +368,6 @@ def noise_of(kernel, solver, rebuild, data):
     return eqx.filter_jit(value)
 
 
-@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("name", "model"),
     slow_except(
@@ -377,12 +376,14 @@ def noise_of(kernel, solver, rebuild, data):
             ("symmetrised", "biased rbm"),
             ("symmetrised, three", "ring"),
             ("palindrome, three", "biased grid"),
+            ("palindrome of a mixture", "ring"),
             ("adjoint, three", "ring"),
             ("sweep", "rbm"),
+            ("even power", "biased rbm"),
             ("mixture", "biased rbm"),
         ],
         ("symmetrised", "rbm"),
-        ("mixture", "biased rbm"),
+        ("sweep", "rbm"),
     ),
 )
 def test_the_gradient(name, model):

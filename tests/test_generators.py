@@ -1,8 +1,18 @@
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import DIRECT, IDENTITY, KERNELS, assert_close, machine, rbm, ring
+from helpers import (
+    AUTODIFF,
+    DIRECT,
+    IDENTITY,
+    KERNELS,
+    assert_close,
+    machine,
+    rbm,
+    ring,
+)
 
 import trainq as tq
 from trainq.markov import DenseChain
@@ -136,3 +146,32 @@ def test_elimination_solves_the_whole(generator):
     y, is_regular = without_subtraction(generator, b)
     assert_close(y, expected, DIRECT)
     assert is_regular
+
+
+@pytest.mark.parametrize("pairing", ["diagonal", "gram"])
+@pytest.mark.parametrize("sector", ["even", "odd"])
+@pytest.mark.parametrize("alike", [False, True])
+def test_a_form_is_differentiated_in_its_functions_too(pairing, sector, alike):
+    # They depend on parameters where a step comes after others, as in a power.
+    generator = KERNELS["gibbs"].chain(rbm(2, 2)).generator(sector)
+    z, x = jr.normal(jr.key(0), (2, 8, 3))
+    law = jnp.exp(generator.log_law)
+
+    def plain(z, x):
+        matrix = (
+            (generator.root / law)[:, None] * generator.matrix() * generator.root[None]
+        )
+        form = z.T @ (law[:, None] * (matrix @ x))
+        return jnp.diag(form) if pairing == "diagonal" else form
+
+    def ours(z, x):
+        return generator.dirichlet(z, x, pairing)
+
+    def slopes(form):
+        def value(z, x):
+            found = form(z, z if alike else x)
+            return jnp.sum(jnp.cos(jnp.arange(found.size)) * found.ravel())
+
+        return jnp.stack(jax.grad(value, (0, 1))(z, x))
+
+    assert_close(slopes(ours), slopes(plain), AUTODIFF)

@@ -203,48 +203,72 @@ def _along_edges(
     """`Σ flow (z(s) ∓ z(s ^ mask)) (x(s) ∓ x(s ^ mask))` over the edges of a hypercube,
     with the masks and the signs of `edges`; `x` is `z` if it is None.
 
-    Its derivative is that in the flows alone, as that of `_sum_of_differences`.
+    The functions depend on parameters as well where the chain makes several steps, of
+    which others come before this one: so the derivative is in all three.
     """
     parts = []
     for flow, edge in zip(flows, edges, strict=True):
-        left, right = _steps(edge, z, x)
+        left = _along(edge, z)
+        right = left if x is None else _along(edge, x)
         parts.append(pair(left, flow[:, None] * right, pairing))
     return sum(parts[1:], parts[0])
 
 
 def _along_edges_fwd(flows, z, x, edges, pairing):
-    return _along_edges(flows, z, x, edges, pairing), (z, x)
+    return _along_edges(flows, z, x, edges, pairing), (flows, z, x)
 
 
-def _along_edges_bwd(edges, pairing, functions, cotangent):
-    z, x = functions
+def _along_edges_bwd(edges, pairing, saved, cotangent):
+    flows, z, x = saved
+    of_functions = _pulled(flows, z, x, edges, pairing, cotangent)
     slopes = []
     for edge in edges:
         if slopes and z.size * len(edges) > MAX_TABLE:
             # XLA would begin with the differences along all edges, and hold them at
             # once: many times the memory, in twice the time.
             z = z + 0 * slopes[-1][0]
-        left, right = _steps(edge, z, x)
+        left = _along(edge, z)
+        right = left if x is None else _along(edge, x)
         if pairing == "diagonal":
             slopes.append((left * right) @ cotangent)
         else:
             slopes.append(jnp.sum((left @ cotangent) * right, axis=1))
-    return (jnp.stack(slopes), *jax.tree.map(jnp.zeros_like, functions))
+    return (jnp.stack(slopes), *of_functions)
+
+
+def _pulled(
+    flows: Array,
+    z: Array,
+    x: Array | None,
+    edges: tuple[tuple[int, int], ...],
+    pairing: Pairing,
+    cotangent: Array,
+) -> tuple[Array, Array | None]:
+    """The cotangents of `z` and `x`. Where these are fixed nothing needs them, and a
+    compiled program leaves them out."""
+
+    def of(other, weights):
+        total = jnp.zeros_like(other)
+        for flow, edge in zip(flows, edges, strict=True):
+            steps, back = jax.vjp(partial(_along, edge), other)
+            steps = steps * weights[None] if pairing == "diagonal" else steps @ weights
+            total = total + back(flow[:, None] * steps)[0]
+        return total
+
+    turned = cotangent if pairing == "diagonal" else cotangent.T
+    if x is None:
+        return of(z, turned + cotangent), None
+    return of(x, turned), of(z, cotangent)
 
 
 _along_edges.defvjp(_along_edges_fwd, _along_edges_bwd)
 
 
-def _steps(edge: tuple[int, int], z: Array, x: Array | None) -> tuple[Array, Array]:
+def _along(edge: tuple[int, int], f: Float[Array, "n k"]) -> Float[Array, "half k"]:
     """The differences along the edges of one mask."""
     mask, sign = edge
-
-    def along(f):
-        here, there = ends(f, mask)
-        return here - sign * there
-
-    left = along(z)
-    return left, left if x is None else along(x)
+    here, there = ends(f, mask)
+    return here - sign * there
 
 
 class GramGenerator(AbstractReversible):
