@@ -97,8 +97,7 @@ def test_the_custom_rule_does_run(kernel):
     assert not np.array_equal(custom, plain)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", slow_except(KERNELS, "random"))
+@pytest.mark.parametrize("name", slow_except(KERNELS, "gibbs"))
 def test_second_derivatives(name):
     flat, build = flatten(rbm(2, 2))
     fn = log_q(name, build, random_law(2))

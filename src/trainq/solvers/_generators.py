@@ -192,8 +192,7 @@ class FlipGenerator(AbstractReversible):
         return _along_edges(jnp.stack(flows), z, None if z is x else x, edges, pairing)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _along_edges(
+def _sum_along_edges(
     flows: Float[Array, "edges half"],
     z: Float[Array, "n k"],
     x: Float[Array, "n k"] | None,
@@ -214,8 +213,12 @@ def _along_edges(
     return sum(parts[1:], parts[0])
 
 
+_along_edges = jax.custom_vjp(_sum_along_edges, nondiff_argnums=(3, 4))
+
+
 def _along_edges_fwd(flows, z, x, edges, pairing):
-    return _along_edges(flows, z, x, edges, pairing), (flows, z, x)
+    # Not by the rule's own name, which has no forward mode: `jax.hessian` needs it.
+    return _sum_along_edges(flows, z, x, edges, pairing), (flows, z, x)
 
 
 def _along_edges_bwd(edges, pairing, saved, cotangent):
