@@ -76,7 +76,7 @@ def main() -> int:
         if not options.names or path.name.startswith(tuple(options.names))
     ]
     if options.check:
-        # Two thirds of the time, which goes into compiling; as in tests/conftest.py.
+        # A third of the time, which goes into compiling; as in tests/conftest.py.
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         flags = ["--xla_cpu_parallel_codegen_split_count=1"]
         if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):
