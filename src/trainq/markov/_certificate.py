@@ -179,7 +179,8 @@ def certify(
 
     All of this is about the chain. That the steps of a kernel of your own do what its
     chain says is asked by
-    `trainq.certify_sampler(key, kernel.stepper(model), model, kernel=kernel)`.
+    `trainq.certify_sampler(key, kernel.stepper(model), model, kernel=kernel)`, of a
+    model of at most 13 units.
 
     **Arguments:**
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -33,6 +34,7 @@ from ._redraws import (
 )
 from ._sampler_certificate import AT_ONCE, TEMPERATURE, SamplerCertificate
 from ._state_tests import flows, law_deviations, moved_moments
+from ._transitions import furthest, transition_deviations
 
 
 Step = Callable[[Key[Array, ""], Num[Array, "n_starts n_units"]], Any]
@@ -43,6 +45,10 @@ independent chains, to the next ones."""
 _MAX_FITTED = 24
 # Up to so many a draw from the law of the model is one from a table.
 _MAX_TABLE = 20
+# Up to so many steps are compared with the chain, which may have a matrix.
+_MAX_CHAIN = 13
+# All but `motion`.
+_CHECKS = ("transitions", "moments", "temperature", "fields", "reversibility")
 
 
 def certify_sampler(
@@ -64,6 +70,8 @@ def certify_sampler(
     States from the law of the model are moved by some steps, and must remain its
     states:
 
+    - *transitions*, where a `kernel` is claimed: after a step the means of spins and of
+        products of two, given the state before, are those of its chain;
     - *moments*: the means of the gradient's observables, and of the energy, stay;
     - *temperature* and *fields*: every unit is up as often as its field says, `σ(2 F)`
         given all others, neither more at another temperature nor by some field besides;
@@ -71,13 +79,17 @@ def certify_sampler(
         `x` to `x'`;
     - *motion*: some state moved at all, as otherwise nothing was tested.
 
-    What a step shows depends on what it is. If it claims to be a `kernel` whose redraws
-    can be told from the states before and after, then each of them is compared with the
-    heat bath, whatever state it began in: of each block in a fixed order, given the
-    others as they were by then, and of one block at random by its flips, since who was
-    not chosen is as it was. This finds small faults in few steps. Otherwise the states
-    at the end alone are compared, each unit with its law given the others, which takes
-    steps enough to leave the starts behind.
+    The first of these holds the `stepper` and the `chain` of a kernel of your own
+    against each other, for up to [13 units](../choosing.md#limits). Whether the chain
+    is right is asked by [`trainq.certify`][].
+
+    What a step shows of its fields depends on what it is. If it claims to be a `kernel`
+    whose redraws can be told from the states before and after, then each of them is
+    compared with the heat bath, whatever state it began in: of each block in a fixed
+    order, given the others as they were by then, and of one block at random by its
+    flips, since who was not chosen is as it was. This finds small faults in few steps.
+    Otherwise the states at the end alone are compared, each unit with its law given the
+    others, which takes steps enough to leave the starts behind.
 
     If a check fails, the same is asked of two other heat baths: that of the temperature
     which fits best, and that of all units redrawn at once, given the states before the
@@ -86,10 +98,10 @@ def certify_sampler(
     A check that looks at `m` numbers has its bar at `√(2 log(2 m k / α))` standard
     errors, with `k` such checks and `α` the `false_alarm` of all of them: by the
     inequalities of Bernstein and Bonferroni the probability that a sound sampler fails
-    is at most `α`, and in truth a few times less. That is proved for redraws over one
-    step, for fields in the law of independent states, and for what is odd under
-    reversal of time in a reversible sampler; for the rest it holds for large numbers of
-    states.
+    is at most `α`, and in truth a few times less. That is proved for transitions, for
+    redraws over one step, for fields in the law of independent states, and for what is
+    odd under reversal of time in a reversible sampler; for the rest it holds for large
+    numbers of states.
 
     **Arguments:**
 
@@ -103,7 +115,7 @@ def certify_sampler(
         [20 units](../choosing.md#limits); or `(states, n_units)` that are independent;
         or `(chains, draws, n_units)` from long runs of a sampler that is trusted,
         correlated as they may be within each of many chains. From another start, such
-        as [`trainq.Uniform`][], only redraws are compared.
+        as [`trainq.Uniform`][], only transitions and redraws are compared.
     - `kernel`: what the step claims to be.
     - `reversible`: whether it claims to be reversible: as the kernel does, by default.
     - `n_starts`: how many states a start draws.
@@ -159,9 +171,18 @@ def certify_sampler(
             "given."
         )
     visits = None
-    if kernel is not None:
+    whys = {"reversibility": "the sampler does not claim it"}
+    if kernel is None:
+        whys["transitions"] = "the sampler claims no kernel"
+    else:
         visits = checked_kernel(kernel).visits(model)
         reversible = kernel.is_reversible if reversible is None else reversible
+        if model.n_units > _MAX_CHAIN:
+            whys["transitions"] = f"the chain of more than {_MAX_CHAIN} units is large"
+        elif len(kernel.replicas(model)) > 1:
+            whys["transitions"] = "the kernel moves several replicas"
+    if reversible:
+        del whys["reversibility"]
     draw_key, step_key = jr.split(key)
     model, from_law = checked(model), True
     if isinstance(starts, AbstractStart):
@@ -174,34 +195,37 @@ def certify_sampler(
     else:
         first, groups = grouped(starts, model.n_units)
         first = first.astype(model.dtype)
-    if not from_law and visits is None:
-        raise ValueError(
-            "Chains that do not start from the law of the model show nothing but their "
-            "redraws, and those of this step cannot be told. Start from it, or name "
-            "the `kernel` that the step claims to be."
-        )
+    if not from_law:
+        outside = "chains do not start from the law of the model"
+        whys |= dict.fromkeys(("moments", "reversibility"), outside)
+        if visits is None:
+            whys |= dict.fromkeys(("temperature", "fields"), outside)
+        if len(whys) == len(_CHECKS):
+            raise ValueError(
+                "Chains that do not start from the law of the model show nothing but "
+                "their transitions and redraws, and those of this step cannot be told. "
+                "Start from the law, or name the `kernel` that the step claims to be: "
+                f"of at most {_MAX_CHAIN} units, or one whose redraws show."
+            )
     path = [first]
     for one in jr.split(step_key, n_steps):
         path.append(_checked_states(step(one, path[-1]), path[-1]))
     states = jnp.stack(path)
-    checks, fields = _checked(
-        model, visits, states, groups, from_law, bool(reversible), false_alarm
-    )
-    found = SamplerCertificate(checks, first.shape[0], n_steps, false_alarm)
-    if not estimates:
-        return found
+    checks, found = _checked(model, kernel, visits, states, groups, whys, false_alarm)
+    basics = (checks, first.shape[0], n_steps, false_alarm)
+    transition = furthest(model.n_units, found.get("transitions"))
+    certificate = SamplerCertificate(*basics, transition)
+    if not estimates or "fields" not in found:
+        return certificate
     beta, beta_error = _temperature(model, visits, states, groups)
-    excess, excess_error = _fitted(model, visits, states, groups, fields)
-    found = SamplerCertificate(
-        *(checks, first.shape[0], n_steps, false_alarm),
-        *(beta, beta_error, excess, excess_error),
+    excess, excess_error = _fitted(model, visits, states, groups, found["fields"])
+    certificate = SamplerCertificate(
+        *basics, transition, beta, beta_error, excess, excess_error
     )
-    if not found.failed or "motion" in found.failed:
-        return found
-    explained = _explained(model, visits, states, groups, found)
-    return eqx.tree_at(
-        lambda c: c.explained_by, found, explained, is_leaf=lambda x: x is None
-    )
+    if not certificate.failed or "motion" in certificate.failed:
+        return certificate
+    explained = _explained(model, visits, states, groups, certificate)
+    return replace(certificate, explained_by=explained)
 
 
 def _checked_states(new: Any, old: Array) -> Num[Array, "n_starts n_units"]:
@@ -218,34 +242,40 @@ def _checked_states(new: Any, old: Array) -> Num[Array, "n_starts n_units"]:
 
 def _checked(
     model: AbstractEnergyModel,
+    kernel: AbstractKernel | None,
     visits: tuple[Visit, ...] | None,
     states: Num[Array, "times n_starts n_units"],
     groups: int,
-    from_law: bool,
-    reversible: bool,
+    whys: dict[str, str],
     false_alarm: float,
-) -> tuple[dict[str, Check], np.ndarray]:
-    """Every check, and the deviations of all fields."""
+) -> tuple[dict[str, Check], dict[str, np.ndarray]]:
+    """Every check, and the deviations that each looked at."""
     n_units = model.n_units
     before, after = (s.reshape(-1, n_units) for s in (states[:-1], states[1:]))
-    found: dict[str, np.ndarray] = {}
-    if from_law:
-        found["moments"] = moved_moments(model, states, groups)
-    if visits is not None:
-        fields, temperature = deviations(model, visits, before, after)
-    else:
-        fields, temperature = law_deviations(model, states[-1], groups)
-    found["temperature"] = np.atleast_1d(np.asarray(temperature))
-    found["fields"] = np.asarray(fields)
-    if from_law and reversible:
-        found["reversibility"] = flows(states, groups)
+    seen: dict[str, np.ndarray | Array] = {}
+    if "transitions" not in whys:
+        assert kernel is not None
+        seen["transitions"] = transition_deviations(kernel, model, before, after)
+    if "moments" not in whys:
+        seen["moments"] = moved_moments(model, states, groups)
+    if "fields" not in whys:
+        if visits is not None:
+            fields, temperature = deviations(model, visits, before, after)
+        else:
+            fields, temperature = law_deviations(model, states[-1], groups)
+        seen |= {"temperature": jnp.atleast_1d(temperature), "fields": fields}
+    if "reversibility" not in whys:
+        seen["reversibility"] = flows(states, groups)
+    found = {name: np.asarray(numbers) for name, numbers in seen.items()}
 
     def bar(numbers: np.ndarray) -> float:
         return math.sqrt(2 * math.log(2 * numbers.size * len(found) / false_alarm))
 
-    # Sums over groups are no more than so many standard errors. Redraws know better.
-    of_redraws = () if visits is None else ("temperature", "fields")
-    summed = [bar(x) ** 2 for name, x in found.items() if name not in of_redraws]
+    # Sums over groups are no more than so many standard errors. Steps know better.
+    of_steps = {"transitions"}
+    if visits is not None:
+        of_steps |= {"temperature", "fields"}
+    summed = [bar(x) ** 2 for name, x in found.items() if name not in of_steps]
     needed = max(summed, default=0)
     if groups <= needed:
         raise ValueError(
@@ -255,16 +285,13 @@ def _checked(
         )
     still = float(np.mean(np.all(np.asarray(states[1:] == states[:1]), axis=(0, 2))))
     checks = {"motion": Check(jnp.asarray(still), 1 - 0.5 / states.shape[1])}
-    for name in ("moments", "temperature", "fields", "reversibility"):
+    for name in _CHECKS:
         if name in found:
             largest = jnp.asarray(found[name].max())
             checks[name] = Check(largest, bar(found[name]))
         else:
-            why = "the sampler does not claim it"
-            if not from_law:
-                why = "chains do not start from the law of the model"
-            checks[name] = Check(None, 0.0, why)
-    return checks, found["fields"]
+            checks[name] = Check(None, 0.0, whys[name])
+    return checks, found
 
 
 # What the sampler has in place of the model's temperature and fields.
@@ -323,12 +350,13 @@ def _explained(
     found: SamplerCertificate,
 ) -> str | None:
     """Which single fault leaves nothing unexplained: that whose heat bath the states
-    are closest to, if they pass it."""
+    are closest to, if they pass it, and if they do not pass that of the model."""
     n_units, beta = model.n_units, found.beta
     before, after = (s.reshape(-1, n_units) for s in (states[:-1], states[1:]))
     everyone = (Visit(tuple(range(n_units)), 1.0, ()),)
     heat_baths = {AT_ONCE: deviations(model, everyone, before, after)}
-    if beta is not None and math.isfinite(beta):
+    astray = {"fields", "temperature"} & set(found.failed)
+    if astray and beta is not None and math.isfinite(beta):
         other = model.tempered(beta)
         if visits is None:
             heat_baths[TEMPERATURE] = law_deviations(other, states[-1], groups)

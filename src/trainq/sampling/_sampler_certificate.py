@@ -13,6 +13,7 @@ _SIGMAS = 5.0  # standard errors within which a temperature is one of some
 AT_ONCE, TEMPERATURE = "at once", "temperature"
 # In order, where nothing says more.
 _CAUSES = {
+    "transitions": "a step and a chain that are two kernels",
     "parameters": "parameters that have not reached the sampler, as the arrays of a "
     "program that was built before they changed",
     "sign": "a sign, or a factor of two between spins and bits",
@@ -31,14 +32,18 @@ class SamplerCertificate(AbstractCertificate):
     """
 
     checks: dict[str, Check]
-    """`"motion"`, `"moments"`, `"temperature"`, `"fields"` and `"reversibility"`, each
-    a [`trainq.markov.Check`][]."""
+    """`"motion"`, `"transitions"`, `"moments"`, `"temperature"`, `"fields"` and
+    `"reversibility"`, each a [`trainq.markov.Check`][]."""
     n_starts: int
     """How many states were moved."""
     n_steps: int
     """By how many steps each."""
     false_alarm: float
     """The largest probability with which a sound sampler fails any of the checks."""
+    worst_transition: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """The units of two products of spins: that before a step with which the mean of the
+    other after it is most standard errors off from that of the chain. None if steps
+    were not compared with a chain."""
     beta: float | None = None
     """The inverse temperature of the sampler, in units of that of the model: 1 if it
     is sound. None if no estimates were asked for, as of all that follows."""
@@ -68,6 +73,16 @@ class SamplerCertificate(AbstractCertificate):
         return int(unit), int(column)
 
     @property
+    def _furthest(self) -> str:
+        assert self.worst_transition is not None
+        before, after = (
+            " ".join(f"x{unit}" for unit in units) for units in self.worst_transition
+        )
+        return f"of {after} after a step" + (
+            f", times {before} before it" * bool(before)
+        )
+
+    @property
     def _is_a_factor(self) -> bool:
         """Whether `beta` is what a sign, or bits taken for spins, would make of it."""
         assert self.beta is not None and self.beta_error is not None
@@ -81,6 +96,9 @@ class SamplerCertificate(AbstractCertificate):
         if "motion" in self.failed:
             return ["No state moved: the step returns what it was given."]
         causes, lines = dict(_CAUSES), []
+        states_pass = not {"moments", "temperature", "fields"} & set(self.failed)
+        if not ("transitions" in self.failed and states_pass):
+            del causes["transitions"]
         if self.explained_by == AT_ONCE:
             del causes[AT_ONCE]
             lines = [
@@ -95,6 +113,13 @@ class SamplerCertificate(AbstractCertificate):
             lines = [
                 f"At the inverse temperature {self.beta:.4g} of the model all units "
                 "follow its heat bath."
+            ]
+        elif "transitions" in causes:
+            del causes["starts"]
+            lines = [
+                "Given the state before, the steps are not those of the kernel's "
+                f"chain. Furthest off is the mean {self._furthest}. `trainq.certify` "
+                "asks whether the chain has the law of the model."
             ]
         elif self.beta is None:
             lines = ["With `estimates=True` two of these causes are looked at."]
