@@ -160,7 +160,7 @@ def failures(case: str, fault: str, runs: int, seed: int) -> dict[str, float]:
                 **sizes,
             ).failed
         )
-    names = ("moments", "temperature", "fields", "reversibility", "motion")
+    names = ("transitions", "moments", "temperature", "fields", "reversibility")
     shares = {name: float(np.mean([name in f for f in found])) for name in names}
     return {"any": float(np.mean([bool(f) for f in found])), **shares}
 
