@@ -33,7 +33,9 @@ def measured(kernel, m, n, solver=None, probes=None, repeats=3):
     if kernel == "naive":
         log_q = naive(m)
     else:
-        made = eval(kernel if kernel.endswith(")") else f"{kernel}()", {**vars(tq)})
+        # Those of `tq` itself are not there before their first use.
+        names = {**vars(tq.markov)}
+        made = eval(kernel if kernel.endswith(")") else f"{kernel}()", names)
         predictor = tq.QStruct(made, WINDOW, solver=solver)
 
         def log_q(machine):

@@ -394,10 +394,8 @@ def test_kernels_at_equal_cost(key):
     for name in kernels:
         assert exact[name].site_updates == other[name].site_updates
         best = other[name].best(600.0)
-        same = exact[name].burn_in == best.burn_in
-        same &= exact[name].window == best.window
-        variance = exact[name].variance[same][0] / best.n_chains
-        mse = exact[name].bias2[same][0] + variance
+        same = exact[name].finer(np.array([best.burn_in]), np.array([best.window]))
+        mse = same.bias2[0] + same.variance[0] / best.n_chains
         assert abs(np.log(best.q * mse / exact[name].signal)) < 0.4, name
     found = sampling.compare_budgets(
         kernels, lambda k: exact["plain" if k == kernels["plain"] else "tempered"], 1.0
