@@ -152,3 +152,22 @@ def test_what_fails_is_named(failed):
 def test_what_does_not_vary_makes_no_noise():
     first, fails = said([0.5], [0.0])
     assert first.startswith("Nothing makes noise") and "nan" not in first + fails
+
+
+def test_a_longer_window_is_advised_where_it_helps_and_how_long():
+    # Q = (K/2) g² / T_O with T_O = weight / gap.
+    assert said([0.001], [1.0], signal=0.01)[0].endswith(
+        "A kernel that is faster there helps, or a longer window: Q = 1 takes 2e+05 "
+        "steps."
+    )
+    assert said([0.001], [1.0], signal=3.0)[0].endswith("helps, or a longer window.")
+    assert said([0.001], [1.0], signal=0.0)[0].endswith("that is faster there helps.")
+    # The bias of a device takes its part, or all of it.
+    for bias, words in ((0.06, "Q = 1 takes 3.12e+05 steps."), (0.1, "there helps.")):
+        snr = structural(
+            *map(jnp.array, ([0.1], [1000.0])), 1000, None, jnp.array([bias])
+        )
+        modes = Modes(
+            *map(jnp.array, ([0.001], [[1.0]], [0], [0.0], [0.0])), None, True
+        )
+        assert why(snr, modes, 1.0, 1, ()).splitlines()[0].endswith(words)

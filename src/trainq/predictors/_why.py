@@ -43,7 +43,7 @@ def why(
     if variance > 0:
         apart = (2 * float(snr.t_o) / variance - 1) / sweep
         independent = float(snr.window) / sweep * float(snr.signal) / variance
-        lines = [_noise(modes, apart), _signal(float(snr.q), independent)]
+        lines = [_noise(modes, apart, _window(snr)), _signal(float(snr.q), independent)]
         if by_basin is not None and apart > _NEARLY:
             lines.insert(1, _wells(by_basin))
     fails = f"What fails: {', '.join(failed)}." if failed else "No assumption fails."
@@ -51,7 +51,18 @@ def why(
     return "\n".join([*lines, " ".join([fails, *follows])])
 
 
-def _noise(modes: Modes | None, apart: float) -> str:
+def _window(snr: GradientSNR) -> str:
+    """What a longer window would do, if anything."""
+    signal, bias2 = float(snr.signal), float(snr.device_bias2)
+    if float(snr.q) >= _LOW:
+        return ", or a longer window"
+    if signal <= _LOW * bias2:  # as without a signal: no window is long enough
+        return ""
+    enough = float(snr.window) * float(snr.variance) / (signal / _LOW - bias2)
+    return f", or a longer window: Q = 1 takes {enough:.3g} steps"
+
+
+def _noise(modes: Modes | None, apart: float, window: str) -> str:
     takes = f"an independent sample takes {apart:.3g} sweeps"
     if apart <= _NEARLY:
         return (
@@ -61,8 +72,7 @@ def _noise(modes: Modes | None, apart: float) -> str:
     if modes is None:
         return (
             f"The samples are far from independent: {takes}. The chain is not "
-            "reversible, and has no modes that say why. A faster kernel helps, or a "
-            "longer window."
+            f"reversible, and has no modes that say why. A faster kernel helps{window}."
         )
     # Single modes of a level depend on the choice of functions, its sums do not.
     noise = modes.over_level(modes.noise_share)
@@ -79,12 +89,11 @@ def _noise(modes: Modes | None, apart: float) -> str:
     else:
         return (
             f"Neither one gap nor the slow cluster makes half of the noise: {takes}. "
-            "A kernel that is faster as a whole helps, or a longer window."
+            f"A kernel that is faster as a whole helps{window}."
         )
     return (
         f"{who} {percent(share)} of the noise, with a relaxation time of "
-        f"{1 / float(gap):.4g} steps. A kernel that is faster there helps, "
-        "or a longer window."
+        f"{1 / float(gap):.4g} steps. A kernel that is faster there helps{window}."
     )
 
 

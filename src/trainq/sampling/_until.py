@@ -81,8 +81,9 @@ def run_until(
     - `state`: where the chains stand, at least 2 of them.
     - `data`: `(2**n_visible,)`, the law of the data, or `(samples, n_visible)` spins:
         for `q`.
-    - `q`: until the lower end of the interval for the `Q` of the average gradient is at
-        least this, in a window that is long against the autocorrelation it sees.
+    - `q`: until the lower end of the interval for the `Q` of the gradient, averaged
+        over all chains and steps, is at least this, in a window that is long against
+        the autocorrelation it sees.
     - `resolved`: until this share of the autocorrelation times, between 0 and 1, is
         *resolved*: see [`trainq.sampling.STATUS`][].
     - `r_hat`: until the largest R-hat of the functions is at most this, such as 1.01.
