@@ -109,6 +109,11 @@ CASES: dict[str, tuple[Any, ...]] = {
     "RBM, layers, declared": (
         *(RBM, sweep(LAYERS), sweep(ALL), tq.AlternatingBlockGibbs(), SIZES),
     ),
+    # Of which no redraw can be told: only the chain says more than the law.
+    "RBM, two sweeps as one, declared": (
+        *(RBM, sweep(LAYERS + LAYERS), sweep(ALL + ALL)),
+        *(tq.Power(tq.AlternatingBlockGibbs(), 2), SIZES),
+    ),
     "RBM, layers, not declared": (*(RBM, sweep(LAYERS), sweep(ALL), None, SIZES),),
     "the same, 4 times the states": (*(RBM, sweep(LAYERS), sweep(ALL), None, LARGE),),
     "grid, colours, declared": (
@@ -135,6 +140,7 @@ CASES: dict[str, tuple[Any, ...]] = {
 # Whose power is claimed; the others show how it depends on what is known and spent.
 CLAIMED = {
     "RBM, layers, declared",
+    "RBM, two sweeps as one, declared",
     "the same, 4 times the states",
     "grid, colours, declared",
     "the same, declared, 60 steps",

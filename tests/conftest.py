@@ -58,10 +58,22 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def forget_programs():
+def forget_programs_of_a_module():
     """Linux gives a process 65530 memory maps, and XLA crashes when its programs have
     taken them all."""
     yield
+    forget_programs()
+
+
+@pytest.fixture(autouse=True)
+def forget_programs_of_slow_tests(request):
+    """The same for those of which a few are enough."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        forget_programs()
+
+
+def forget_programs():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
