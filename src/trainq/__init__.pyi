@@ -12,6 +12,7 @@ from . import (
 )
 from ._checks import PrecisionWarning as PrecisionWarning
 from ._files import load as load, save as save
+from ._progress import progress as progress
 from ._records import as_dict as as_dict
 from ._versions import show_versions as show_versions
 from .markov import (

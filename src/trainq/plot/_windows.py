@@ -157,7 +157,9 @@ def sampled(
         [one.window for one in found],
         q,
         np.abs(ends - q),
-        color=COLOURS[4],  # none of `windows` for up to two starts, beside which it goes
+        color=COLOURS[
+            4
+        ],  # none of `windows` for up to two starts, beside which it goes
         fmt="o",
         ms=4,
         capsize=3,
