@@ -30,20 +30,35 @@ def sleepy(x):
 
 @pytest.mark.usefixtures("at_once")
 def test_every_stage_is_told_and_the_block_ends_when_the_numbers_are_there(capsys):
+    @jax.jit
     def program(x):
         time.sleep(0.2)  # while it is traced
         return sleepy(x)
 
     x = jnp.ones(3)
     with tq.progress("log Q"):
-        y = jax.jit(program)(x)
+        y = program(x)
     assert y.is_ready()
     text = capsys.readouterr().err
-    assert text.index("log Q: tracing, 0 s") < text.index("log Q: running, ")
+    assert text.index("log Q: at work, 0 s") < text.rindex("log Q: running, 0 s")
     assert text.endswith("\r")  # the line is gone
-    with tq.progress():
-        time.sleep(0.1)
-    assert "\rtracing, 0 s" in capsys.readouterr().err
+    with tq.progress():  # nothing has to be compiled
+        program(x)
+    text = capsys.readouterr().err
+    assert "\rat work, 0 s" in text and "compiling" not in text
+
+
+@pytest.mark.usefixtures("at_once")
+def test_compiling_is_told(capsys):
+    @jax.jit
+    def program(x):
+        for _ in range(200):
+            x = jnp.sin(x) @ x
+        return x
+
+    with tq.progress("log Q"):
+        program(jnp.ones((3, 3)))
+    assert "log Q: compiling, " in capsys.readouterr().err
 
 
 def test_what_is_quick_says_nothing(capsys):

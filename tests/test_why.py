@@ -88,7 +88,7 @@ def test_a_chain_without_modes_is_told_by_its_times():
     data = tq.visible_distribution(WELLS.tempered(1.2))
     text = tq.diagnose(KERNELS["alternating"], WELLS, data, 2000).why
     assert "far from independent" in text and "not reversible" in text
-    assert "What fails: reversible. Which is no fault of a kernel" in text
+    assert "What fails: reversible. Not to be reversible is no fault" in text
     text = tq.diagnose(KERNELS["alternating"], WELLS.tempered(0.1), data, 2000).why
     assert "nearly independent" in text and "not reversible" not in text
 
@@ -141,8 +141,9 @@ def test_nearly_independent_is_up_to_two_sweeps():
 def test_what_fails_is_named(failed):
     fails = said([0.01], [1.0], failed=failed)[2]
     assert fails == (
-        "What fails: reversible, window is long. Which is no fault of a kernel: there "
-        "are no real modes to show. So the Q above can be far from that of this "
+        "What fails: reversible, window is long. Not to be reversible is no fault of a "
+        "kernel: there are no real modes to show. With so short a window the Q above "
+        "can be far from that of this "
         "window, which QOperational has exactly."
         if failed
         else "No assumption fails."
@@ -159,6 +160,9 @@ def test_a_longer_window_is_advised_where_it_helps_and_how_long():
     assert said([0.001], [1.0], signal=0.01)[0].endswith(
         "A kernel that is faster there helps, or a longer window: Q = 1 takes 2e+05 "
         "steps."
+    )
+    assert said([0.001], [1.0], signal=1e-7)[0].endswith(
+        "helps. A longer window is no remedy: Q = 1 takes 2e+10 steps."
     )
     assert said([0.001], [1.0], signal=3.0)[0].endswith("helps, or a longer window.")
     assert said([0.001], [1.0], signal=0.0)[0].endswith("that is faster there helps.")

@@ -14,7 +14,7 @@ from ._checks import needed_for
 _PATIENCE = 1.0  # seconds before a line is shown
 # What JAX is at once it has told the end of these.
 _STAGES = {
-    "/jax/core/compile/jaxpr_trace_duration": "tracing",  # of a part, or the whole
+    "/jax/core/compile/jaxpr_trace_duration": "compiling",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "compiling",
     "/jax/core/compile/backend_compile_duration": "running",
 }
@@ -64,9 +64,9 @@ def _line(total: int, unit: str, what: str = "") -> Any:
 
 @contextlib.contextmanager
 def progress(what: str = "") -> Iterator[None]:
-    """Say what JAX is at while a block runs, and for how long: tracing, compiling or
-    running. For calls that are one program, such as a predictor of a large model, which
-    cannot tell how far they are.
+    """Say what JAX is at while a block runs, and for how long: compiling, running what
+    it has compiled, or at work before that. For calls that are one program, such as a
+    predictor of a large model, which cannot tell how far they are.
 
     It is one line of text, on standard error, which notebooks show as well, without
     widgets. It comes after a second, and is gone at the end. JAX returns from a call
@@ -87,7 +87,8 @@ def progress(what: str = "") -> Iterator[None]:
     """
     with needed_for("progress", "tqdm"):
         from tqdm import tqdm
-    stage, done, start = "tracing", threading.Event(), time.monotonic()
+    # JAX does not tell when it begins: what was compiled before may run already.
+    stage, done, start = "at work", threading.Event(), time.monotonic()
 
     def hear(event: str, *_: Any, **__: Any) -> None:
         nonlocal stage

@@ -148,10 +148,10 @@ class Certificate(AbstractCertificate):
     large for its cuts."""
     _trouble: ClassVar[str] = "A chain failed its certificate"
     _causes: ClassVar[str] = (
-        "a step of a kernel of your own that does not leave the law of the model "
-        "invariant; a chain of another model, or of another temperature; a model whose "
-        "`is_symmetric` is not true; parameters so large that rounding matters (use "
-        "float64)"
+        "a chain of your own that does not leave the law of the model as it is, as by "
+        "a wrong acceptance; a chain of another model, or of another temperature; a "
+        "model whose `is_symmetric` is not true; parameters so large that rounding "
+        "matters (use float64)"
     )
 
     def _shown(self) -> list[str | Table]:

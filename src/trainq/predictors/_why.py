@@ -11,11 +11,13 @@ from ._snr import GradientSNR
 _LOW = 1.0  # from here on a single estimate points the right way
 _NEARLY = 2.0  # sweeps that an independent sample takes, at most
 _MOST = 0.5  # of the noise
+_NO_REMEDY = 1e9  # steps that are more than anybody runs
 # What it means that an assumption fails.
 _FOLLOWS = {
-    "reversible": "Which is no fault of a kernel: there are no real modes to show.",
-    "window is long": "So the Q above can be far from that of this window, which "
-    "QOperational has exactly.",
+    "reversible": "Not to be reversible is no fault of a kernel: there are no real "
+    "modes to show.",
+    "window is long": "With so short a window the Q above can be far from that of this "
+    "window, which QOperational has exactly.",
 }
 
 
@@ -59,6 +61,8 @@ def _window(snr: GradientSNR) -> str:
     if signal <= _LOW * bias2:  # as without a signal: no window is long enough
         return ""
     enough = float(snr.window) * float(snr.variance) / (signal / _LOW - bias2)
+    if enough > _NO_REMEDY:
+        return f". A longer window is no remedy: Q = 1 takes {enough:.3g} steps"
     return f", or a longer window: Q = 1 takes {enough:.3g} steps"
 
 

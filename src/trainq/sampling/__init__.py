@@ -45,7 +45,10 @@ from ._moments import Moments as Moments
 from ._qsampled import QSampled as QSampled, SampledSNR as SampledSNR
 from ._run import Run as Run, run as run
 from ._sampled_time import SampledTime as SampledTime, sampled_time as sampled_time
-from ._sampler_certificate import SamplerCertificate as SamplerCertificate
+from ._sampler_certificate import (
+    SamplerCertificate as SamplerCertificate,
+    WorstTransition as WorstTransition,
+)
 from ._swaps import (
     SwapStatistics as SwapStatistics,
     swap_statistics as swap_statistics,

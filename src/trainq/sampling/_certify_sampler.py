@@ -32,9 +32,14 @@ from ._redraws import (
     fit_temperature,
     redraws,
 )
-from ._sampler_certificate import AT_ONCE, TEMPERATURE, SamplerCertificate
+from ._sampler_certificate import (
+    AT_ONCE,
+    TEMPERATURE,
+    SamplerCertificate,
+    WorstTransition,
+)
 from ._state_tests import flows, law_deviations, moved_moments
-from ._transitions import furthest, transition_deviations
+from ._transitions import best_temperature, products, transition_deviations
 
 
 Step = Callable[[Key[Array, ""], Num[Array, "n_starts n_units"]], Any]
@@ -80,8 +85,10 @@ def certify_sampler(
     - *motion*: some state moved at all, as otherwise nothing was tested.
 
     The first of these holds the `stepper` and the `chain` of a kernel of your own
-    against each other, for up to [13 units](../choosing.md#limits). Whether the chain
-    is right is asked by [`trainq.certify`][].
+    against each other, for up to [13 units](../choosing.md#limits), of chains that do
+    not [share coins](../sampling.md#coins-that-are-shared). Whether the chain is right
+    is asked by [`trainq.certify`][]. Errors that are seen shrink with the root of the
+    number of states: take more of them before you rely on a kernel of your own.
 
     What a step shows of its fields depends on what it is. If it claims to be a `kernel`
     whose redraws can be told from the states before and after, then each of them is
@@ -159,6 +166,11 @@ def certify_sampler(
     require_model(model)
     given = {"key": key, "model": model}
     require_concrete("A certificate of a sampler", **given)
+    if isinstance(getattr(step, "__self__", None), AbstractKernel):
+        raise ValueError(
+            "step is a function of a key and of states, but a method of a kernel was "
+            "given, which takes a model as well. Give `kernel.stepper(model)`."
+        )
     if not callable(step):
         raise ValueError(
             "step is a function of a key and of states, but an object of type "
@@ -181,6 +193,8 @@ def certify_sampler(
             whys["transitions"] = f"the chain of more than {_MAX_CHAIN} units is large"
         elif len(kernel.replicas(model)) > 1:
             whys["transitions"] = "the kernel moves several replicas"
+        elif kernel.shares_coins:
+            whys["transitions"] = "chains share coins: make it with `shared=False`"
     if reversible:
         del whys["reversibility"]
     draw_key, step_key = jr.split(key)
@@ -211,9 +225,13 @@ def certify_sampler(
     for one in jr.split(step_key, n_steps):
         path.append(_checked_states(step(one, path[-1]), path[-1]))
     states = jnp.stack(path)
-    checks, found = _checked(model, kernel, visits, states, groups, whys, false_alarm)
+    checks, found, means = _checked(
+        model, kernel, visits, states, groups, whys, false_alarm
+    )
     basics = (checks, first.shape[0], n_steps, false_alarm)
-    transition = furthest(model.n_units, found.get("transitions"))
+    transition = None
+    if "transitions" in found:
+        transition = _furthest(model.n_units, found["transitions"], *means)
     certificate = SamplerCertificate(*basics, transition)
     if not estimates or "fields" not in found:
         return certificate
@@ -224,7 +242,7 @@ def certify_sampler(
     )
     if not certificate.failed or "motion" in certificate.failed:
         return certificate
-    explained = _explained(model, visits, states, groups, certificate)
+    explained = _explained(model, kernel, visits, states, groups, certificate)
     return replace(certificate, explained_by=explained)
 
 
@@ -248,14 +266,18 @@ def _checked(
     groups: int,
     whys: dict[str, str],
     false_alarm: float,
-) -> tuple[dict[str, Check], dict[str, np.ndarray]]:
-    """Every check, and the deviations that each looked at."""
+) -> tuple[dict[str, Check], dict[str, np.ndarray], list[np.ndarray]]:
+    """Every check, the deviations that each looked at, and the means after a step, as
+    seen and of the chain."""
     n_units = model.n_units
     before, after = (s.reshape(-1, n_units) for s in (states[:-1], states[1:]))
     seen: dict[str, np.ndarray | Array] = {}
+    means: list[Array] = []
     if "transitions" not in whys:
         assert kernel is not None
-        seen["transitions"] = transition_deviations(kernel, model, before, after)
+        seen["transitions"], *means = transition_deviations(
+            kernel, model, before, after
+        )
     if "moments" not in whys:
         seen["moments"] = moved_moments(model, states, groups)
     if "fields" not in whys:
@@ -291,7 +313,15 @@ def _checked(
             checks[name] = Check(largest, bar(found[name]))
         else:
             checks[name] = Check(None, 0.0, whys[name])
-    return checks, found
+    return checks, found, [np.asarray(mean) for mean in means]
+
+
+def _furthest(
+    n_units: int, deviations: np.ndarray, seen: np.ndarray, expected: np.ndarray
+) -> WorstTransition:
+    of, at = products(n_units), np.unravel_index(deviations.argmax(), deviations.shape)
+    before, after = of[int(at[0])], of[1 + int(at[1])]
+    return WorstTransition(before, after, float(seen[at]), float(expected[at]))
 
 
 # What the sampler has in place of the model's temperature and fields.
@@ -344,6 +374,7 @@ def _fitted(
 
 def _explained(
     model: AbstractEnergyModel,
+    kernel: AbstractKernel | None,
     visits: tuple[Visit, ...] | None,
     states: Array,
     groups: int,
@@ -367,6 +398,12 @@ def _explained(
         name: max(float(jnp.max(x)) / bar for x, bar in zip(off, bars, strict=True))
         for name, off in heat_baths.items()
     }
+    transitions = found.checks["transitions"]
+    if worst.get(TEMPERATURE, math.inf) <= 1 and transitions.applicable:
+        # The law of a wrong step may look like that of another temperature.
+        assert kernel is not None and beta is not None and found.beta_error is not None
+        least = best_temperature(kernel, model, before, after, beta, found.beta_error)
+        worst[TEMPERATURE] = max(worst[TEMPERATURE], least / transitions.tolerance)
     best = min(worst, key=worst.__getitem__)
     return best if worst[best] <= 1 else None
 

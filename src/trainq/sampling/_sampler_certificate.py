@@ -1,6 +1,6 @@
 """Certificates of samplers that are not trainq's."""
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -13,14 +13,30 @@ _SIGMAS = 5.0  # standard errors within which a temperature is one of some
 AT_ONCE, TEMPERATURE = "at once", "temperature"
 # In order, where nothing says more.
 _CAUSES = {
-    "transitions": "a step and a chain that are two kernels",
     "parameters": "parameters that have not reached the sampler, as the arrays of a "
     "program that was built before they changed",
     "sign": "a sign, or a factor of two between spins and bits",
     TEMPERATURE: "another temperature",
     AT_ONCE: "units that interact and are redrawn at once",
     "starts": "starts that are not from the law of the model",
+    "transitions": "a step and a chain that are two kernels, as by another share, "
+    "proposal or acceptance",
+    "coins": "random numbers that serve two decisions, or several chains",
 }
+
+
+class WorstTransition(NamedTuple):
+    """Where steps are most standard errors off from a chain: the mean, over all steps,
+    of a product of spins before a step and a product after it."""
+
+    before: tuple[int, ...]
+    """The units before the step: up to two, or none."""
+    after: tuple[int, ...]
+    """The units after it: one or two."""
+    seen: float
+    """The mean of the steps."""
+    expected: float
+    """That of the chain, from the same states."""
 
 
 class SamplerCertificate(AbstractCertificate):
@@ -40,10 +56,9 @@ class SamplerCertificate(AbstractCertificate):
     """By how many steps each."""
     false_alarm: float
     """The largest probability with which a sound sampler fails any of the checks."""
-    worst_transition: tuple[tuple[int, ...], tuple[int, ...]] | None = None
-    """The units of two products of spins: that before a step with which the mean of the
-    other after it is most standard errors off from that of the chain. None if steps
-    were not compared with a chain."""
+    worst_transition: WorstTransition | None = None
+    """Where steps are most standard errors off from the chain; None if they were not
+    compared with one."""
     beta: float | None = None
     """The inverse temperature of the sampler, in units of that of the model: 1 if it
     is sound. None if no estimates were asked for, as of all that follows."""
@@ -75,12 +90,10 @@ class SamplerCertificate(AbstractCertificate):
     @property
     def _furthest(self) -> str:
         assert self.worst_transition is not None
-        before, after = (
-            " ".join(f"x{unit}" for unit in units) for units in self.worst_transition
-        )
-        return f"of {after} after a step" + (
-            f", times {before} before it" * bool(before)
-        )
+        before, after, seen, expected = self.worst_transition
+        after, before = (" ".join(f"x{i}" for i in units) for units in (after, before))
+        of = f"{after} after a step" + (f", times {before} before it," * bool(before))
+        return f"the mean of {of} is {seen:.3f}, and should be {expected:.3f}"
 
     @property
     def _is_a_factor(self) -> bool:
@@ -96,9 +109,13 @@ class SamplerCertificate(AbstractCertificate):
         if "motion" in self.failed:
             return ["No state moved: the step returns what it was given."]
         causes, lines = dict(_CAUSES), []
-        states_pass = not {"moments", "temperature", "fields"} & set(self.failed)
-        if not ("transitions" in self.failed and states_pass):
-            del causes["transitions"]
+        if "transitions" not in self.failed or self.explained_by is not None:
+            del causes["transitions"], causes["coins"]
+        else:
+            lines = [
+                f"The steps are not those of the kernel's chain: {self._furthest}. "
+                "`trainq.certify` asks whether the chain has the law of the model."
+            ]
         if self.explained_by == AT_ONCE:
             del causes[AT_ONCE]
             lines = [
@@ -114,22 +131,18 @@ class SamplerCertificate(AbstractCertificate):
                 f"At the inverse temperature {self.beta:.4g} of the model all units "
                 "follow its heat bath."
             ]
-        elif "transitions" in causes:
-            del causes["starts"]
-            lines = [
-                "Given the state before, the steps are not those of the kernel's "
-                f"chain. Furthest off is the mean {self._furthest}. `trainq.certify` "
-                "asks whether the chain has the law of the model."
-            ]
+        elif lines and not {"temperature", "fields"} & set(self.failed):
+            likely = ("transitions", "coins", "parameters", TEMPERATURE)
+            causes = {name: causes[name] for name in likely}
         elif self.beta is None:
-            lines = ["With `estimates=True` two of these causes are looked at."]
+            lines.append("With `estimates=True` two of these causes are looked at.")
         else:
-            lines = [
+            lines.append(
                 "Neither another temperature alone nor all units redrawn at once is "
                 "what the states show. `excess` tells more, if the step names its "
                 "`kernel`: other parameters change it for both units of a pair, "
                 "another order of redraws for one of them."
-            ]
+            )
         return [*lines, f"The likely causes, in order: {'; '.join(causes.values())}."]
 
     def _shown(self) -> list[str | Table]:

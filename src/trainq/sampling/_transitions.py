@@ -4,7 +4,6 @@ from itertools import combinations
 
 import equinox as eqx
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Num
 
 from .._spins import spins, state_index
@@ -18,25 +17,15 @@ def products(n_units: int) -> tuple[tuple[int, ...], ...]:
     return tuple(u for size in (0, 1, 2) for u in combinations(range(n_units), size))
 
 
-def furthest(
-    n_units: int, deviations: Float[np.ndarray, "weights functions"] | None
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """The weight and the function of the largest deviation."""
-    if deviations is None:
-        return None
-    of = products(n_units)
-    weight, function = np.unravel_index(np.argmax(deviations), deviations.shape)
-    return of[int(weight)], of[1 + int(function)]
-
-
 @eqx.filter_jit
 def transition_deviations(
     kernel: AbstractKernel,
     model: AbstractEnergyModel,
     before: Num[Array, "draws n_units"],
     after: Num[Array, "draws n_units"],
-) -> Float[Array, "weights functions"]:
-    """How far steps are from the chain of a kernel, in standard errors.
+) -> tuple[Float[Array, "weights functions"], ...]:
+    """How far steps are from the chain of a kernel, in standard errors; and the means
+    of weights times functions over all steps, as seen and as the chain has them.
 
     A function `f` of the state after a step from `x` has the mean `(P f)(x)`, whatever
     led to `x`: for every weight `g` the sum of `g(x) (f(y) - (P f)(x))` over steps is
@@ -52,7 +41,31 @@ def transition_deviations(
 
     functions = values(spins(model.n_units))[:, 1:]
     mean = kernel.chain(model).apply(functions)[state_index(before)]
-    total = values(before).T @ (values(after)[:, 1:] - mean)
+    weights, new = values(before), values(after)[:, 1:]
+    total = weights.T @ (new - mean)
     # Rounded, a mean may be above one.
     variance = jnp.sum(jnp.maximum(1 - mean**2, 0), axis=0)
-    return bernstein(total, jnp.broadcast_to(variance, total.shape), 2.0)
+    deviations = bernstein(total, jnp.broadcast_to(variance, total.shape), 2.0)
+    n = before.shape[0]
+    return deviations, weights.T @ new / n, weights.T @ mean / n
+
+
+def best_temperature(
+    kernel: AbstractKernel,
+    model: AbstractEnergyModel,
+    before: Num[Array, "draws n_units"],
+    after: Num[Array, "draws n_units"],
+    beta: float,
+    error: float,
+) -> float:
+    """The largest deviation from the chain at the inverse temperature, within some
+    errors of one, that makes it smallest."""
+    from scipy.optimize import minimize_scalar
+
+    def largest(beta: float) -> float:
+        other = model.tempered(beta)
+        return float(jnp.max(transition_deviations(kernel, other, before, after)[0]))
+
+    around = (beta - 4 * error, beta + 4 * error)
+    found = minimize_scalar(largest, bounds=around, options={"maxiter": 20})
+    return float(found.fun)

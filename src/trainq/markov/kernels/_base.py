@@ -109,6 +109,12 @@ class AbstractKernel(eqx.Module):
         del change
         return None
 
+    @property
+    def shares_coins(self) -> bool:
+        """Whether one random number decides for all chains of a step: each chain is
+        right by itself, but they are not independent of each other."""
+        return False
+
     def visits(self, model: AbstractEnergyModel) -> tuple[Visit, ...] | None:
         """What one step shows of its redraws: the units that are drawn from their law
         given all others, and which of these were new by then. What a sampler that

@@ -59,6 +59,12 @@ class Symmetrised(AbstractKernel):
     def __repr__(self) -> str:
         return _shown(self, self.kernel, shared=(self.shared, True))
 
+    @property
+    def shares_coins(self) -> bool:
+        return self.kernel.shares_coins or (
+            self.shared and not self.kernel.is_reversible
+        )
+
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         if self.kernel.is_reversible:
@@ -123,6 +129,10 @@ class Palindrome(AbstractKernel):
         if self.kernel.is_reversible:
             return None
         return self.kernel.rescanned(lambda scan: scan.palindrome())
+
+    @property
+    def shares_coins(self) -> bool:
+        return self.kernel.shares_coins
 
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
@@ -224,6 +234,10 @@ class Mixture(AbstractKernel):
         adjoints = [kernel.adjoint() for kernel in self.kernels]
         return Mixture(adjoints, self.weights, shared=self.shared)
 
+    @property
+    def shares_coins(self) -> bool:
+        return self.shared or any(one.shares_coins for one in self.kernels)
+
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         steppers = [kernel.stepper(model) for kernel in self.kernels]
@@ -291,6 +305,10 @@ class Power(AbstractKernel):
     def adjoint(self) -> "Power":
         return Power(self.kernel.adjoint(), self.n)
 
+    @property
+    def shares_coins(self) -> bool:
+        return self.kernel.shares_coins
+
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         move = self.kernel.stepper(model)
@@ -350,6 +368,10 @@ class Lazy(AbstractKernel):
 
     def adjoint(self) -> "Lazy":
         return Lazy(self.kernel.adjoint(), shared=self.shared)
+
+    @property
+    def shares_coins(self) -> bool:
+        return self.shared or self.kernel.shares_coins
 
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:

@@ -129,6 +129,10 @@ class ParallelTempering(AbstractKernel):
         self._check_kernel(model)
         return (model, *(model.tempered(beta) for beta in self.betas[1:]))
 
+    @property
+    def shares_coins(self) -> bool:
+        return self.shared or self.kernel.shares_coins
+
     @on_any_mesh
     def stepper(self, model: AbstractEnergyModel) -> Stepper:
         move = self.swapping_stepper(model)
