@@ -27,16 +27,18 @@ _CAUSES = {
 
 class WorstTransition(NamedTuple):
     """Where steps are most standard errors off from a chain: the mean, over all steps,
-    of a product of spins before a step and a product after it."""
+    of a product of spins before a step times one after it.
+
+    - `before`: the units before the step: up to two, or none.
+    - `after`: the units after it: one or two.
+    - `seen`: the mean of the steps.
+    - `expected`: that of the chain, from the same states.
+    """
 
     before: tuple[int, ...]
-    """The units before the step: up to two, or none."""
     after: tuple[int, ...]
-    """The units after it: one or two."""
     seen: float
-    """The mean of the steps."""
     expected: float
-    """That of the chain, from the same states."""
 
 
 class SamplerCertificate(AbstractCertificate):
