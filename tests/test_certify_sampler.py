@@ -448,23 +448,15 @@ def test_steps_of_another_chain_are_said_to_be_that(fault):
         assert named in str(found)
 
 
-def test_a_wrong_step_is_not_taken_for_another_temperature():
-    # One random number for two decisions: whether to move, and where to.
-    claim = tq.Mixture([KERNELS["gibbs"], LAYERS], [0.5, 0.5], shared=False)
-    whole = stepper(LAYERS, MODEL)
-
-    def step(key, x):
-        number = jr.uniform(key, (len(x), 1))
-        unit = jnp.arange(7.0)[None] == jnp.floor(7 * number)
-        up = jax.nn.sigmoid(2 * MODEL.local_fields(x, jnp.arange(7)))
-        one = jnp.where(unit, jnp.where(number < up, 1.0, -1.0), x)
-        return jnp.where(number < 0.5, one, whole(jr.fold_in(key, 1), x))
-
-    found = tq.certify_sampler(KEY, step, MODEL, kernel=claim)
-    assert "transitions" in found.failed and found.explained_by is None
-    # The control: another temperature is found, though no redraw of a mixture shows.
-    device = stepper(claim, MODEL.tempered(1.3))
-    found = tq.certify_sampler(KEY, device, MODEL, kernel=claim)
+def test_another_kernel_is_not_taken_for_another_temperature():
+    # The states have the law of another temperature, and the steps are not those of the
+    # kernel there: no redraw of seven flips at random shows, and only the chain tells.
+    claim = tq.Power(KERNELS["gibbs"], 7)
+    found = certified(LAYERS, MODEL.tempered(1.3), claim, estimates=True)
+    assert {"transitions", "temperature"} <= set(found.failed)
+    assert found.explained_by is None
+    # The control: at that temperature the kernel itself is found.
+    found = certified(claim, MODEL.tempered(1.3), claim, estimates=True)
     assert {"transitions", "temperature"} <= set(found.failed)
     assert found.explained_by == "temperature"
 
